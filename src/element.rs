@@ -1,0 +1,203 @@
+//! Element types: what a tensor may hold, and what sums over it are accumulated in.
+
+use std::fmt;
+use std::ops::{Add, AddAssign, Mul};
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// The element types the crate computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DType {
+    /// IEEE 754 half precision, 2 bytes.
+    F16,
+    /// bfloat16, 2 bytes.
+    BF16,
+    /// IEEE 754 single precision, 4 bytes.
+    F32,
+    /// IEEE 754 double precision, 8 bytes.
+    F64,
+}
+
+impl DType {
+    /// Size of one element, in bytes.
+    pub fn size(self) -> usize {
+        match self {
+            DType::F16 | DType::BF16 => 2,
+            DType::F32 => 4,
+            DType::F64 => 8,
+        }
+    }
+
+    /// Unit roundoff: half the distance from 1 to the next number.
+    pub fn unit_roundoff(self) -> f64 {
+        match self {
+            DType::F16 => 2f64.powi(-11),
+            DType::BF16 => 2f64.powi(-8),
+            DType::F32 => 2f64.powi(-24),
+            DType::F64 => 2f64.powi(-53),
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+        })
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// An element of a tensor: `f32`, `f64`, [`half::f16`] or [`half::bf16`].
+pub trait Element:
+    sealed::Sealed
+    + bytemuck::Pod
+    + Default
+    + PartialEq
+    + fmt::Debug
+    + fmt::Display
+    + Send
+    + Sync
+    + 'static
+{
+    /// What sums over elements are accumulated in: `f32` for the half types and `f32`, else `f64`.
+    type Acc: Accumulator;
+
+    /// The run-time name of this type.
+    const DTYPE: DType;
+
+    /// Widens exactly.
+    fn to_acc(self) -> Self::Acc;
+
+    /// Rounds to nearest, ties to even.
+    fn from_acc(value: Self::Acc) -> Self;
+
+    /// Widens exactly.
+    fn to_f64(self) -> f64;
+
+    /// Rounds to nearest, ties to even.
+    fn from_f64(value: f64) -> Self;
+
+    /// The same slice, when elements already are accumulators.
+    fn as_acc(slice: &[Self]) -> Option<&[Self::Acc]>;
+
+    /// The same slice, when elements already are accumulators.
+    fn as_acc_mut(slice: &mut [Self]) -> Option<&mut [Self::Acc]>;
+
+    /// Widens a slice into another of the same length.
+    fn widen(source: &[Self], target: &mut [Self::Acc]);
+
+    /// Rounds a slice into another of the same length.
+    fn narrow(source: &[Self::Acc], target: &mut [Self]);
+}
+
+/// A type sums are accumulated in: `f32` or `f64`.
+pub trait Accumulator:
+    Element<Acc = Self>
+    + faer::traits::RealField
+    + Add<Output = Self>
+    + Mul<Output = Self>
+    + AddAssign
+    + PartialOrd
+{
+    /// Zero.
+    const ZERO: Self;
+    /// One.
+    const ONE: Self;
+}
+
+macro_rules! accumulator {
+    ($t:ty, $dtype:ident) => {
+        impl Accumulator for $t {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+        }
+
+        impl Element for $t {
+            type Acc = $t;
+            const DTYPE: DType = DType::$dtype;
+
+            #[inline(always)]
+            fn to_acc(self) -> $t {
+                self
+            }
+            #[inline(always)]
+            fn from_acc(value: $t) -> Self {
+                value
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+            #[inline(always)]
+            fn from_f64(value: f64) -> Self {
+                value as $t
+            }
+            fn as_acc(slice: &[Self]) -> Option<&[$t]> {
+                Some(slice)
+            }
+            fn as_acc_mut(slice: &mut [Self]) -> Option<&mut [$t]> {
+                Some(slice)
+            }
+            fn widen(source: &[Self], target: &mut [$t]) {
+                target.copy_from_slice(source);
+            }
+            fn narrow(source: &[$t], target: &mut [Self]) {
+                target.copy_from_slice(source);
+            }
+        }
+    };
+}
+
+macro_rules! half_element {
+    ($t:ty, $dtype:ident) => {
+        impl Element for $t {
+            type Acc = f32;
+            const DTYPE: DType = DType::$dtype;
+
+            #[inline(always)]
+            fn to_acc(self) -> f32 {
+                self.to_f32()
+            }
+            #[inline(always)]
+            fn from_acc(value: f32) -> Self {
+                <$t>::from_f32(value)
+            }
+            fn to_f64(self) -> f64 {
+                <$t>::to_f64(self)
+            }
+            fn from_f64(value: f64) -> Self {
+                <$t>::from_f64(value)
+            }
+            fn as_acc(_: &[Self]) -> Option<&[f32]> {
+                None
+            }
+            fn as_acc_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+                None
+            }
+            fn widen(source: &[Self], target: &mut [f32]) {
+                source.convert_to_f32_slice(target);
+            }
+            fn narrow(source: &[f32], target: &mut [Self]) {
+                target.convert_from_f32_slice(source);
+            }
+        }
+    };
+}
+
+accumulator!(f32, F32);
+accumulator!(f64, F64);
+half_element!(f16, F16);
+half_element!(bf16, BF16);

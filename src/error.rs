@@ -1,0 +1,163 @@
+//! The crate's one error type.
+
+use std::path::PathBuf;
+
+use crate::element::DType;
+
+/// What went wrong: every variant names the argument (or file, or device) and the offending value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument's value is outside what the operation allows.
+    #[error("{argument} is {value}: {reason}")]
+    Invalid {
+        /// Name of the argument, for example `stride`.
+        argument: String,
+        /// The value that was given.
+        value: String,
+        /// What was expected of it.
+        reason: String,
+    },
+    /// A tensor's shape does not fit the operation.
+    #[error("{argument} has shape {found:?}, expected {expected}")]
+    Shape {
+        /// Name of the tensor, for example `weight`.
+        argument: String,
+        /// The shape, or the rule the shape has to satisfy.
+        expected: String,
+        /// The shape that was given.
+        found: Vec<usize>,
+    },
+    /// A size does not fit the integers or the address space it has to be counted in.
+    #[error("{what} is too large: {value} exceeds {limit}")]
+    TooLarge {
+        /// What was being counted.
+        what: String,
+        /// The size, or the product that overflowed.
+        value: String,
+        /// The largest size allowed.
+        limit: u64,
+    },
+    /// An element type was found where another was needed.
+    #[error("{argument} has element type {found}, expected {expected}")]
+    ElementType {
+        /// Name of the tensor.
+        argument: String,
+        /// The element type, or the list of types, allowed.
+        expected: String,
+        /// The element type that was found, as the file or caller names it.
+        found: String,
+    },
+    /// Two operands live on different devices.
+    #[error("{left} is on {left_device}, but {right} is on {right_device}")]
+    DeviceMismatch {
+        /// Name of the first operand.
+        left: String,
+        /// Where the first operand is.
+        left_device: String,
+        /// Name of the second operand.
+        right: String,
+        /// Where the second operand is.
+        right_device: String,
+    },
+    /// A device was asked for that cannot be used.
+    #[error("device {device} is unavailable: {reason}")]
+    DeviceUnavailable {
+        /// The device asked for, for example `cuda:0`.
+        device: String,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// Memory could not be had.
+    #[error("could not allocate {bytes} bytes for {what}")]
+    Allocation {
+        /// What the memory was for.
+        what: String,
+        /// How much was asked for, in bytes.
+        bytes: u64,
+    },
+    /// A file is damaged or not of the format its name promises.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The operating system refused a file operation.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// `std::result::Result` with the crate's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn invalid(
+        argument: impl Into<String>,
+        value: impl std::fmt::Display,
+        reason: impl Into<String>,
+    ) -> Self {
+        Error::Invalid { argument: argument.into(), value: value.to_string(), reason: reason.into() }
+    }
+
+    pub(crate) fn shape(
+        argument: impl Into<String>,
+        expected: impl Into<String>,
+        found: &[usize],
+    ) -> Self {
+        Error::Shape { argument: argument.into(), expected: expected.into(), found: found.to_vec() }
+    }
+
+    pub(crate) fn element_type(
+        argument: impl Into<String>,
+        expected: DType,
+        found: impl std::fmt::Display,
+    ) -> Self {
+        Error::ElementType {
+            argument: argument.into(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+}
+
+/// The product of `factors`, or [`Error::TooLarge`] when it exceeds what a slice may hold
+/// (`isize::MAX` bytes at 8 bytes an element).
+pub(crate) fn checked_product(what: &str, factors: &[usize]) -> Result<usize> {
+    const LIMIT: usize = isize::MAX as usize / 8;
+    // A zero anywhere makes the product zero, but the others must still not overflow on the way.
+    let product = factors.iter().filter(|&&f| f != 0).try_fold(1usize, |p, &f| p.checked_mul(f));
+    match product {
+        Some(p) if p <= LIMIT => Ok(if factors.contains(&0) { 0 } else { p }),
+        _ => Err(Error::TooLarge {
+            what: what.into(),
+            value: factors.iter().map(usize::to_string).collect::<Vec<_>>().join(" x "),
+            limit: LIMIT as u64,
+        }),
+    }
+}
+
+/// A zero-filled vector of `len` elements, or [`Error::Allocation`]. Large ones are fresh pages from
+/// the operating system, so the zeros cost nothing extra.
+pub(crate) fn try_zeroed<T: bytemuck::Zeroable>(what: &str, len: usize) -> Result<Vec<T>> {
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| Error::Allocation {
+        what: what.into(),
+        bytes: (len as u64).saturating_mul(size_of::<T>() as u64),
+    })
+}
+
+/// An empty vector with room for `capacity` elements, or [`Error::Allocation`].
+pub(crate) fn try_with_capacity<T>(what: &str, capacity: usize) -> Result<Vec<T>> {
+    let mut vector = Vec::new();
+    vector.try_reserve_exact(capacity).map_err(|_| Error::Allocation {
+        what: what.into(),
+        bytes: (capacity as u64).saturating_mul(size_of::<T>() as u64),
+    })?;
+    Ok(vector)
+}

@@ -1,0 +1,244 @@
+//! The index map of one axis, as tables: all the index arithmetic the crate has.
+//!
+//! Output position `o` and tap `k` read the padded position `q = o·stride + k·dilation`; the input
+//! position behind `q` is `q − low` when that lies inside, and what the padding mode makes of it
+//! otherwise. The map is separable by axis, so a convolution in D dimensions is D of these.
+
+use std::ops::Range;
+
+use super::padding::PaddingMode;
+use crate::error::{Result, try_with_capacity};
+
+/// Marks a dropped tap in the source table.
+const DROPPED: usize = usize::MAX;
+
+/// The index map of one axis.
+#[derive(Clone, Debug)]
+pub struct AxisMap {
+    inputs: usize,
+    outputs: usize,
+    taps: usize,
+    stride: usize,
+    dilation: usize,
+    mode: PaddingMode,
+    /// Input position behind each padded position that any (o, k) reads.
+    padded: Vec<usize>,
+    /// The padded positions that lie inside the input: there the map is `q − low`.
+    inside: Range<usize>,
+    low: i64,
+}
+
+impl AxisMap {
+    /// Tables for an axis of `inputs` elements. `low` may be negative (positions cropped), which
+    /// only the adjoint of a convolution needs.
+    pub(super) fn new(
+        inputs: usize,
+        outputs: usize,
+        taps: usize,
+        stride: usize,
+        dilation: usize,
+        low: i64,
+        mode: PaddingMode,
+    ) -> Result<Self> {
+        let extent =
+            if outputs == 0 { 0 } else { (outputs - 1) * stride + (taps - 1) * dilation + 1 };
+        let mut padded = try_with_capacity("the index table of an axis", extent)?;
+        padded.extend(
+            (0..extent as i64).map(|q| mode.source(q - low, inputs as i64).unwrap_or(DROPPED)),
+        );
+        let start = low.clamp(0, extent as i64) as usize;
+        let end = (low + inputs as i64).clamp(start as i64, extent as i64) as usize;
+        Ok(AxisMap {
+            inputs,
+            outputs,
+            taps,
+            stride,
+            dilation,
+            mode,
+            padded,
+            inside: start..end,
+            low,
+        })
+    }
+
+    /// The axis that is not there: one input, one output, one tap.
+    pub(super) fn unit() -> Self {
+        AxisMap {
+            inputs: 1,
+            outputs: 1,
+            taps: 1,
+            stride: 1,
+            dilation: 1,
+            mode: PaddingMode::Zeros,
+            padded: vec![0],
+            inside: 0..1,
+            low: 0,
+        }
+    }
+
+    /// Input extent, in elements.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Output extent, in elements.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Number of taps.
+    pub fn taps(&self) -> usize {
+        self.taps
+    }
+
+    /// Padded positions from one output to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Padded positions from one tap to the next.
+    pub fn dilation(&self) -> usize {
+        self.dilation
+    }
+
+    /// What the positions outside the input read.
+    pub fn mode(&self) -> PaddingMode {
+        self.mode
+    }
+
+    /// Number of padded positions that any (output, tap) reads: (outputs − 1)·stride +
+    /// (taps − 1)·dilation + 1.
+    pub fn padded_extent(&self) -> usize {
+        self.padded.len()
+    }
+
+    /// The padded position that output `o` reads through tap `k`.
+    pub fn padded_position(&self, o: usize, k: usize) -> usize {
+        o * self.stride + k * self.dilation
+    }
+
+    /// The input position behind padded position `q`; `None` when the tap is dropped.
+    pub fn padded_source(&self, q: usize) -> Option<usize> {
+        match self.padded[q] {
+            DROPPED => None,
+            i => Some(i),
+        }
+    }
+
+    /// The input position that output `o` reads through tap `k`; `None` when the tap is dropped.
+    pub fn source(&self, o: usize, k: usize) -> Option<usize> {
+        self.padded_source(self.padded_position(o, k))
+    }
+
+    /// The padded positions behind which the input lies unchanged: `padded_source(q)` =
+    /// `q − inside.start + padded_source(inside.start)`.
+    pub fn inside(&self) -> Range<usize> {
+        self.inside.clone()
+    }
+
+    /// The outputs whose padded position through tap `k` lies in `band`.
+    pub(crate) fn outputs_reading(&self, k: usize, band: &Range<usize>) -> Range<usize> {
+        let first = |q: usize| q.saturating_sub(k * self.dilation).div_ceil(self.stride);
+        let end = first(band.end).min(self.outputs);
+        first(band.start).min(end)..end
+    }
+
+    /// The adjoint map of a stride-1, zero-padded axis, which again is the map of a convolution: the
+    /// taps reversed, `low` = (taps − 1)·dilation − low. `None` for other axes, whose adjoint is
+    /// not a convolution over contiguous positions.
+    pub(crate) fn adjoint(&self) -> Option<Result<AxisMap>> {
+        (self.stride == 1 && self.mode == PaddingMode::Zeros).then(|| {
+            let low = ((self.taps - 1) * self.dilation) as i64 - self.low;
+            let (taps, dilation) = (self.taps, self.dilation);
+            AxisMap::new(self.outputs, self.inputs, taps, 1, dilation, low, PaddingMode::Zeros)
+        })
+    }
+
+    /// For each output, the distinct inputs it reads and the taps that share each.
+    pub fn rows(&self) -> Result<AxisRows> {
+        AxisRows::new(self, false)
+    }
+
+    /// For each input, the distinct outputs that read it and the taps through which they do: the
+    /// rows of the adjoint.
+    pub fn adjoint_rows(&self) -> Result<AxisRows> {
+        AxisRows::new(self, true)
+    }
+}
+
+/// One axis as a sparse matrix pattern: for each row, its sorted distinct columns, and for each of
+/// those the taps whose weights add up there.
+#[derive(Clone, Debug)]
+pub struct AxisRows {
+    columns: usize,
+    /// Where each row's entries start: the exclusive prefix sums P of the counts c. Length rows + 1.
+    start: Vec<usize>,
+    column: Vec<usize>,
+    tap_start: Vec<usize>,
+    tap: Vec<usize>,
+}
+
+impl AxisRows {
+    fn new(map: &AxisMap, adjoint: bool) -> Result<Self> {
+        let (rows, columns) =
+            if adjoint { (map.inputs, map.outputs) } else { (map.outputs, map.inputs) };
+        let what = "the row table of an axis";
+        // (row, column, tap) triples in that order; the columns of a row come out sorted.
+        let mut triples = try_with_capacity(what, map.outputs.saturating_mul(map.taps))?;
+        for o in 0..map.outputs {
+            triples.extend((0..map.taps).filter_map(|k| {
+                let i = map.source(o, k)?;
+                Some(if adjoint { (i, o, k) } else { (o, i, k) })
+            }));
+        }
+        triples.sort_unstable();
+        let mut start: Vec<usize> = try_with_capacity(what, rows + 1)?;
+        let mut column = try_with_capacity(what, triples.len())?;
+        let mut tap_start = try_with_capacity(what, triples.len() + 1)?;
+        let mut tap = try_with_capacity(what, triples.len())?;
+        let mut last = None;
+        for &(row, col, k) in &triples {
+            if last != Some((row, col)) {
+                start.resize(start.len().max(row + 1), column.len());
+                tap_start.push(tap.len());
+                column.push(col);
+                last = Some((row, col));
+            }
+            tap.push(k);
+        }
+        start.resize(rows + 1, column.len());
+        tap_start.push(tap.len());
+        Ok(AxisRows { columns, start, column, tap_start, tap })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.start.len() - 1
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Number of entries over all rows: the total S.
+    pub fn total(&self) -> usize {
+        self.column.len()
+    }
+
+    /// Number of entries in the rows before `row`: the prefix sum P.
+    pub fn before(&self, row: usize) -> usize {
+        self.start[row]
+    }
+
+    /// Number of entries in `row`: the count c.
+    pub fn count(&self, row: usize) -> usize {
+        self.start[row + 1] - self.start[row]
+    }
+
+    /// The entries of `row`: (column, the taps whose weights add up there), columns ascending.
+    pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = (usize, &[usize])> {
+        (self.start[row]..self.start[row + 1])
+            .map(|e| (self.column[e], &self.tap[self.tap_start[e]..self.tap_start[e + 1]]))
+    }
+}

@@ -1,0 +1,159 @@
+//! Borrowed tensors: what operations take.
+
+use crate::device::Device;
+use crate::element::Element;
+use crate::error::{Error, Result, checked_product};
+use crate::tensor::Tensor;
+
+/// A borrowed tensor: contiguous, row-major.
+#[derive(Clone, Debug)]
+pub struct TensorView<'a, T> {
+    data: Data<'a, T>,
+    shape: Vec<usize>,
+}
+
+/// A tensor borrowed for writing: contiguous, row-major.
+#[derive(Debug)]
+pub struct TensorViewMut<'a, T> {
+    data: DataMut<'a, T>,
+    shape: Vec<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Data<'a, T> {
+    Cpu(&'a [T]),
+}
+
+#[derive(Debug)]
+enum DataMut<'a, T> {
+    Cpu(&'a mut [T]),
+}
+
+fn check_length(len: usize, shape: &[usize]) -> Result<()> {
+    if checked_product("the tensor", shape)? != len {
+        return Err(Error::shape("shape", format!("{len} elements, as many as the data"), shape));
+    }
+    Ok(())
+}
+
+impl<'a, T: Element> TensorView<'a, T> {
+    /// Host elements in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `shape` does not have as many elements as `data`.
+    pub fn from_slice(shape: &[usize], data: &'a [T]) -> Result<Self> {
+        check_length(data.len(), shape)?;
+        Ok(TensorView::from_checked(data, shape.to_vec()))
+    }
+
+    pub(super) fn from_checked(data: &'a [T], shape: Vec<usize>) -> Self {
+        TensorView { data: Data::Cpu(data), shape }
+    }
+
+    /// Extents of the axes, slowest first, in elements.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Where the elements are.
+    pub fn device(&self) -> Device {
+        match self.data {
+            Data::Cpu(_) => Device::Cpu,
+        }
+    }
+
+    /// The elements in row-major order, if they are on the host.
+    pub fn as_slice(&self) -> Option<&'a [T]> {
+        match self.data {
+            Data::Cpu(data) => Some(data),
+        }
+    }
+
+    /// The elements, for the CPU side of an operation that has found this to be a host tensor.
+    pub(crate) fn host(&self) -> &'a [T] {
+        match self.data {
+            Data::Cpu(data) => data,
+        }
+    }
+
+    /// A tensor of its own with these elements.
+    pub fn to_tensor(&self) -> Result<Tensor<T>> {
+        match self.data {
+            Data::Cpu(data) => Tensor::from_vec(&Device::Cpu, &self.shape, data.to_vec()),
+        }
+    }
+}
+
+impl<'a, T: Element> TensorViewMut<'a, T> {
+    /// Host elements in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `shape` does not have as many elements as `data`.
+    pub fn from_slice(shape: &[usize], data: &'a mut [T]) -> Result<Self> {
+        check_length(data.len(), shape)?;
+        Ok(TensorViewMut::from_checked(data, shape.to_vec()))
+    }
+
+    pub(super) fn from_checked(data: &'a mut [T], shape: Vec<usize>) -> Self {
+        TensorViewMut { data: DataMut::Cpu(data), shape }
+    }
+
+    /// Extents of the axes, slowest first, in elements.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Where the elements are.
+    pub fn device(&self) -> Device {
+        match self.data {
+            DataMut::Cpu(_) => Device::Cpu,
+        }
+    }
+
+    /// The elements, for the CPU side of an operation that has found this to be a host tensor.
+    pub(crate) fn host(self) -> &'a mut [T] {
+        match self.data {
+            DataMut::Cpu(data) => data,
+        }
+    }
+}
+
+impl<'a, T: Element> From<&'a Tensor<T>> for TensorView<'a, T> {
+    fn from(tensor: &'a Tensor<T>) -> Self {
+        tensor.view()
+    }
+}
+
+impl<'a, T: Element> From<&TensorView<'a, T>> for TensorView<'a, T> {
+    fn from(view: &TensorView<'a, T>) -> Self {
+        view.clone()
+    }
+}
+
+impl<'a, T: Element> From<&'a mut Tensor<T>> for TensorViewMut<'a, T> {
+    fn from(tensor: &'a mut Tensor<T>) -> Self {
+        tensor.view_mut()
+    }
+}
+
+/// Fails unless all operands are on the device of the first; otherwise returns that device.
+pub(crate) fn common_device(operands: &[(&str, Device)]) -> Result<Device> {
+    let (left, device) = &operands[0];
+    match operands.iter().find(|(_, other)| other != device) {
+        None => Ok(device.clone()),
+        Some((right, other)) => Err(Error::DeviceMismatch {
+            left: left.to_string(),
+            left_device: device.to_string(),
+            right: right.to_string(),
+            right_device: other.to_string(),
+        }),
+    }
+}
+
+/// Fails unless `view` has exactly this shape.
+pub(crate) fn expect_shape(argument: &str, expected: &[usize], found: &[usize]) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::shape(argument, format!("{expected:?}"), found))
+}

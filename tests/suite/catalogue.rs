@@ -1,0 +1,145 @@
+//! Cases every capability is tested on: random geometries that always include the awkward ones, and
+//! the glue that hands them to the crate whatever their number of spatial axes.
+
+use convmat::{Conv, Device, Element, Layout, PaddingMode, Tensor};
+use proptest::prelude::*;
+
+use crate::oracle::Case;
+
+/// The crate's description of a case, for its D.
+pub fn conv<const D: usize>(c: &Case) -> Conv<D> {
+    let last = |v: [usize; 3]| -> [usize; D] { std::array::from_fn(|a| v[3 - D + a]) };
+    let (low, high) = (last(c.low), last(c.high));
+    Conv::new(last(c.kernel))
+        .stride(last(c.stride))
+        .dilation(last(c.dilation))
+        .padding(std::array::from_fn::<_, D, _>(|a| (low[a], high[a])))
+        .padding_mode(c.mode)
+        .groups(c.groups)
+        .layout(c.layout)
+}
+
+/// The last D of three extents.
+pub fn last<const D: usize>(v: [usize; 3]) -> [usize; D] {
+    std::array::from_fn(|a| v[3 - D + a])
+}
+
+/// Runs an expression with `$D` bound to the case's number of spatial axes, as a constant.
+#[macro_export]
+macro_rules! with_rank {
+    ($case:expr, $D:ident => $body:expr) => {
+        match $case.spatial {
+            1 => {
+                const $D: usize = 1;
+                $body
+            }
+            2 => {
+                const $D: usize = 2;
+                $body
+            }
+            _ => {
+                const $D: usize = 3;
+                $body
+            }
+        }
+    };
+}
+
+impl Case {
+    pub fn input_shape(&self) -> Vec<usize> {
+        let spatial = &self.input[3 - self.spatial..];
+        self.layout.activation_shape(self.batch, self.channels, spatial)
+    }
+
+    pub fn output_shape(&self) -> Vec<usize> {
+        let spatial = &self.output()[3 - self.spatial..];
+        self.layout.activation_shape(self.batch, self.outputs, spatial)
+    }
+
+    pub fn weight_shape(&self) -> Vec<usize> {
+        let kernel = &self.kernel[3 - self.spatial..];
+        self.layout.weight_shape(self.outputs, self.channels / self.groups, kernel)
+    }
+
+    pub fn patch_shape(&self) -> Vec<usize> {
+        self.layout.patch_shape(self.batch, self.channels * self.taps(), self.positions())
+    }
+}
+
+/// Small integers, exactly representable in every element type, with sums that stay exact in f16 for
+/// the sizes used here when `limit` is small.
+pub fn integers(len: usize, seed: u64, limit: i64) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            ((state >> 33) as i64 % (2 * limit + 1) - limit) as f64
+        })
+        .collect()
+}
+
+/// Values in [−1, 1) with full mantissas.
+pub fn randoms(len: usize, seed: u64) -> Vec<f64> {
+    integers(len, seed, 1 << 30).into_iter().map(|v| v / (1u64 << 30) as f64).collect()
+}
+
+pub fn tensor<T: Element>(shape: &[usize], values: &[f64]) -> Tensor<T> {
+    let data = values.iter().map(|&v| T::from_f64(v)).collect();
+    Tensor::from_vec(&Device::Cpu, shape, data).unwrap()
+}
+
+pub fn values<T: Element>(tensor: &Tensor<T>) -> Vec<f64> {
+    tensor.as_slice().unwrap().iter().map(|v| v.to_f64()).collect()
+}
+
+/// One axis: (input, kernel, stride, dilation, low, high) within the mode's limits.
+fn axis(mode: PaddingMode) -> impl Strategy<Value = [usize; 6]> {
+    (1usize..=9, 1usize..=4, 1usize..=4, 1usize..=3, 0usize..=4, 0usize..=4)
+        .prop_map(move |(size, kernel, stride, dilation, low, high)| {
+            let limit = match mode {
+                PaddingMode::Reflect => size - 1,
+                PaddingMode::Circular => size,
+                _ => usize::MAX,
+            };
+            [size, kernel, stride, dilation, low.min(limit), high.min(limit)]
+        })
+        .prop_filter("kernel fits", |&[size, kernel, _, dilation, low, high]| {
+            dilation * (kernel - 1) < size + low + high
+        })
+}
+
+/// Random cases: 1-3 spatial axes, all modes, both layouts, groups 1/g/C, batch 0-3, extents from 1,
+/// even and anisotropic kernels, stride above kernel, asymmetric padding.
+pub fn cases() -> impl Strategy<Value = Case> {
+    (
+        1usize..=3,
+        prop::sample::select(PaddingMode::ALL.to_vec()),
+        prop::sample::select(vec![Layout::ChannelsFirst, Layout::ChannelsLast]),
+    )
+        .prop_flat_map(|(spatial, mode, layout)| {
+            let axes = prop::collection::vec(axis(mode), spatial);
+            let channels = (0usize..=3, 1usize..=4, 1usize..=3, 1usize..=4);
+            (axes, channels).prop_map(move |(axes, (batch, groups, per_in, per_out))| {
+                let pick = |field: usize, unit: usize| {
+                    std::array::from_fn(|a| (a + spatial).checked_sub(3).map_or(unit, |i| axes[i][field]))
+                };
+                Case {
+                    batch,
+                    channels: groups * per_in,
+                    outputs: groups * per_out,
+                    groups,
+                    spatial,
+                    input: pick(0, 1),
+                    kernel: pick(1, 1),
+                    stride: pick(2, 1),
+                    dilation: pick(3, 1),
+                    low: pick(4, 0),
+                    high: pick(5, 0),
+                    mode,
+                    layout,
+                }
+            })
+        })
+}

@@ -1,0 +1,4 @@
+//! The crate's one integration-test binary: a module per capability, one catalogue of cases.
+
+mod catalogue;
+mod oracle;
