@@ -103,7 +103,11 @@ impl Error {
         value: impl std::fmt::Display,
         reason: impl Into<String>,
     ) -> Self {
-        Error::Invalid { argument: argument.into(), value: value.to_string(), reason: reason.into() }
+        Error::Invalid {
+            argument: argument.into(),
+            value: value.to_string(),
+            reason: reason.into(),
+        }
     }
 
     pub(crate) fn shape(

@@ -38,7 +38,8 @@ impl Device {
 
     /// Which devices exist and, for each that does not, why.
     pub fn probe() -> Vec<Probe> {
-        let absent = |name: &str, reason: &str| Probe { name: name.into(), found: Err(reason.into()) };
+        let absent =
+            |name: &str, reason: &str| Probe { name: name.into(), found: Err(reason.into()) };
         vec![
             Probe { name: "cpu".into(), found: Ok((Device::Cpu, describe_cpu())) },
             absent("cuda", NO_CUDA),

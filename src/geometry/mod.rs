@@ -127,7 +127,9 @@ impl<const D: usize> Conv<D> {
                 return Err(Error::invalid(
                     format!("kernel extent on axis {axis}"),
                     span,
-                    format!("it must not exceed the padded input extent {padded} = {low} + {size} + {high}"),
+                    format!(
+                        "it must not exceed the padded input extent {padded} = {low} + {size} + {high}"
+                    ),
                 ));
             }
             output[axis] = (padded - span) / self.stride[axis] + 1;
@@ -390,7 +392,8 @@ mod tests {
 
     #[test]
     fn adjoint_map_of_a_unit_stride_axis_inverts_it() {
-        for (low, high, kernel, dilation) in [(1, 1, 3, 1), (4, 0, 2, 3), (0, 0, 1, 1), (2, 5, 3, 2)]
+        for (low, high, kernel, dilation) in
+            [(1, 1, 3, 1), (4, 0, 2, 3), (0, 0, 1, 1), (2, 5, 3, 2)]
         {
             let conv = Conv::new([kernel]).padding([(low, high)]).dilation([dilation]);
             let map = conv.bind([9]).unwrap().axis(0).unwrap();

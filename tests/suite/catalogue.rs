@@ -123,7 +123,9 @@ pub fn cases() -> impl Strategy<Value = Case> {
             let channels = (0usize..=3, 1usize..=4, 1usize..=3, 1usize..=4);
             (axes, channels).prop_map(move |(axes, (batch, groups, per_in, per_out))| {
                 let pick = |field: usize, unit: usize| {
-                    std::array::from_fn(|a| (a + spatial).checked_sub(3).map_or(unit, |i| axes[i][field]))
+                    std::array::from_fn(|a| {
+                        (a + spatial).checked_sub(3).map_or(unit, |i| axes[i][field])
+                    })
                 };
                 Case {
                     batch,
