@@ -1,7 +1,7 @@
 //! Element types: what a tensor may hold, and what sums over it are accumulated in.
 
 use std::fmt;
-use std::ops::{Add, AddAssign, Mul};
+use std::ops::{Add, AddAssign, Div, Mul};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -109,6 +109,7 @@ pub trait Accumulator:
     + faer::traits::RealField
     + Add<Output = Self>
     + Mul<Output = Self>
+    + Div<Output = Self>
     + AddAssign
     + PartialOrd
 {

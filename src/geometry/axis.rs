@@ -143,6 +143,15 @@ impl AxisMap {
         first(band.start).min(end)..end
     }
 
+    /// For each input, the number of (output, tap) pairs that read it.
+    pub fn overlap(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.inputs];
+        for o in 0..self.outputs {
+            (0..self.taps).filter_map(|k| self.source(o, k)).for_each(|i| counts[i] += 1);
+        }
+        counts
+    }
+
     /// The adjoint map of a stride-1, zero-padded axis, which again is the map of a convolution: the
     /// taps reversed, `low` = (taps − 1)·dilation − low. `None` for other axes, whose adjoint is
     /// not a convolution over contiguous positions.

@@ -9,7 +9,7 @@
 
 use rayon::prelude::*;
 
-use super::slab::{Box3, SLAB_BYTES, Slab, boxes};
+use super::slab::{Box3, SLAB_BYTES, Slab, output_boxes};
 use crate::element::Element;
 use crate::geometry::{AxisMap, Layout};
 use crate::stream::{self, StreamWriter};
@@ -49,7 +49,7 @@ fn channels_first<T: Element>(axes: &[AxisMap; 3], input: &[T], patches: &mut [T
         });
         return;
     }
-    let boxes = boxes(axes, SLAB_BYTES / size_of::<T>());
+    let boxes = output_boxes(axes, SLAB_BYTES / size_of::<T>());
     if let [all] = &boxes[..] {
         let slab = Slab::new(axes, all.clone());
         let planes = (TASK_BYTES / (rows * positions * size_of::<T>())).max(1);

@@ -3,6 +3,8 @@
 mod cpu;
 pub(crate) mod slab;
 
+pub(crate) use cpu::taps;
+
 use crate::device::Device;
 use crate::element::Element;
 use crate::error::{Result, checked_product};

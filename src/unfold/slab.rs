@@ -9,6 +9,7 @@
 //! padding and its modes cost something only while the slab is filled, which moves 1/(K_D·K_H) of the
 //! patches' bytes and stays in cache.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use crate::geometry::AxisMap;
@@ -19,15 +20,59 @@ pub(crate) type Box3 = [Range<usize>; 3];
 /// Slabs of at most this many bytes stay in a core's L2 cache next to what is done with them.
 pub(crate) const SLAB_BYTES: usize = 256 << 10;
 
-/// The shape of the slab that serves a box of outputs.
+/// Where the lines of a slab are.
+#[derive(Clone, Debug)]
+pub(crate) struct Lines {
+    taps: usize,
+    stride: [usize; 2],
+    /// Lines set aside for each phase on the two outer axes.
+    per_phase: [usize; 2],
+    /// Elements in a line.
+    width: usize,
+}
+
+impl Lines {
+    /// Lines of `width` elements for so many padded positions on the two outer axes.
+    pub(crate) fn new(axes: &[AxisMap; 3], held: [usize; 2], width: usize) -> Self {
+        let stride = [0, 1].map(|axis| axes[axis].stride());
+        let per_phase = [0, 1].map(|axis| held[axis].div_ceil(stride[axis]));
+        Lines { taps: axes[2].taps(), stride, per_phase, width }
+    }
+
+    /// Lines on one of the outer axes.
+    fn count(&self, axis: usize) -> usize {
+        self.stride[axis] * self.per_phase[axis]
+    }
+
+    /// Elements in a line.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Elements in all lines.
+    pub(crate) fn len(&self) -> usize {
+        self.taps * self.count(0) * self.count(1) * self.width
+    }
+
+    /// Where the line of tap `w` at padded positions (d, h), counted from the first held, starts.
+    /// The lines of h, h + stride, h + 2·stride, … follow each other.
+    #[inline]
+    pub(crate) fn line(&self, w: usize, d: usize, h: usize) -> usize {
+        let row = |axis: usize, q: usize| {
+            q % self.stride[axis] * self.per_phase[axis] + q / self.stride[axis]
+        };
+        ((w * self.count(0) + row(0, d)) * self.count(1) + row(1, h)) * self.width
+    }
+}
+
+/// The slab that serves a box of outputs.
 #[derive(Clone, Debug)]
 pub(crate) struct Slab<'m> {
     axes: &'m [AxisMap; 3],
     outputs: Box3,
     /// Padded positions held on the two outer axes.
     held: [Range<usize>; 2],
-    /// Lines set aside for each phase on the two outer axes.
-    per_phase: [usize; 2],
+    lines: Lines,
 }
 
 impl<'m> Slab<'m> {
@@ -38,14 +83,13 @@ impl<'m> Slab<'m> {
             let last = map.padded_position(range.end - 1, map.taps() - 1);
             map.padded_position(range.start, 0)..last + 1
         });
-        let per_phase = [0, 1].map(|axis| held[axis].len().div_ceil(axes[axis].stride()));
-        Slab { axes, outputs, held, per_phase }
+        let lines = Lines::new(axes, [0, 1].map(|a| held[a].len()), outputs[2].len());
+        Slab { axes, outputs, held, lines }
     }
 
     /// Elements in the slab.
     pub(crate) fn len(&self) -> usize {
-        let lines = |axis: usize| self.per_phase[axis] * self.axes[axis].stride();
-        self.axes[2].taps() * lines(0) * lines(1) * self.width()
+        self.lines.len()
     }
 
     /// Outputs on the first axis.
@@ -53,34 +97,17 @@ impl<'m> Slab<'m> {
         self.outputs[0].len()
     }
 
-    /// Outputs on the last axis.
-    pub(crate) fn width(&self) -> usize {
-        self.outputs[2].len()
-    }
-
     /// Number of output positions that [`Slab::block`] covers: the box's extent on the last two axes.
     pub(crate) fn block_len(&self) -> usize {
-        self.outputs[1].len() * self.width()
+        self.outputs[1].len() * self.outputs[2].len()
     }
 
     /// Where the patch row of `tap` at outer output `d` (counted from the box's first) starts:
     /// [`Slab::block_len`] contiguous elements.
     #[inline]
     pub(crate) fn block(&self, tap: [usize; 3], d: usize) -> usize {
-        let d = d * self.axes[0].stride() + tap[0] * self.axes[0].dilation();
-        let h = tap[1] * self.axes[1].dilation();
-        self.line(tap[2], d, h)
-    }
-
-    /// Where the line of tap `w` at padded positions (d, h), counted from the first held, starts.
-    #[inline]
-    fn line(&self, w: usize, d: usize, h: usize) -> usize {
-        let row = |axis: usize, q: usize| {
-            let stride = self.axes[axis].stride();
-            q % stride * self.per_phase[axis] + q / stride
-        };
-        let lines = |axis: usize| self.per_phase[axis] * self.axes[axis].stride();
-        ((w * lines(0) + row(0, d)) * lines(1) + row(1, h)) * self.width()
+        let d = self.axes[0].padded_position(d, tap[0]);
+        self.lines.line(tap[2], d, self.axes[1].padded_position(0, tap[1]))
     }
 
     /// Fills the slab from an input plane, converting elements on the way.
@@ -97,8 +124,9 @@ impl<'m> Slab<'m> {
                 let source = map_d.padded_source(d).zip(map_h.padded_source(h));
                 let input = source.map(|(d, h)| &plane[(d * height + h) * width..][..width]);
                 for tap in 0..map_w.taps() {
-                    let start = self.line(tap, d - self.held[0].start, h - self.held[1].start);
-                    let line = &mut slab[start..][..self.width()];
+                    let [first_d, first_h] = [self.held[0].start, self.held[1].start];
+                    let start = self.lines.line(tap, d - first_d, h - first_h);
+                    let line = &mut slab[start..][..self.outputs[2].len()];
                     match input {
                         None => line.fill(U::default()),
                         Some(input) => {
@@ -146,51 +174,41 @@ pub(crate) fn inner_outputs(map: &AxisMap, tap: usize, outputs: &Range<usize>) -
     start..inner.end.clamp(start, outputs.end)
 }
 
-/// Cuts all outputs into boxes whose slabs have at most `limit` elements (or single lines, where even
-/// those are larger than the limit). Boxes cover consecutive ranges of the flattened positions.
-pub(crate) fn boxes(axes: &[AxisMap; 3], limit: usize) -> Vec<Box3> {
-    let out = [0, 1, 2].map(|axis| axes[axis].outputs());
-    let whole = [0..out[0], 0..out[1], 0..out[2]];
-    let fits = |b: &Box3| Slab::new(axes, b.clone()).len() <= limit;
-    if fits(&whole) {
-        return vec![whole];
-    }
-    // The slowest axis that can be cut without a single slice of it being too large; else the last.
-    let axis = (0..2)
-        .find(|&axis| {
-            let slice = [0, 1, 2].map(|a| if a <= axis { 0..1 } else { 0..out[a] });
-            out[axis] > 1 && fits(&slice)
-        })
-        .unwrap_or(2);
-    let slice = |n: usize| {
-        [0, 1, 2].map(|a| {
-            if a < axis {
-                0..1
-            } else if a == axis {
-                0..n
-            } else {
-                0..out[a]
-            }
+/// Boxes of outputs whose slabs have at most `limit` elements.
+pub(crate) fn output_boxes(axes: &[AxisMap; 3], limit: usize) -> Vec<Box3> {
+    let extents = [0, 1, 2].map(|axis| axes[axis].outputs());
+    boxes(extents, |outputs| Slab::new(axes, outputs.clone()).len() <= limit)
+}
+
+/// Cuts the positions of an array into boxes that fit (or single elements, where even those do not),
+/// as large as can be. Boxes cover consecutive ranges of the flattened positions.
+pub(crate) fn boxes(extents: [usize; 3], fits: impl Fn(&Box3) -> bool) -> Vec<Box3> {
+    // A box: some positions of one axis, one of each slower axis, all of each faster one.
+    let cut = |axis: usize, at: [usize; 2], part: Range<usize>| -> Box3 {
+        std::array::from_fn(|a| match a.cmp(&axis) {
+            Ordering::Less => at[a]..at[a] + 1,
+            Ordering::Equal => part.clone(),
+            Ordering::Greater => 0..extents[a],
         })
     };
-    // Largest number of positions on that axis that fits, by bisection: the slab grows with it.
-    let (mut fitting, mut too_large) = (1, out[axis] + 1);
+    if fits(&cut(0, [0, 0], 0..extents[0])) {
+        return vec![cut(0, [0, 0], 0..extents[0])];
+    }
+    // The slowest axis a single slice of which fits; else the last.
+    let axis = (0..2).find(|&axis| fits(&cut(axis, [0, 0], 0..1))).unwrap_or(2);
+    // The largest number of slices that fits, by bisection.
+    let (mut fitting, mut too_large) = (1, extents[axis] + 1);
     while too_large - fitting > 1 {
         let middle = fitting.midpoint(too_large);
-        if fits(&slice(middle)) { fitting = middle } else { too_large = middle }
+        if fits(&cut(axis, [0, 0], 0..middle)) { fitting = middle } else { too_large = middle }
     }
+    let outer = [0, 1].map(|a| if a < axis { extents[a] } else { 1 });
     let mut all = Vec::new();
-    for d in 0..if axis > 0 { out[0] } else { 1 } {
-        for h in 0..if axis > 1 { out[1] } else { 1 } {
-            for start in (0..out[axis]).step_by(fitting) {
-                let part = start..(start + fitting).min(out[axis]);
-                let at = [d..d + 1, h..h + 1];
-                all.push([0, 1, 2].map(|a| match a {
-                    a if a < axis => at[a].clone(),
-                    a if a == axis => part.clone(),
-                    a => 0..out[a],
-                }));
-            }
+    for d in 0..outer[0] {
+        for h in 0..outer[1] {
+            let parts = (0..extents[axis]).step_by(fitting);
+            let part = |start: usize| start..(start + fitting).min(extents[axis]);
+            all.extend(parts.map(|start| cut(axis, [d, h], part(start))));
         }
     }
     all

@@ -1,0 +1,123 @@
+use approx::assert_relative_eq;
+use convmat::{Conv, Element, Error, Layout, PaddingMode};
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+use crate::catalogue::{cases, conv, integers, last, randoms, tensor, values};
+use crate::oracle::Case;
+use crate::with_rank;
+
+/// Sums of up to 64 overlapping entries below 2 stay exact in every type.
+fn check<T: Element>(case: &Case) {
+    let patches = integers(case.patch_shape().iter().product(), 2, 1);
+    let input = tensor::<T>(&case.patch_shape(), &patches);
+    let folded = with_rank!(case, D => conv::<D>(case).fold(&input, last(case.input))).unwrap();
+    assert_eq!(folded.shape(), case.input_shape());
+    assert_eq!(values(&folded), case.fold(&patches));
+    let mut reused = tensor::<T>(folded.shape(), &vec![7.0; folded.len()]);
+    with_rank!(case, D => conv::<D>(case).fold_into(&input, &mut reused)).unwrap();
+    assert_eq!(reused, folded);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    #[test]
+    fn fold_equals_the_definition(case in cases()) {
+        check::<f32>(&case);
+        check::<f64>(&case);
+        check::<f16>(&case);
+        check::<bf16>(&case);
+    }
+
+    #[test]
+    fn fold_is_the_adjoint_of_unfold(case in cases()) {
+        let x = integers(case.input_len(), 3, 9);
+        let a = integers(case.patch_shape().iter().product(), 4, 9);
+        let unfolded = with_rank!(case, D => conv::<D>(&case)
+            .unfold(&tensor::<f64>(&case.input_shape(), &x))).unwrap();
+        let folded = with_rank!(case, D => conv::<D>(&case)
+            .fold(&tensor::<f64>(&case.patch_shape(), &a), last(case.input))).unwrap();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        prop_assert_eq!(dot(&values(&unfolded), &a), dot(&x, &values(&folded)));
+    }
+
+    #[test]
+    fn averaging_inverts_unfold_where_patches_cover_the_input(case in cases()) {
+        let x = randoms(case.input_len(), 5);
+        let covered = case.fold(&vec![1.0; case.patch_shape().iter().product()]);
+        let back = with_rank!(case, D => {
+            let conv = conv::<D>(&case);
+            let patches = conv.unfold(&tensor::<f64>(&case.input_shape(), &x)).unwrap();
+            conv.fold_average(&patches, last(case.input)).unwrap()
+        });
+        for ((&x, &count), back) in x.iter().zip(&covered).zip(values(&back)) {
+            assert_relative_eq!(back, if count > 0.0 { x } else { 0.0 }, max_relative = 1e-14);
+        }
+    }
+}
+
+/// Planes larger than the slab limit, cut on each of the axes.
+#[test]
+fn large_planes_are_cut_into_boxes() {
+    let unit = Case {
+        batch: 1,
+        channels: 2,
+        outputs: 2,
+        groups: 1,
+        spatial: 3,
+        input: [1, 1, 1],
+        kernel: [1, 1, 1],
+        stride: [1, 1, 1],
+        dilation: [1, 1, 1],
+        low: [0, 0, 0],
+        high: [0, 0, 0],
+        mode: PaddingMode::Zeros,
+        layout: Layout::ChannelsFirst,
+    };
+    let (same, one) = ([1, 1, 1], [0, 1, 1]);
+    for case in [
+        Case { input: [40, 64, 65], kernel: [3, 3, 3], low: same, high: same, ..unit.clone() },
+        Case { input: [3, 300, 257], kernel: [3, 3, 3], low: same, high: same, ..unit.clone() },
+        Case {
+            input: [1, 403, 399],
+            kernel: [1, 3, 3],
+            stride: [1, 2, 2],
+            low: one,
+            ..unit.clone()
+        },
+        Case {
+            input: [1, 403, 399],
+            kernel: [1, 3, 3],
+            mode: PaddingMode::Reflect,
+            low: one,
+            ..unit.clone()
+        },
+        Case { input: [1, 2, 150_001], kernel: [1, 1, 3], stride: [1, 1, 2], ..unit.clone() },
+        Case { input: [1, 1, 300_000], kernel: [1, 1, 2], dilation: [1, 1, 5], ..unit.clone() },
+        Case { input: [1, 400, 300], kernel: [1, 2, 2], stride: [1, 3, 4], ..unit.clone() },
+        Case {
+            input: [1, 500, 300],
+            stride: [1, 400, 1],
+            low: [0, 90, 0],
+            high: [0, 90, 0],
+            ..unit
+        },
+    ] {
+        check::<f32>(&case);
+        check::<f32>(&Case { layout: Layout::ChannelsLast, ..case.clone() });
+        check::<f16>(&case);
+    }
+}
+
+#[test]
+fn wrong_patches_are_named() {
+    let conv = Conv::new([3, 3]);
+    let patches = tensor::<f32>(&[1, 9, 5], &[0.0; 45]);
+    let error = conv.fold(&patches, [4, 4]).unwrap_err();
+    assert_eq!(error.to_string(), "patches has shape [1, 9, 5], expected [N, a multiple of 9, 4]");
+    let flat = tensor::<f32>(&[9, 4], &[0.0; 36]);
+    assert!(matches!(conv.fold(&flat, [4, 4]), Err(Error::Shape { .. })));
+    let patches = tensor::<f32>(&[1, 9, 4], &[0.0; 36]);
+    let mut two = tensor::<f32>(&[2, 1, 4, 4], &[0.0; 32]);
+    assert!(matches!(conv.fold_into(&patches, &mut two), Err(Error::Shape { .. })));
+}
