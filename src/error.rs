@@ -146,22 +146,3 @@ pub(crate) fn checked_product(what: &str, factors: &[usize]) -> Result<usize> {
         }),
     }
 }
-
-/// A zero-filled vector of `len` elements, or [`Error::Allocation`]. Large ones are fresh pages from
-/// the operating system, so the zeros cost nothing extra.
-pub(crate) fn try_zeroed<T: bytemuck::Zeroable>(what: &str, len: usize) -> Result<Vec<T>> {
-    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| Error::Allocation {
-        what: what.into(),
-        bytes: (len as u64).saturating_mul(size_of::<T>() as u64),
-    })
-}
-
-/// An empty vector with room for `capacity` elements, or [`Error::Allocation`].
-pub(crate) fn try_with_capacity<T>(what: &str, capacity: usize) -> Result<Vec<T>> {
-    let mut vector = Vec::new();
-    vector.try_reserve_exact(capacity).map_err(|_| Error::Allocation {
-        what: what.into(),
-        bytes: (capacity as u64).saturating_mul(size_of::<T>() as u64),
-    })?;
-    Ok(vector)
-}

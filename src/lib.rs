@@ -11,6 +11,7 @@ mod geometry;
 #[cfg(feature = "io")]
 pub mod io;
 mod matrix;
+mod memory;
 mod stream;
 mod tensor;
 mod unfold;

@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use super::padding::PaddingMode;
-use crate::error::{Result, try_with_capacity};
+use crate::error::Result;
+use crate::memory::try_with_capacity;
 
 /// Marks a dropped tap in the source table.
 const DROPPED: usize = usize::MAX;

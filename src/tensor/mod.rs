@@ -7,7 +7,8 @@ pub use view::{TensorView, TensorViewMut};
 
 use crate::device::Device;
 use crate::element::Element;
-use crate::error::{Error, Result, checked_product, try_zeroed};
+use crate::error::{Error, Result, checked_product};
+use crate::memory::try_zeroed;
 
 /// An owned tensor: contiguous, row-major, on one device.
 #[derive(Clone, Debug, PartialEq)]
