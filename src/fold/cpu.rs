@@ -3,7 +3,9 @@
 //!
 //! | case | path |
 //! |---|---|
-//! | channels first | a task per plane (or box of a large, zero-padded plane): patch rows are added to a slab block by block, then the slab's lines to the plane |
+//! | channels first, planes with few patch entries | every sum reads its entries through an index table |
+//! | channels first, one spatial axis | patch rows are added to the line directly |
+//! | channels first, else | a task per plane (or box of a large, zero-padded plane): patch rows are added to a slab block by block, then the slab's lines to the plane |
 //! | channels last | a task per line of the result, to which groups of channels are added |
 
 use std::ops::Range;
@@ -14,7 +16,7 @@ use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::geometry::{AxisMap, Layout, PaddingMode};
 use crate::unfold::slab::{Box3, Lines, SLAB_BYTES, boxes, inner_outputs};
-use crate::unfold::taps;
+use crate::unfold::{TABLE_ENTRIES, entry_sources, taps};
 
 /// Fills `output`; `counts` are batch, channels and groups. All sizes have been checked.
 pub(super) fn fold<T: Element>(
@@ -50,6 +52,9 @@ fn channels_first<T: Element>(
     overlap: Option<&Overlap>,
 ) {
     let inputs = [0, 1, 2].map(|axis| axes[axis].inputs());
+    if product(axes, AxisMap::taps) * product(axes, AxisMap::outputs) <= TABLE_ENTRIES {
+        return through_table(axes, patches, output, overlap);
+    }
     let limit = SLAB_BYTES / size_of::<T::Acc>();
     // Modes other than zeros send border positions to other boxes, so those planes stay whole.
     let boxes = if axes[2].mode() == PaddingMode::Zeros {
@@ -73,18 +78,80 @@ fn channels_first<T: Element>(
     tasks.into_par_iter().with_min_len(at_least).for_each_init(
         || (Vec::new(), Vec::new()),
         |(slab_data, sums), (target, patches, part)| {
-            let slab = FoldSlab::new(axes, part.clone());
-            slab_data.clear();
-            slab_data.resize(slab.lines.len(), T::Acc::ZERO);
-            slab.add_patches(patches, slab_data);
             into_sums(target, sums, |sums| {
-                slab.add_lines_to(slab_data, sums);
+                if inputs[..2] == [1, 1] && product(axes, AxisMap::taps) == axes[2].taps() {
+                    fold_rows(&axes[2], patches, &part[2], sums);
+                } else {
+                    let slab = FoldSlab::new(axes, part.clone());
+                    slab_data.clear();
+                    slab_data.resize(slab.lines.len(), T::Acc::ZERO);
+                    slab.add_patches(patches, slab_data);
+                    slab.add_lines_to(slab_data, sums);
+                }
                 if let Some(overlap) = overlap {
                     divide(overlap, part, 1, sums);
                 }
             });
         },
     );
+}
+
+fn through_table<T: Element>(
+    axes: &[AxisMap; 3],
+    patches: &[T],
+    output: &mut [T],
+    overlap: Option<&Overlap>,
+) {
+    let inputs = [0, 1, 2].map(|axis| axes[axis].inputs());
+    let plane = inputs.iter().product();
+    // The entries of each position, in the order of the patch rows.
+    let sources = entry_sources(axes, plane);
+    let mut entries: Vec<usize> = (0..sources.len()).filter(|&e| sources[e] < plane).collect();
+    entries.sort_by_key(|&entry| sources[entry]);
+    let mut ends = vec![0; plane];
+    sources.iter().filter(|&&s| s < plane).for_each(|&s| ends[s] += 1);
+    ends.iter_mut().fold(0, |sum, end| {
+        *end += sum;
+        *end
+    });
+    let planes = ((32 << 10) / sources.len()).max(1);
+    let tasks = output.par_chunks_mut(planes * plane);
+    let tasks = tasks.zip(patches.par_chunks(planes * sources.len()));
+    tasks.for_each_init(Vec::new, |scratch, (output, patches)| {
+        for (target, patches) in output.chunks_mut(plane).zip(patches.chunks(sources.len())) {
+            into_sums(target, scratch, |sums| {
+                let mut start = 0;
+                for (sum, &end) in sums.iter_mut().zip(&ends) {
+                    entries[start..end].iter().for_each(|&e| *sum += patches[e].to_acc());
+                    start = end;
+                }
+                if let Some(overlap) = overlap {
+                    divide(overlap, &inputs.map(|n| 0..n), 1, sums);
+                }
+            });
+        }
+    });
+}
+
+/// One spatial axis: adds the patch rows `[K, L]` of a line to the part of it that `sums` is.
+fn fold_rows<T: Element>(map: &AxisMap, patches: &[T], part: &Range<usize>, sums: &mut [T::Acc]) {
+    let held = held(map, part);
+    for (tap, row) in patches.chunks_exact(map.outputs()).enumerate() {
+        let outputs = map.outputs_reading(tap, &held);
+        fold_line(map, tap, outputs.clone(), &row[outputs], part.start, sums);
+    }
+}
+
+/// The padded positions that are summed into the part of an axis: all of them into the whole axis;
+/// into a part of a zero-padded one, where the map is one to one, those of its own positions.
+fn held(map: &AxisMap, part: &Range<usize>) -> Range<usize> {
+    if part.len() == map.inputs() {
+        return 0..map.padded_extent();
+    }
+    let inside = map.inside();
+    let first = map.padded_source(inside.start).filter(|_| !inside.is_empty()).unwrap_or(0);
+    let padded = |i: usize| (i.max(first) - first + inside.start).min(inside.end);
+    padded(part.start)..padded(part.end)
 }
 
 /// Runs `sum` on zeros, in place when elements are accumulators and else in `scratch`, and leaves the
@@ -132,17 +199,7 @@ struct FoldSlab<'m> {
 
 impl<'m> FoldSlab<'m> {
     fn new(axes: &'m [AxisMap; 3], part: Box3) -> Self {
-        let held = [0, 1, 2].map(|axis| {
-            let (map, part) = (&axes[axis], &part[axis]);
-            if part.len() == map.inputs() {
-                return 0..map.padded_extent();
-            }
-            // A box of a zero-padded plane: where the map is one to one.
-            let inside = map.inside();
-            let first = map.padded_source(inside.start).filter(|_| !inside.is_empty()).unwrap_or(0);
-            let padded = |i: usize| (i.max(first) - first + inside.start).min(inside.end);
-            padded(part.start)..padded(part.end)
-        });
+        let held = [0, 1, 2].map(|axis| held(&axes[axis], &part[axis]));
         let width = (0..axes[2].taps()).map(|k| axes[2].outputs_reading(k, &held[2]).len());
         let width = width.max().unwrap_or(0);
         let lines = Lines::new(axes, [held[0].len(), held[1].len()], width);
@@ -208,18 +265,18 @@ fn add<T: Element>(source: &[T], target: &mut [T::Acc]) {
 
 /// The adjoint of `unfold_line`: `target[source(o, tap) − first] += line[o]` over `outputs`.
 #[inline]
-fn fold_line<A: Accumulator>(
+fn fold_line<T: Element>(
     map: &AxisMap,
     tap: usize,
     outputs: Range<usize>,
-    line: &[A],
+    line: &[T],
     first: usize,
-    target: &mut [A],
+    target: &mut [T::Acc],
 ) {
     let inner = inner_outputs(map, tap, &outputs);
     for o in (outputs.start..inner.start).chain(inner.end..outputs.end) {
         if let Some(i) = map.source(o, tap) {
-            target[i - first] += line[o - outputs.start];
+            target[i - first] += line[o - outputs.start].to_acc();
         }
     }
     if inner.is_empty() {
@@ -229,8 +286,9 @@ fn fold_line<A: Accumulator>(
     if let Some(start) = map.source(inner.start, tap) {
         let target = &mut target[start - first..];
         match map.stride() {
-            1 => target.iter_mut().zip(line).for_each(|(t, &s)| *t += s),
-            n => target.iter_mut().step_by(n).zip(line).for_each(|(t, &s)| *t += s),
+            1 => add(line, target),
+            2 => target.iter_mut().step_by(2).zip(line).for_each(|(t, s)| *t += s.to_acc()),
+            n => target.iter_mut().step_by(n).zip(line).for_each(|(t, s)| *t += s.to_acc()),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! | case | path |
 //! |---|---|
 //! | one tap, nothing padded or skipped, channels first | a parallel copy |
+//! | channels first, planes with few patch entries | a task looks every entry of a plane's patches up in one table |
 //! | channels first, planes whose slab fits in L2 | a task fills one slab per plane and copies K blocks out of it |
 //! | channels first, larger planes | the same per box of outputs |
 //! | channels last | a task per run of positions; a tap is a copy of a group's channels, taps that are neighbours in memory are copied together |
@@ -16,6 +17,10 @@ use crate::stream::{self, StreamWriter};
 
 /// Bytes of output a task should write at least, so that scheduling does not show.
 const TASK_BYTES: usize = 128 << 10;
+
+/// Planes with at most so many patch entries (C·K of one channel) are copied through an index table,
+/// which costs one look-up an entry but nothing a line: their lines are shorter than a cache line.
+pub(crate) const TABLE_ENTRIES: usize = 2048;
 
 /// Fills `patches`; `counts` are batch, channels and groups. All sizes have been checked.
 pub(super) fn unfold<T: Element>(
@@ -48,6 +53,9 @@ fn channels_first<T: Element>(axes: &[AxisMap; 3], input: &[T], patches: &mut [T
             StreamWriter::new(target, streaming).write(source);
         });
         return;
+    }
+    if rows * positions <= TABLE_ENTRIES {
+        return from_table(axes, plane_in, input, patches, streaming);
     }
     let boxes = output_boxes(axes, SLAB_BYTES / size_of::<T>());
     if let [all] = &boxes[..] {
@@ -82,6 +90,48 @@ fn channels_first<T: Element>(axes: &[AxisMap; 3], input: &[T], patches: &mut [T
             copy_row(&slab, scratch, tap, &mut StreamWriter::new(row, streaming));
         }
     });
+}
+
+/// Every patch entry of one plane, row-major: the index of the input it copies, or `dropped`.
+pub(crate) fn entry_sources(axes: &[AxisMap; 3], dropped: usize) -> Vec<usize> {
+    let [map_d, map_h, map_w] = axes;
+    let outputs = [0, 1, 2].map(|axis| 0..axes[axis].outputs());
+    let mut sources = Vec::new();
+    for tap in taps(axes) {
+        for d in outputs[0].clone().map(|o| map_d.source(o, tap[0])) {
+            for h in outputs[1].clone().map(|o| map_h.source(o, tap[1])) {
+                let line = d.zip(h).map(|(d, h)| (d * map_h.inputs() + h) * map_w.inputs());
+                let source = outputs[2].clone().map(|o| line.zip(map_w.source(o, tap[2])));
+                sources.extend(source.map(|s| s.map_or(dropped, |(line, w)| line + w)));
+            }
+        }
+    }
+    sources
+}
+
+fn from_table<T: Element>(
+    axes: &[AxisMap; 3],
+    plane_in: usize,
+    input: &[T],
+    patches: &mut [T],
+    streaming: bool,
+) {
+    // A dropped tap reads the zero behind the plane.
+    let sources = entry_sources(axes, plane_in);
+    let entries = sources.len();
+    let planes = (TASK_BYTES / (entries * size_of::<T>())).max(1);
+    let tasks = patches.par_chunks_mut(planes * entries).zip(input.par_chunks(planes * plane_in));
+    tasks.for_each_init(
+        || (vec![T::default(); plane_in + 1], vec![T::default(); entries]),
+        |(padded, staged), (patches, input)| {
+            let mut writer = StreamWriter::new(patches, streaming);
+            for plane in input.chunks(plane_in) {
+                padded[..plane_in].copy_from_slice(plane);
+                staged.iter_mut().zip(&sources).for_each(|(t, &s)| *t = padded[s]);
+                writer.write(staged);
+            }
+        },
+    );
 }
 
 /// A box of outputs of one plane, and its piece of each of the plane's patch rows.

@@ -3,7 +3,7 @@
 mod cpu;
 pub(crate) mod slab;
 
-pub(crate) use cpu::taps;
+pub(crate) use cpu::{TABLE_ENTRIES, entry_sources, taps};
 
 use crate::device::Device;
 use crate::element::Element;
