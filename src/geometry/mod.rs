@@ -13,6 +13,8 @@ pub use axis::{AxisMap, AxisRows};
 pub use layout::Layout;
 pub use padding::{Padding, PaddingMode};
 
+use std::fmt;
+
 use crate::error::{Error, Result, checked_product};
 
 /// Padded extents must stay below this, so that positions fit an `i64` with room for arithmetic.
@@ -282,6 +284,45 @@ fn too_large(axis: usize, value: usize) -> Error {
 
 fn too_large_argument(what: String, value: impl std::fmt::Display) -> Error {
     Error::TooLarge { what, value: value.to_string(), limit: EXTENT_LIMIT as u64 - 1 }
+}
+
+/// For example `3×3, stride 2×2, padding 1×1 reflect, groups 4`; what is at its default is left out.
+impl<const D: usize> fmt::Display for Conv<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&by_axis(self.kernel))?;
+        for (name, values) in [("stride", self.stride), ("dilation", self.dilation)] {
+            if values != [1; D] {
+                write!(f, ", {name} {}", by_axis(values))?;
+            }
+        }
+        match self.padding {
+            Padding::Valid => {}
+            Padding::Same => write!(f, ", padding same")?,
+            Padding::Explicit { low, high } if low == high => {
+                if low != [0; D] {
+                    write!(f, ", padding {}", by_axis(low))?;
+                }
+            }
+            Padding::Explicit { low, high } => {
+                let sides = std::array::from_fn::<_, D, _>(|a| format!("{}:{}", low[a], high[a]));
+                write!(f, ", padding {}", by_axis(sides))?;
+            }
+        }
+        if self.mode != PaddingMode::Zeros {
+            write!(f, " {}", self.mode)?;
+        }
+        if self.groups != 1 {
+            write!(f, ", groups {}", self.groups)?;
+        }
+        if self.layout != Layout::ChannelsFirst {
+            write!(f, ", {}", self.layout)?;
+        }
+        Ok(())
+    }
+}
+
+fn by_axis<const D: usize>(values: [impl fmt::Display; D]) -> String {
+    values.map(|v| v.to_string()).join("×")
 }
 
 /// A convolution bound to an input's spatial extents: validated once, so that code past this point
