@@ -39,13 +39,9 @@ impl<T: Element> Tensor<T> {
     /// A tensor of these elements in row-major order. On the CPU the vector is taken over, not copied.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `shape` does not have as many elements as `data`.
+    /// [`Error::Invalid`] when `shape` does not have as many elements as `data`.
     pub fn from_vec(device: &Device, shape: &[usize], data: Vec<T>) -> Result<Self> {
-        let len = checked_product("the tensor", shape)?;
-        if len != data.len() {
-            let expected = format!("{} elements, as many as the data", data.len());
-            return Err(Error::shape("shape", expected, shape));
-        }
+        view::check_length(data.len(), shape)?;
         let storage = match device {
             Device::Cpu => Storage::Cpu(data),
         };

@@ -29,9 +29,10 @@ enum DataMut<'a, T> {
     Cpu(&'a mut [T]),
 }
 
-fn check_length(len: usize, shape: &[usize]) -> Result<()> {
+pub(super) fn check_length(len: usize, shape: &[usize]) -> Result<()> {
     if checked_product("the tensor", shape)? != len {
-        return Err(Error::shape("shape", format!("{len} elements, as many as the data"), shape));
+        let reason = format!("it must have as many elements as the data, {len}");
+        return Err(Error::invalid("shape", format!("{shape:?}"), reason));
     }
     Ok(())
 }
@@ -40,7 +41,7 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// Host elements in row-major order.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `shape` does not have as many elements as `data`.
+    /// [`Error::Invalid`] when `shape` does not have as many elements as `data`.
     pub fn from_slice(shape: &[usize], data: &'a [T]) -> Result<Self> {
         check_length(data.len(), shape)?;
         Ok(TensorView::from_checked(data, shape.to_vec()))
@@ -88,7 +89,7 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     /// Host elements in row-major order.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `shape` does not have as many elements as `data`.
+    /// [`Error::Invalid`] when `shape` does not have as many elements as `data`.
     pub fn from_slice(shape: &[usize], data: &'a mut [T]) -> Result<Self> {
         check_length(data.len(), shape)?;
         Ok(TensorViewMut::from_checked(data, shape.to_vec()))

@@ -1,6 +1,9 @@
 //! The crate's one integration-test binary: a module per capability, one catalogue of cases.
 
 mod catalogue;
+mod device;
 mod fold;
+mod geometry;
 mod oracle;
+mod tensor;
 mod unfold;
