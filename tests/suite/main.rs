@@ -4,6 +4,8 @@ mod catalogue;
 mod device;
 mod fold;
 mod geometry;
+#[cfg(feature = "io")]
+mod io;
 mod oracle;
 mod tensor;
 mod unfold;
