@@ -79,7 +79,10 @@ fn check_integers<T: Element>(case: &Case) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn check_randoms<T: Element>(case: &Case) -> Result<(), TestCaseError> {
+fn check_randoms<T: Element>(
+    case: &Case,
+    algorithms: impl Iterator<Item = Algorithm>,
+) -> Result<(), TestCaseError> {
     let at = Operands::<T>::new(case, randoms);
     let [x, w, b, dy] = [&at.x, &at.w, &at.b, &at.dy].map(values);
     let abs = |v: &[f64]| -> Vec<f64> { v.iter().map(|v| v.abs()).collect() };
@@ -94,7 +97,7 @@ fn check_randoms<T: Element>(case: &Case) -> Result<(), TestCaseError> {
     ];
     let u_out = T::DTYPE.unit_roundoff();
     let u_acc = if T::DTYPE == DType::F64 { u_out } else { DType::F32.unit_roundoff() };
-    for algorithm in Algorithm::ALL {
+    for algorithm in algorithms {
         let found = run_case(case, &at, algorithm);
         for what in 0..4 {
             let slack = 4.0 * (terms[what] as f64).sqrt() * u_acc;
@@ -193,10 +196,10 @@ proptest! {
 
     #[test]
     fn random_floats_are_within_tolerance(case in cases()) {
-        check_randoms::<f32>(&case)?;
-        check_randoms::<f64>(&case)?;
-        check_randoms::<f16>(&case)?;
-        check_randoms::<bf16>(&case)?;
+        check_randoms::<f32>(&case, Algorithm::ALL.into_iter())?;
+        check_randoms::<f64>(&case, Algorithm::ALL.into_iter())?;
+        check_randoms::<f16>(&case, Algorithm::ALL.into_iter())?;
+        check_randoms::<bf16>(&case, Algorithm::ALL.into_iter())?;
     }
 
     #[test]
@@ -236,19 +239,19 @@ fn plain(batch: usize, channels: usize, size: usize, outputs: usize, kernel: usi
 
 /// Shapes large enough to be cut into several tasks, tiles and channel blocks.
 fn large() -> Vec<Case> {
-    let base = plain(2, 32, 40, 24, 3);
-    let strided = Case { stride: [1, 2, 2], ..plain(1, 3, 65, 40, 7) };
+    let base = plain(2, 12, 40, 10, 3);
+    let strided = Case { stride: [1, 2, 2], ..plain(1, 3, 65, 20, 7) };
     vec![
         Case { layout: Layout::ChannelsLast, ..base.clone() },
-        Case { groups: 4, mode: PaddingMode::Reflect, ..base.clone() },
-        Case { layout: Layout::ChannelsLast, groups: 8, ..base.clone() },
+        Case { groups: 2, mode: PaddingMode::Reflect, ..base.clone() },
+        Case { layout: Layout::ChannelsLast, groups: 2, ..base.clone() },
         Case { layout: Layout::ChannelsLast, ..strided.clone() },
         strided,
-        Case { groups: 48, mode: PaddingMode::Circular, ..plain(2, 48, 33, 48, 5) },
-        Case { groups: 48, layout: Layout::ChannelsLast, ..plain(2, 48, 33, 48, 5) },
-        plain(3, 300, 7, 90, 3),
+        Case { groups: 16, mode: PaddingMode::Circular, ..plain(2, 16, 33, 16, 5) },
+        Case { groups: 16, layout: Layout::ChannelsLast, ..plain(2, 16, 33, 16, 5) },
+        plain(3, 300, 7, 40, 3),
         plain(2, 130, 20, 70, 1),
-        Case { dilation: [1, 2, 3], high: [0, 5, 2], ..plain(1, 4, 90, 5, 4) },
+        Case { dilation: [1, 2, 3], high: [0, 5, 2], ..plain(1, 4, 60, 5, 4) },
         Case {
             spatial: 3,
             input: [5, 17, 19],
@@ -257,7 +260,7 @@ fn large() -> Vec<Case> {
             low: [1; 3],
             high: [1; 3],
             mode: PaddingMode::Replicate,
-            ..plain(1, 20, 1, 12, 1)
+            ..plain(1, 12, 1, 8, 1)
         },
         Case {
             spatial: 1,
@@ -266,10 +269,15 @@ fn large() -> Vec<Case> {
             stride: [1, 1, 2],
             low: [0; 3],
             high: [0; 3],
-            ..plain(2, 16, 1, 24, 1)
+            ..plain(2, 8, 1, 12, 1)
         },
         base,
     ]
+}
+
+/// All algorithms but the slow one.
+fn fast() -> impl Iterator<Item = Algorithm> {
+    Algorithm::ALL.into_iter().filter(|&a| a != Algorithm::Naive)
 }
 
 #[test]
@@ -278,7 +286,7 @@ fn large_shapes_are_exact() {
         let at = Operands::<f32>::new(&case, |len, seed| integers(len, seed, 2));
         let [x, w, b, dy] = [&at.x, &at.w, &at.b, &at.dy].map(values);
         let expected = expected(&case, [&x, &w, &b, &dy]);
-        for algorithm in Algorithm::ALL {
+        for algorithm in fast() {
             for (what, found) in run_case(&case, &at, algorithm).iter().enumerate() {
                 assert!(values(found) == expected[what], "{algorithm}, result {what}, {case:?}");
             }
@@ -289,7 +297,7 @@ fn large_shapes_are_exact() {
 #[test]
 fn halves_of_large_shapes_are_rounded_once() {
     for case in large().into_iter().step_by(3) {
-        check_randoms::<bf16>(&case).unwrap();
+        check_randoms::<bf16>(&case, fast()).unwrap();
     }
 }
 
@@ -297,7 +305,7 @@ fn halves_of_large_shapes_are_rounded_once() {
 fn results_do_not_depend_on_the_number_of_threads() {
     for case in large() {
         let at = Operands::<f32>::new(&case, randoms);
-        for algorithm in Algorithm::ALL {
+        for algorithm in fast() {
             let on = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| run_case(&case, &at, algorithm))
@@ -353,7 +361,7 @@ fn non_finite_values_stay_where_they_belong() {
         let mut expected = expected(&case, [&x, &w, &b, &dy]);
         // A product over positions meets padding zeros times non-finite gradients: left to each.
         expected[2].clear();
-        for algorithm in Algorithm::ALL {
+        for algorithm in fast() {
             let found = run_case(&case, &at, algorithm);
             for (what, expected) in expected.iter().enumerate() {
                 let ok = values(&found[what]).iter().zip(expected).all(|(&a, &b)| same(a, b));

@@ -5,22 +5,43 @@ use faer::{Accum, MatMut, MatRef, Par};
 
 use crate::element::Accumulator;
 
-/// Distances from one row, and from one column, of a matrix to the next, in elements.
+/// A matrix in a slice: element (i, j) is `data[i·row + j·column]`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Steps {
+pub(super) struct Matrix<'a, A> {
+    pub data: &'a [A],
     pub row: usize,
     pub column: usize,
 }
 
-impl Steps {
-    /// The steps of the transpose.
-    pub fn transposed(self) -> Steps {
-        Steps { row: self.column, column: self.row }
+/// A matrix in a slice, for writing: element (i, j) is `data[i·row + j·column]`.
+#[derive(Debug)]
+pub(super) struct MatrixMut<'a, A> {
+    pub data: &'a mut [A],
+    pub row: usize,
+    pub column: usize,
+}
+
+impl<'a, A> Matrix<'a, A> {
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Matrix { data: self.data, row: self.column, column: self.row }
     }
 
-    /// Number of elements from the first to past the last one of a matrix.
-    fn span(self, rows: usize, columns: usize) -> usize {
-        (rows - 1) * self.row + (columns - 1) * self.column + 1
+    /// The matrix that starts at element (i, j).
+    pub fn from(self, i: usize, j: usize) -> Self {
+        Matrix { data: &self.data[i * self.row + j * self.column..], ..self }
+    }
+}
+
+impl<A> MatrixMut<'_, A> {
+    /// The transpose.
+    pub fn t(self) -> Self {
+        MatrixMut { data: self.data, row: self.column, column: self.row }
+    }
+
+    /// The matrix that starts at element (i, j).
+    pub fn from(self, i: usize, j: usize) -> Self {
+        MatrixMut { data: &mut self.data[i * self.row + j * self.column..], ..self }
     }
 }
 
@@ -33,48 +54,42 @@ pub(super) enum Old {
     Kept,
 }
 
-/// `c = a·b` or `c += a·b` on the calling thread, with c of m × n and a of m × k elements, m and n at
-/// least 1.
+/// `c = a·b` or `c += a·b` on the calling thread, with c of m × n and a of m × k elements, none of
+/// which may be 0.
 ///
 /// # Panics
-/// When an operand's slice is shorter than its extents and steps make it: an error in this crate.
-#[allow(clippy::too_many_arguments)] // A matrix product has three sizes and three operands.
+/// When an operand's slice is shorter than its extents make it: an error in this crate.
 pub(super) fn gemm<A: Accumulator>(
-    (m, n, k): (usize, usize, usize),
-    a: &[A],
-    a_steps: Steps,
-    b: &[A],
-    b_steps: Steps,
-    c: &mut [A],
-    c_steps: Steps,
+    [m, n, k]: [usize; 3],
+    a: Matrix<'_, A>,
+    b: Matrix<'_, A>,
+    c: MatrixMut<'_, A>,
     old: Old,
 ) {
-    assert!(m > 0 && n > 0 && c_steps.span(m, n) <= c.len(), "the target is too short");
-    assert!(k == 0 || a_steps.span(m, k) <= a.len(), "the left operand is too short");
-    assert!(k == 0 || b_steps.span(k, n) <= b.len(), "the right operand is too short");
-    assert!(distinct(m, n, c_steps), "the target overlaps itself");
+    let fits = |rows: usize, columns: usize, row: usize, column: usize, len: usize| {
+        rows > 0 && columns > 0 && (rows - 1) * row + (columns - 1) * column < len
+    };
+    assert!(fits(m, k, a.row, a.column, a.data.len()), "the left operand is too short");
+    assert!(fits(k, n, b.row, b.column, b.data.len()), "the right operand is too short");
+    assert!(fits(m, n, c.row, c.column, c.data.len()), "the target is too short");
+    assert!(distinct([m, n], [c.row, c.column]), "the target overlaps itself");
     let accumulate = if old == Old::Kept { Accum::Add } else { Accum::Replace };
+    let (a_data, b_data, c_data) = (a.data.as_ptr(), b.data.as_ptr(), c.data.as_mut_ptr());
     // SAFETY: all elements of each matrix lie inside its slice, and those of `c` are distinct, by the
     // assertions above; the slices outlive the views.
     unsafe {
-        let a = MatRef::from_raw_parts(a.as_ptr(), m, k, a_steps.row as isize, a_steps.column as isize);
-        let b = MatRef::from_raw_parts(b.as_ptr(), k, n, b_steps.row as isize, b_steps.column as isize);
-        let c = MatMut::from_raw_parts_mut(
-            c.as_mut_ptr(),
-            m,
-            n,
-            c_steps.row as isize,
-            c_steps.column as isize,
-        );
+        let a = MatRef::from_raw_parts(a_data, m, k, a.row as isize, a.column as isize);
+        let b = MatRef::from_raw_parts(b_data, k, n, b.row as isize, b.column as isize);
+        let c = MatMut::from_raw_parts_mut(c_data, m, n, c.row as isize, c.column as isize);
         matmul(c, accumulate, a, b, A::ONE, Par::Seq);
     }
 }
 
-/// Whether no two elements of an m × n matrix with these steps lie on one another: one axis must step
-/// over all of the other.
-fn distinct(m: usize, n: usize, steps: Steps) -> bool {
-    let clear = |inner: usize, count: usize, outer: usize, outer_count: usize| {
-        (count == 1 || inner > 0) && (outer_count == 1 || outer > (count - 1) * inner)
+/// Whether no two elements of a matrix lie on one another: one axis must step over all of the other.
+fn distinct(extents: [usize; 2], steps: [usize; 2]) -> bool {
+    let clear = |inner: usize, outer: usize| {
+        (extents[inner] == 1 || steps[inner] > 0)
+            && (extents[outer] == 1 || steps[outer] > (extents[inner] - 1) * steps[inner])
     };
-    clear(steps.row, m, steps.column, n) || clear(steps.column, n, steps.row, m)
+    clear(0, 1) || clear(1, 0)
 }

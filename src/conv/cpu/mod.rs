@@ -8,15 +8,21 @@
 //!
 //! No split depends on the number of threads, and every sum has one order.
 
+mod gemm;
 mod naive;
+mod partial;
+mod runs;
+mod shifted;
+mod tiles;
 
 use rayon::prelude::*;
 
 use super::Algorithm;
 use super::problem::Problem;
 use crate::element::{Accumulator, Element};
-use crate::error::{Result, try_zeroed};
+use crate::error::Result;
 use crate::geometry::Layout;
+use crate::memory::try_zeroed;
 
 /// `y = conv(x, w) + bias`; all of `y` is overwritten.
 pub(super) fn forward<T: Element>(
@@ -32,9 +38,9 @@ pub(super) fn forward<T: Element>(
             naive::forward(p, x, w, bias, y);
             Ok(())
         }
-        _ => {
-            naive::forward(p, x, w, bias, y);
-            Ok(())
+        Algorithm::Shifted => shifted::forward(p, x, w, bias, y),
+        Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
+            shifted::forward(p, x, w, bias, y)
         }
     }
 }
@@ -50,7 +56,10 @@ pub(super) fn backward_input<T: Element>(
 ) -> Result<()> {
     match algorithm {
         Algorithm::Naive => naive::backward_input(p, dy, w, bias, dx),
-        _ => naive::backward_input(p, dy, w, bias, dx),
+        Algorithm::Shifted => shifted::backward_input(p, dy, w, bias, dx),
+        Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
+            shifted::backward_input(p, dy, w, bias, dx)
+        }
     }
 }
 
@@ -67,9 +76,9 @@ pub(super) fn backward_weight<T: Element>(
             naive::backward_weight(p, x, dy, dw);
             Ok(())
         }
-        _ => {
-            naive::backward_weight(p, x, dy, dw);
-            Ok(())
+        Algorithm::Shifted => shifted::backward_weight(p, x, dy, dw),
+        Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
+            shifted::backward_weight(p, x, dy, dw)
         }
     }
 }
