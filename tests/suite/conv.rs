@@ -208,6 +208,11 @@ proptest! {
     }
 
     #[test]
+    fn weights_times_patches_are_the_outputs(case in cases()) {
+        with_rank!(case, D => check_einsum::<D>(&case))?;
+    }
+
+    #[test]
     fn transposed_is_the_adjoint(case in cases()) {
         with_rank!(case, D => check_transposed::<D>(&case))?;
     }
@@ -271,8 +276,38 @@ fn large() -> Vec<Case> {
             high: [0; 3],
             ..plain(2, 8, 1, 12, 1)
         },
+        Case {
+            spatial: 3,
+            input: [6, 11, 12],
+            kernel: [2, 3, 3],
+            low: [1; 3],
+            high: [1; 3],
+            layout: Layout::ChannelsLast,
+            ..plain(2, 12, 1, 8, 1)
+        },
         base,
     ]
+}
+
+/// Shapes at the limits of what is done at a time: kernels of more taps than a tile has patch entries,
+/// more channels than that, images of more positions than are summed up at a time.
+fn extreme() -> Vec<Case> {
+    let layouts = [Layout::ChannelsFirst, Layout::ChannelsLast];
+    let shapes = [
+        plain(1, 2, 30, 2, 23),
+        Case { high: [0; 3], ..plain(1, 600, 8, 4, 2) },
+        plain(1, 8, 200, 3, 3),
+        plain(2, 3, 5, 600, 3),
+        Case {
+            spatial: 1,
+            input: [1, 1, 300_000],
+            kernel: [1, 1, 3],
+            mode: PaddingMode::Circular,
+            ..plain(1, 1, 1, 2, 2)
+        },
+    ];
+    let with = |layout| shapes.iter().map(move |case| Case { layout, ..case.clone() });
+    layouts.into_iter().flat_map(with).collect()
 }
 
 /// All algorithms but the slow one.
@@ -282,7 +317,7 @@ fn fast() -> impl Iterator<Item = Algorithm> {
 
 #[test]
 fn large_shapes_are_exact() {
-    for case in large() {
+    for case in large().into_iter().chain(extreme()) {
         let at = Operands::<f32>::new(&case, |len, seed| integers(len, seed, 2));
         let [x, w, b, dy] = [&at.x, &at.w, &at.b, &at.dy].map(values);
         let expected = expected(&case, [&x, &w, &b, &dy]);
@@ -369,6 +404,30 @@ fn non_finite_values_stay_where_they_belong() {
             }
         }
     }
+}
+
+/// W·A = y: the notebook's `einsum` identity, in the oracle's indices.
+fn check_einsum<const D: usize>(case: &Case) -> Result<(), TestCaseError> {
+    let at = Operands::<f64>::new(case, |len, seed| integers(len, seed, 9));
+    let patches = values(&conv::<D>(case).unfold(&at.x).unwrap());
+    let w = values(&at.w);
+    let y = values(&conv::<D>(case).forward(&at.x, &at.w, None).unwrap());
+    let (per_in, per_out) = (case.channels / case.groups, case.outputs / case.groups);
+    for n in 0..case.batch {
+        for co in 0..case.outputs {
+            for o in 0..case.positions() {
+                let mut sum = 0.0;
+                for ci in 0..per_in {
+                    for tap in 0..case.taps() {
+                        let entry = case.patch_index(n, co / per_out * per_in + ci, tap, o);
+                        sum += w[case.weight_index(co, ci, tap)] * patches[entry];
+                    }
+                }
+                prop_assert_eq!(y[case.output_index(n, co, o)], sum);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The notebook's four implementations on its own shapes, NHWC.

@@ -9,8 +9,10 @@
 //! No split depends on the number of threads, and every sum has one order.
 
 mod gemm;
+mod im2col;
 mod naive;
 mod partial;
+mod patches;
 mod runs;
 mod shifted;
 mod tiles;
@@ -40,7 +42,7 @@ pub(super) fn forward<T: Element>(
         }
         Algorithm::Shifted => shifted::forward(p, x, w, bias, y),
         Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
-            shifted::forward(p, x, w, bias, y)
+            im2col::forward(p, x, w, bias, y)
         }
     }
 }
@@ -58,7 +60,7 @@ pub(super) fn backward_input<T: Element>(
         Algorithm::Naive => naive::backward_input(p, dy, w, bias, dx),
         Algorithm::Shifted => shifted::backward_input(p, dy, w, bias, dx),
         Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
-            shifted::backward_input(p, dy, w, bias, dx)
+            im2col::backward_input(p, dy, w, bias, dx)
         }
     }
 }
@@ -78,7 +80,7 @@ pub(super) fn backward_weight<T: Element>(
         }
         Algorithm::Shifted => shifted::backward_weight(p, x, dy, dw),
         Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
-            shifted::backward_weight(p, x, dy, dw)
+            im2col::backward_weight(p, x, dy, dw)
         }
     }
 }

@@ -23,6 +23,9 @@ pub(super) struct Part<const N: usize> {
     pub tiles: Range<usize>,
 }
 
+/// A task's memory.
+pub(super) type Workspace<A> = [Scratch<A>; 4];
+
 /// Writes a task's sums: outputs (over all groups) by patch entries, laid out as that block of the
 /// weight and contiguous.
 pub(super) type Write<'a, A> = &'a (dyn Fn(Range<usize>, Range<usize>, &mut [A]) + Sync);
@@ -38,7 +41,7 @@ pub(super) unsafe fn sum_over_tiles<T: Element, const N: usize>(
     blocks: [usize; N],
     tiles: usize,
     dw: &mut [T],
-    sum: impl Fn(Part<N>, &mut [Scratch<T::Acc>; 3], Write<'_, T::Acc>) -> Result<()> + Sync,
+    sum: impl Fn(Part<N>, &mut Workspace<T::Acc>, Write<'_, T::Acc>) -> Result<()> + Sync,
 ) -> Result<()> {
     if tiles == 0 {
         dw.fill(T::default());
@@ -49,7 +52,7 @@ pub(super) unsafe fn sum_over_tiles<T: Element, const N: usize>(
     let wanted = TASKS.div_ceil(count).min(tiles).min(affordable);
     let per_chunk = tiles.div_ceil(wanted);
     let chunks = tiles.div_ceil(per_chunk);
-    let init = || [const { Scratch::<T::Acc>::new() }; 3];
+    let init = || Workspace::<T::Acc>::default();
     let part = |task: usize| {
         let (chunk, block) = (task / count, task % count);
         Part { block: digits(block, blocks), tiles: piece(tiles, per_chunk, chunk) }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gemm::{Matrix, MatrixMut, Old, gemm};
-use super::partial::{Part, Write, sum_over_tiles};
+use super::partial::{Part, Workspace, Write, sum_over_tiles};
 use super::runs::{
     self, Scratch, Shared, digits, oriented, oriented_mut, piece, pieces, read, room, shift, zeros,
 };
@@ -151,7 +151,9 @@ pub(super) fn backward_input<T: Element>(
                 let weights = tap_weights(p, w, index, &group_outputs, &block);
                 let product = oriented_mut(p.layout, tile, step);
                 gemm([count, len, outputs], weights.t(), dy, product, Old::Replaced);
-                landing.add(p.layout, tap, count, tile, step, sums);
+                let sums_step =
+                    if p.layout == Layout::ChannelsFirst { volume(part) } else { count };
+                landing.add(p.layout, tap, count, [step, sums_step], tile, sums);
             }
         }
         let block = shift(block, group * channels);
@@ -174,8 +176,8 @@ pub(super) fn backward_weight<T: Element>(
     let rows = (SUMS / k).clamp(1, outputs);
     let at_a_time = channels_at_a_time(p, &boxes).min((SUMS / (rows * k)).max(1));
     let blocks = [p.groups, outputs.div_ceil(rows), p.channels_per_group().div_ceil(at_a_time)];
-    let sum = |part: Part<3>, scratch: &mut [Scratch<T::Acc>; 3], write: Write<'_, T::Acc>| {
-        let [sums, data, wide] = scratch;
+    let sum = |part: Part<3>, scratch: &mut Workspace<T::Acc>, write: Write<'_, T::Acc>| {
+        let [sums, data, wide, _] = scratch;
         let [group, row, block] = part.block;
         let row = shift(piece(outputs, rows, row), group * outputs);
         let block = piece(p.channels_per_group(), at_a_time, block);

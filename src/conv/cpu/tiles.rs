@@ -1,7 +1,7 @@
 //! Pieces of the index map that a task works on at a time: slabs of an input's channels, from which
 //! every tap's view of the outputs is a block, and the way back, onto a piece of an input.
 
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 
 use super::runs::{Scratch, room};
 use crate::conv::problem::{Problem, ravel};
@@ -139,34 +139,35 @@ impl Landing {
         }
     }
 
-    /// Adds one tap's `tile` of `channels` × outputs, oriented as the layout has it, to `sums` of
-    /// channels × inputs, contiguous and oriented likewise. `step` is the distance between the runs of
-    /// the tile.
-    pub fn add<A: Element<Acc = A> + std::ops::AddAssign>(
+    /// Adds one tap's `product` of `channels` × outputs to `sums` of channels × inputs, both oriented
+    /// as the layout has it. `steps` are the distances between the runs of one and of the other.
+    pub fn add<A: Copy + AddAssign>(
         &self,
         layout: Layout,
         tap: [usize; 3],
         channels: usize,
-        tile: &[A],
-        step: usize,
+        steps: [usize; 2],
+        product: &[A],
         sums: &mut [A],
     ) {
-        let to: usize = self.to.iter().product();
-        if layout == Layout::ChannelsFirst {
-            for (channel, sums) in sums.chunks_exact_mut(to).enumerate() {
-                let row = &tile[channel * step..];
-                self.each_segment(tap, |from, to, len| {
-                    add_strided(&row[from..][..len], &mut sums[to..], self.stride);
-                });
+        let [product_step, sums_step] = steps;
+        match layout {
+            Layout::ChannelsFirst => {
+                for channel in 0..channels {
+                    let row = &product[channel * product_step..];
+                    let sums = &mut sums[channel * sums_step..];
+                    self.each_segment(tap, |from, to, len| {
+                        add_strided(&row[from..][..len], &mut sums[to..], self.stride);
+                    });
+                }
             }
-            return;
+            Layout::ChannelsLast => self.each_segment(tap, |from, to, len| {
+                for j in 0..len {
+                    let source = &product[(from + j) * product_step..][..channels];
+                    add_strided(source, &mut sums[(to + j * self.stride) * sums_step..], 1);
+                }
+            }),
         }
-        self.each_segment(tap, |from, to, len| {
-            for j in 0..len {
-                let target = &mut sums[(to + j * self.stride) * channels..][..channels];
-                add_strided(&tile[(from + j) * step..][..channels], target, 1);
-            }
-        });
     }
 }
 
@@ -185,7 +186,7 @@ fn pairs<'a>(
 
 /// `target[j·stride] += source[j]`.
 #[inline]
-fn add_strided<A: Copy + std::ops::AddAssign>(source: &[A], target: &mut [A], stride: usize) {
+fn add_strided<A: Copy + AddAssign>(source: &[A], target: &mut [A], stride: usize) {
     match stride {
         1 => target.iter_mut().zip(source).for_each(|(t, &s)| *t += s),
         n => target.iter_mut().step_by(n).zip(source).for_each(|(t, &s)| *t += s),
