@@ -16,6 +16,7 @@ mod stream;
 mod tensor;
 mod unfold;
 
+pub use conv::Algorithm;
 pub use device::{Device, Probe};
 pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};

@@ -117,22 +117,31 @@ impl<'m> Slab<'m> {
         slab: &mut [U],
         convert: impl Fn(T) -> U + Copy,
     ) {
+        let [_, _, map_w] = self.axes;
+        self.each_line(|start, tap, row| {
+            let line = &mut slab[start..][..self.outputs[2].len()];
+            match row {
+                None => line.fill(U::default()),
+                Some(row) => {
+                    let input = &plane[row * map_w.inputs()..][..map_w.inputs()];
+                    unfold_line(map_w, tap, &self.outputs[2], input, line, convert)
+                }
+            }
+        });
+    }
+
+    /// Calls `visit(start, tap, row)` for every line: where it starts, its tap on the last axis, and
+    /// which row of the input plane it is read from; `None` when that lies in zero padding.
+    #[inline]
+    pub(crate) fn each_line(&self, mut visit: impl FnMut(usize, usize, Option<usize>)) {
         let [map_d, map_h, map_w] = self.axes;
-        let (height, width) = (map_h.inputs(), map_w.inputs());
+        let [first_d, first_h] = [self.held[0].start, self.held[1].start];
         for d in self.held[0].clone() {
             for h in self.held[1].clone() {
                 let source = map_d.padded_source(d).zip(map_h.padded_source(h));
-                let input = source.map(|(d, h)| &plane[(d * height + h) * width..][..width]);
+                let row = source.map(|(d, h)| d * map_h.inputs() + h);
                 for tap in 0..map_w.taps() {
-                    let [first_d, first_h] = [self.held[0].start, self.held[1].start];
-                    let start = self.lines.line(tap, d - first_d, h - first_h);
-                    let line = &mut slab[start..][..self.outputs[2].len()];
-                    match input {
-                        None => line.fill(U::default()),
-                        Some(input) => {
-                            unfold_line(map_w, tap, &self.outputs[2], input, line, convert)
-                        }
-                    }
+                    visit(self.lines.line(tap, d - first_d, h - first_h), tap, row);
                 }
             }
         }

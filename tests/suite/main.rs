@@ -1,6 +1,7 @@
 //! The crate's one integration-test binary: a module per capability, one catalogue of cases.
 
 mod catalogue;
+mod conv;
 mod device;
 mod fold;
 mod geometry;

@@ -1,0 +1,133 @@
+//! Convolution on the CPU: one file per algorithm, chosen here.
+//!
+//! | algorithm | file | work is split over | workspace per thread |
+//! |---|---|---|---|
+//! | naive | `naive.rs` | elements of the result | none |
+//! | shifted | `shifted.rs` | (image, group, tile) | a padded tile and its outputs |
+//! | im2col | `im2col.rs` | (image, group, tile) | a tile of patches |
+//!
+//! No split depends on the number of threads, and every sum has one order.
+
+mod gemm;
+mod im2col;
+mod naive;
+mod partial;
+mod patches;
+mod runs;
+mod shifted;
+mod tiles;
+
+use rayon::prelude::*;
+
+use super::Algorithm;
+use super::problem::Problem;
+use crate::element::{Accumulator, Element};
+use crate::error::Result;
+use crate::geometry::Layout;
+use crate::memory::try_zeroed;
+
+/// `y = conv(x, w) + bias`; all of `y` is overwritten.
+pub(super) fn forward<T: Element>(
+    p: &Problem,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    y: &mut [T],
+    algorithm: Algorithm,
+) -> Result<()> {
+    match algorithm {
+        Algorithm::Naive => {
+            naive::forward(p, x, w, bias, y);
+            Ok(())
+        }
+        Algorithm::Shifted => shifted::forward(p, x, w, bias, y),
+        Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
+            im2col::forward(p, x, w, bias, y)
+        }
+    }
+}
+
+/// `dx = convᵀ(dy, w) + bias`; all of `dx` is overwritten.
+pub(super) fn backward_input<T: Element>(
+    p: &Problem,
+    dy: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    dx: &mut [T],
+    algorithm: Algorithm,
+) -> Result<()> {
+    match algorithm {
+        Algorithm::Naive => naive::backward_input(p, dy, w, bias, dx),
+        Algorithm::Shifted => shifted::backward_input(p, dy, w, bias, dx),
+        Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
+            im2col::backward_input(p, dy, w, bias, dx)
+        }
+    }
+}
+
+/// `dw = Σ dy·Aᵀ`; all of `dw` is overwritten.
+pub(super) fn backward_weight<T: Element>(
+    p: &Problem,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [T],
+    algorithm: Algorithm,
+) -> Result<()> {
+    match algorithm {
+        Algorithm::Naive => {
+            naive::backward_weight(p, x, dy, dw);
+            Ok(())
+        }
+        Algorithm::Shifted => shifted::backward_weight(p, x, dy, dw),
+        Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
+            im2col::backward_weight(p, x, dy, dw)
+        }
+    }
+}
+
+/// `db[c]` = sum of channel c of `dy`.
+pub(super) fn backward_bias<T: Element>(
+    layout: Layout,
+    batch: usize,
+    positions: usize,
+    dy: &[T],
+    db: &mut [T],
+) -> Result<()> {
+    let outputs = db.len();
+    match layout {
+        Layout::ChannelsFirst => {
+            db.par_iter_mut().enumerate().for_each(|(c, db)| {
+                let planes = (0..batch).map(|n| &dy[(n * outputs + c) * positions..][..positions]);
+                *db = T::from_acc(planes.map(sum).fold(T::Acc::ZERO, |a, b| a + b));
+            });
+        }
+        Layout::ChannelsLast => {
+            // Rows of chunks of a fixed size, then the chunks in order: the same sum on any pool.
+            const ROWS: usize = 1024;
+            let chunks = dy.chunks(ROWS * outputs.max(1)).len();
+            let mut partial: Vec<T::Acc> = try_zeroed("partial bias gradients", chunks * outputs)?;
+            let tasks =
+                partial.par_chunks_mut(outputs.max(1)).zip(dy.par_chunks(ROWS * outputs.max(1)));
+            tasks.for_each(|(partial, rows)| {
+                for row in rows.chunks_exact(outputs) {
+                    partial.iter_mut().zip(row).for_each(|(sum, v)| *sum += v.to_acc());
+                }
+            });
+            for (c, db) in db.iter_mut().enumerate() {
+                let column = partial.iter().skip(c).step_by(outputs);
+                *db = T::from_acc(column.fold(T::Acc::ZERO, |a, &b| a + b));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A sum in 16 interleaved parts: faster than one chain of additions, and more accurate.
+fn sum<T: Element>(values: &[T]) -> T::Acc {
+    let mut parts = [T::Acc::ZERO; 16];
+    let chunks = values.chunks_exact(parts.len());
+    let rest = chunks.remainder();
+    chunks.for_each(|chunk| parts.iter_mut().zip(chunk).for_each(|(s, v)| *s += v.to_acc()));
+    parts.iter_mut().zip(rest).for_each(|(s, v)| *s += v.to_acc());
+    parts.into_iter().fold(T::Acc::ZERO, |a, b| a + b)
+}

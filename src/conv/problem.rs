@@ -1,0 +1,145 @@
+//! What a convolution's algorithms are told: sizes, strides and index maps, checked beforehand.
+
+use crate::error::{Result, checked_product};
+use crate::geometry::{AxisMap, AxisRows, Geometry, Layout};
+
+/// A convolution with every size known and consistent, D promoted to 3 by leading axes of extent 1.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    pub batch: usize,
+    /// Input channels C, over all groups.
+    pub channels: usize,
+    /// Output channels O, over all groups.
+    pub outputs: usize,
+    pub groups: usize,
+    pub layout: Layout,
+    pub axes: [AxisMap; 3],
+}
+
+/// Distances between neighbours in an activation, in elements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strides {
+    pub image: usize,
+    pub channel: usize,
+    /// From one position to the next in row-major order over all spatial axes.
+    pub position: usize,
+}
+
+/// Distances between neighbours in a weight, in elements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeightStrides {
+    pub output: usize,
+    /// From one input channel of the group to the next.
+    pub input: usize,
+    /// From one tap to the next in row-major order over all kernel axes.
+    pub tap: usize,
+}
+
+impl Problem {
+    /// Checks that activations and weight can be counted.
+    pub fn new<const D: usize>(
+        geometry: &Geometry<D>,
+        batch: usize,
+        channels: usize,
+        outputs: usize,
+    ) -> Result<Self> {
+        let groups = geometry.conv().group_count();
+        checked_product("the input", &[batch.max(1), channels, geometry.input_positions()])?;
+        checked_product("the output", &[batch.max(1), outputs, geometry.positions()])?;
+        checked_product("the weight", &[outputs, channels / groups, geometry.taps()])?;
+        let layout = geometry.conv().axis_order();
+        Ok(Problem { batch, channels, outputs, groups, layout, axes: geometry.axes()? })
+    }
+
+    pub fn channels_per_group(&self) -> usize {
+        self.channels / self.groups
+    }
+
+    pub fn outputs_per_group(&self) -> usize {
+        self.outputs / self.groups
+    }
+
+    /// Extents of the input's axes.
+    pub fn input_extents(&self) -> [usize; 3] {
+        self.axes.each_ref().map(AxisMap::inputs)
+    }
+
+    /// Extents of the output's axes.
+    pub fn output_extents(&self) -> [usize; 3] {
+        self.axes.each_ref().map(AxisMap::outputs)
+    }
+
+    /// Extents of the kernel's axes.
+    pub fn tap_extents(&self) -> [usize; 3] {
+        self.axes.each_ref().map(AxisMap::taps)
+    }
+
+    pub fn input_positions(&self) -> usize {
+        self.input_extents().iter().product()
+    }
+
+    pub fn output_positions(&self) -> usize {
+        self.output_extents().iter().product()
+    }
+
+    pub fn taps(&self) -> usize {
+        self.tap_extents().iter().product()
+    }
+
+    pub fn input_strides(&self) -> Strides {
+        self.strides(self.channels, self.input_positions())
+    }
+
+    pub fn output_strides(&self) -> Strides {
+        self.strides(self.outputs, self.output_positions())
+    }
+
+    fn strides(&self, channels: usize, positions: usize) -> Strides {
+        let image = channels * positions;
+        match self.layout {
+            Layout::ChannelsFirst => Strides { image, channel: positions, position: 1 },
+            Layout::ChannelsLast => Strides { image, channel: 1, position: channels },
+        }
+    }
+
+    pub fn weight_strides(&self) -> WeightStrides {
+        let (inputs, taps) = (self.channels_per_group(), self.taps());
+        match self.layout {
+            Layout::ChannelsFirst => WeightStrides { output: inputs * taps, input: taps, tap: 1 },
+            Layout::ChannelsLast => {
+                WeightStrides { output: 1, input: self.outputs, tap: inputs * self.outputs }
+            }
+        }
+    }
+
+    /// For each axis, the outputs that read each input.
+    pub fn adjoint_rows(&self) -> Result<[AxisRows; 3]> {
+        let [d, h, w] = &self.axes;
+        Ok([d.adjoint_rows()?, h.adjoint_rows()?, w.adjoint_rows()?])
+    }
+}
+
+impl Strides {
+    /// Where element (image, channel, position) lies.
+    pub fn at(&self, image: usize, channel: usize, position: usize) -> usize {
+        image * self.image + channel * self.channel + position * self.position
+    }
+}
+
+impl WeightStrides {
+    /// Where element (output channel, input channel of its group, tap) lies.
+    pub fn at(&self, output: usize, input: usize, tap: usize) -> usize {
+        output * self.output + input * self.input + tap * self.tap
+    }
+}
+
+/// The coordinates of a row-major index.
+pub(super) fn unravel(index: usize, extents: [usize; 3]) -> [usize; 3] {
+    let [_, h, w] = extents;
+    [index / (h * w), index / w % h, index % w]
+}
+
+/// The row-major index of coordinates.
+pub(super) fn ravel(at: [usize; 3], extents: [usize; 3]) -> usize {
+    (at[0] * extents[1] + at[1]) * extents[2] + at[2]
+}
