@@ -2,10 +2,12 @@
 
 mod catalogue;
 mod device;
+mod filter;
 mod fold;
 mod geometry;
 #[cfg(feature = "io")]
 mod io;
+mod matrix;
 mod oracle;
 mod tensor;
 mod unfold;
