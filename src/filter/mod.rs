@@ -1,1 +1,131 @@
-//! TODO-MODULE
+//! The gathering filter: the weight whose convolution is unfold.
+//!
+//! It is the identity of size (C/g)·K, viewed as a convolution weight and tiled once per group: output
+//! channel (group, c, k) picks channel c of its group through tap k. Convolving with it copies each
+//! patch entry to an output channel of its own.
+
+use crate::device::Device;
+use crate::element::{Accumulator, Element};
+use crate::error::{Error, Result, checked_product};
+use crate::geometry::Conv;
+use crate::matrix::{Coo, Csr, IndexWidth, Indices};
+use crate::memory::{try_with_capacity, try_zeroed};
+use crate::tensor::Tensor;
+
+impl<const D: usize> Conv<D> {
+    /// The weight with which this convolution, applied to an input of `channels` channels, is
+    /// [`Conv::unfold`]: output channel j is row j of the patches (channels first) or column j
+    /// (channels last).
+    ///
+    /// | layout | shape | output channels ordered |
+    /// |---|---|---|
+    /// | channels-first | `[C·K, C/g, kernel…]` | (channel, tap) |
+    /// | channels-last | `[kernel…, C/g, C·K]` | (group, tap, channel of the group) |
+    ///
+    /// Padding, stride and dilation play no part in it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when an extent of the kernel is 0 or the channels are not a positive multiple
+    /// of the groups; [`Error::TooLarge`] or [`Error::Allocation`] when it does not fit in memory.
+    ///
+    /// ```
+    /// use convmat::Conv;
+    /// let filter = Conv::new([2]).groups(2).gathering_filter::<f32>(2)?;
+    /// assert_eq!(filter.shape(), [4, 1, 2]);
+    /// assert_eq!(filter.as_slice().unwrap(), [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]);
+    /// # Ok::<(), convmat::Error>(())
+    /// ```
+    pub fn gathering_filter<T: Element>(&self, channels: usize) -> Result<Tensor<T>> {
+        let size = FilterSize::new(self, channels)?;
+        let len = checked_product("the gathering filter", &[size.rows, size.block])?;
+        let mut filter: Vec<T> = try_zeroed("the gathering filter", len)?;
+        let layout = self.axis_order();
+        let shape = layout.weight_shape(size.rows, size.channels_per_group, &self.kernel_size());
+        for row in 0..size.rows {
+            // Flattened to two axes, the weight is this matrix or, with channels last, its transpose.
+            let (row, column) = (row, row % size.block);
+            let at = match layout {
+                crate::Layout::ChannelsFirst => row * size.block + column,
+                crate::Layout::ChannelsLast => column * size.rows + row,
+            };
+            filter[at] = one();
+        }
+        Tensor::from_vec(&Device::Cpu, &shape, filter)
+    }
+
+    /// [`Conv::gathering_filter`] as a sparse matrix `[C·K, (C/g)·K]` of triplets, in row-major order.
+    ///
+    /// Row j is output channel j, the columns are the weight's other axes flattened in their order:
+    /// (channel of the group, tap) with channels first, (tap, channel of the group) with channels last.
+    /// In either layout the matrix is the same: the identity tiled once per group. (A dense weight with
+    /// channels last has its output channels last: flattened to two axes it is the transpose.)
+    ///
+    /// # Errors
+    /// As [`Conv::gathering_filter`].
+    pub fn gathering_filter_coo<T: Element>(&self, channels: usize) -> Result<Coo<T>> {
+        let size = FilterSize::new(self, channels)?;
+        let rows = Indices::collect(WHAT, size.width(), 0..size.rows)?;
+        Coo::new([size.rows, size.block], rows, size.columns()?, size.values()?)
+    }
+
+    /// [`Conv::gathering_filter_coo`] in compressed sparse row form.
+    ///
+    /// # Errors
+    /// As [`Conv::gathering_filter`].
+    pub fn gathering_filter_csr<T: Element>(&self, channels: usize) -> Result<Csr<T>> {
+        let size = FilterSize::new(self, channels)?;
+        let indptr = Indices::collect(WHAT, size.width(), 0..size.rows + 1)?;
+        Csr::new([size.rows, size.block], indptr, size.columns()?, size.values()?)
+    }
+}
+
+const WHAT: &str = "the sparse gathering filter";
+
+/// The one place that says what the filter's ones are.
+fn one<T: Element>() -> T {
+    T::from_acc(T::Acc::ONE)
+}
+
+/// The filter as a matrix: `rows / block` identities of size `block`, stacked.
+struct FilterSize {
+    channels_per_group: usize,
+    /// C·K.
+    rows: usize,
+    /// (C/g)·K.
+    block: usize,
+}
+
+impl FilterSize {
+    fn new<const D: usize>(conv: &Conv<D>, channels: usize) -> Result<Self> {
+        let kernel = conv.kernel_size();
+        if let Some(axis) = kernel.iter().position(|&extent| extent == 0) {
+            let argument = format!("kernel on axis {axis}");
+            return Err(Error::invalid(argument, 0, "it must be at least 1"));
+        }
+        let groups = conv.group_count();
+        if groups == 0 {
+            return Err(Error::invalid("groups", 0, "it must be at least 1"));
+        }
+        if channels == 0 || !channels.is_multiple_of(groups) {
+            let reason = format!("it must be a positive multiple of groups = {groups}");
+            return Err(Error::invalid("channels", channels, reason));
+        }
+        let rows = checked_product(WHAT, &[&[channels][..], &kernel].concat())?;
+        Ok(FilterSize { channels_per_group: channels / groups, rows, block: rows / groups })
+    }
+
+    fn width(&self) -> IndexWidth {
+        IndexWidth::for_matrix([self.rows as u64, self.block as u64], self.rows as u64)
+    }
+
+    fn columns(&self) -> Result<Indices> {
+        let columns = (0..self.rows).map(|row| row % self.block);
+        Indices::collect(WHAT, self.width(), columns)
+    }
+
+    fn values<T: Element>(&self) -> Result<Vec<T>> {
+        let mut values = try_with_capacity(WHAT, self.rows)?;
+        values.resize(self.rows, one());
+        Ok(values)
+    }
+}

@@ -3,10 +3,12 @@
 mod catalogue;
 mod conv;
 mod device;
+mod filter;
 mod fold;
 mod geometry;
 #[cfg(feature = "io")]
 mod io;
+mod matrix;
 mod oracle;
 mod tensor;
 mod unfold;

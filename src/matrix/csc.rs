@@ -1,0 +1,114 @@
+//! Compressed sparse columns.
+
+use super::csr::{AxisNames, Csr, Row};
+use super::index::{IndexView, IndexWidth, Indices};
+use crate::device::Device;
+use crate::element::Element;
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// A sparse matrix in compressed sparse column form, always canonical: the rows of a column ascend
+/// and none occurs twice.
+///
+/// Column `c` has the entries `indptr[c]..indptr[c + 1]` of `indices` (their rows) and `data` (their
+/// values), as `scipy.sparse.csc_matrix`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Csc<T> {
+    /// The compressed sparse rows of the transposed matrix are these columns.
+    transposed: Csr<T>,
+}
+
+const CSC_NAMES: AxisNames = AxisNames { major: "column", minor: "row" };
+
+impl<T: Element> Csc<T> {
+    /// The matrix with these column pointers, row indices and values, taken over without copying.
+    ///
+    /// # Errors
+    /// As [`Csr::new`], with rows and columns exchanged.
+    pub fn new(
+        shape: [usize; 2],
+        indptr: impl Into<Indices>,
+        indices: impl Into<Indices>,
+        data: Vec<T>,
+    ) -> Result<Self> {
+        let shape = [shape[1], shape[0]];
+        let transposed = Csr::checked(shape, indptr.into(), indices.into(), data, &CSC_NAMES)?;
+        Ok(Csc { transposed })
+    }
+
+    pub(super) fn of_transposed(transposed: Csr<T>) -> Self {
+        Csc { transposed }
+    }
+
+    /// Numbers of rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        let [columns, rows] = self.transposed.shape();
+        [rows, columns]
+    }
+
+    /// Number of stored entries, explicit zeros included.
+    pub fn nnz(&self) -> usize {
+        self.transposed.nnz()
+    }
+
+    /// Where the matrix is.
+    pub fn device(&self) -> Device {
+        self.transposed.device()
+    }
+
+    /// How wide column pointers and row indices are.
+    pub fn index_width(&self) -> IndexWidth {
+        self.transposed.index_width()
+    }
+
+    /// The column pointers: where each column's entries start, and the number of entries last.
+    pub fn indptr(&self) -> IndexView<'_> {
+        self.transposed.indptr()
+    }
+
+    /// The row of each entry.
+    pub fn indices(&self) -> IndexView<'_> {
+        self.transposed.indices()
+    }
+
+    /// The value of each entry.
+    pub fn data(&self) -> &[T] {
+        self.transposed.data()
+    }
+
+    /// Column pointers, row indices and values, handed over without copying.
+    pub fn into_parts(self) -> (Indices, Indices, Vec<T>) {
+        self.transposed.into_parts()
+    }
+
+    /// One column; `None` past the last.
+    pub fn column(&self, column: usize) -> Option<Row<'_, T>> {
+        self.transposed.row(column)
+    }
+
+    /// All columns, in order.
+    pub fn iter_columns(&self) -> impl ExactSizeIterator<Item = Row<'_, T>> {
+        self.transposed.iter_rows()
+    }
+
+    /// The matrix in compressed sparse row form.
+    ///
+    /// # Errors
+    /// [`crate::Error::Allocation`] when it does not fit in memory.
+    pub fn to_csr(&self) -> Result<Csr<T>> {
+        self.transposed.transpose()
+    }
+
+    /// The transposed matrix in compressed sparse row form: the same data under another name.
+    pub fn into_transposed_csr(self) -> Csr<T> {
+        self.transposed
+    }
+
+    /// The matrix as a tensor `[rows, columns]`, absent entries 0.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLarge`] or [`crate::Error::Allocation`] when it does not fit in memory.
+    pub fn to_dense(&self) -> Result<Tensor<T>> {
+        self.to_csr()?.to_dense()
+    }
+}

@@ -1,0 +1,400 @@
+//! Compressed sparse rows.
+
+use rayon::prelude::*;
+
+use super::coo::Coo;
+use super::csc::Csc;
+use super::index::{Index, IndexView, IndexWidth, Indices};
+use crate::device::Device;
+use crate::element::Element;
+use crate::error::{Error, Result, checked_product};
+use crate::memory::try_with_capacity;
+use crate::tensor::Tensor;
+
+/// A sparse matrix in compressed sparse row form, always canonical: the columns of a row ascend and
+/// none occurs twice. Entries may be explicit zeros.
+///
+/// Row `r` has the entries `indptr[r]..indptr[r + 1]` of `indices` (their columns) and `data` (their
+/// values). Row pointers and column indices have the same width, `i32` or `i64`. The fields are those
+/// of `scipy.sparse.csr_matrix`.
+///
+/// ```
+/// use convmat::Csr;
+/// // [[1, 0, 2], [0, 0, 3]]
+/// let matrix = Csr::new([2, 3], vec![0, 2, 3], vec![0, 2, 2], vec![1.0f32, 2.0, 3.0])?;
+/// assert_eq!(matrix.mul_vector(&convmat::Tensor::from_vec(&convmat::Device::Cpu, &[3], vec![1.0, 1.0, 1.0])?)?.as_slice().unwrap(), [3.0, 3.0]);
+/// assert!(Csr::new([2, 3], vec![0, 2, 3], vec![2, 0, 2], vec![1.0f32, 2.0, 3.0]).is_err());
+/// # Ok::<(), convmat::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Csr<T> {
+    shape: [usize; 2],
+    structure: Structure,
+    data: Vec<T>,
+}
+
+/// Where the entries are, in either index width.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Structure {
+    I32(Pattern<i32>),
+    I64(Pattern<i64>),
+}
+
+/// Where the entries are.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Pattern<I> {
+    pub(super) indptr: Vec<I>,
+    pub(super) indices: Vec<I>,
+}
+
+/// Evaluates an expression with `$pattern` bound to the pattern of whichever width there is.
+macro_rules! with_pattern {
+    ($structure:expr, $pattern:ident => $body:expr) => {
+        match $structure {
+            $crate::matrix::csr::Structure::I32($pattern) => $body,
+            $crate::matrix::csr::Structure::I64($pattern) => $body,
+        }
+    };
+}
+pub(super) use with_pattern;
+
+impl From<Pattern<i32>> for Structure {
+    fn from(pattern: Pattern<i32>) -> Self {
+        Structure::I32(pattern)
+    }
+}
+
+impl From<Pattern<i64>> for Structure {
+    fn from(pattern: Pattern<i64>) -> Self {
+        Structure::I64(pattern)
+    }
+}
+
+impl<I: Index> Pattern<I> {
+    /// The entries of `row`.
+    #[inline(always)]
+    pub(super) fn range(&self, row: usize) -> std::ops::Range<usize> {
+        self.indptr[row].to_usize()..self.indptr[row + 1].to_usize()
+    }
+}
+
+/// One row of a sparse matrix, or one column of a [`Csc`].
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a, T> {
+    indices: IndexView<'a>,
+    values: &'a [T],
+}
+
+impl<'a, T: Element> Row<'a, T> {
+    /// Where the entries are, ascending.
+    pub fn indices(&self) -> IndexView<'a> {
+        self.indices
+    }
+
+    /// The entries' values.
+    pub fn values(&self) -> &'a [T] {
+        self.values
+    }
+
+    /// (index, value) of each entry, indices ascending.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (usize, T)> + 'a {
+        self.indices.iter().zip(self.values.iter().copied())
+    }
+}
+
+/// What the two axes are called in error messages.
+pub(super) struct AxisNames {
+    /// The compressed axis: `row` for CSR.
+    pub(super) major: &'static str,
+    /// The other one: `column` for CSR.
+    pub(super) minor: &'static str,
+}
+
+const CSR_NAMES: AxisNames = AxisNames { major: "row", minor: "column" };
+
+impl<T: Element> Csr<T> {
+    /// The matrix with these row pointers, column indices and values, taken over without copying.
+    ///
+    /// # Errors
+    /// [`Error::ElementType`] when row pointers and indices differ in width; [`Error::Shape`] when
+    /// there are not `shape[0] + 1` row pointers, or not as many values as indices;
+    /// [`Error::TooLarge`] when the width cannot count the shape; [`Error::Invalid`] when the row
+    /// pointers do not start at 0, decrease or do not end at the number of entries, or when a row's
+    /// columns do not ascend strictly or lie outside the matrix: it names the place.
+    pub fn new(
+        shape: [usize; 2],
+        indptr: impl Into<Indices>,
+        indices: impl Into<Indices>,
+        data: Vec<T>,
+    ) -> Result<Self> {
+        Self::checked(shape, indptr.into(), indices.into(), data, &CSR_NAMES)
+    }
+
+    pub(super) fn checked(
+        shape: [usize; 2],
+        indptr: Indices,
+        indices: Indices,
+        data: Vec<T>,
+        names: &AxisNames,
+    ) -> Result<Self> {
+        let structure = match (indptr, indices) {
+            (Indices::I32(indptr), Indices::I32(indices)) => {
+                Structure::I32(Pattern { indptr, indices })
+            }
+            (Indices::I64(indptr), Indices::I64(indices)) => {
+                Structure::I64(Pattern { indptr, indices })
+            }
+            (indptr, indices) => {
+                return Err(Error::ElementType {
+                    argument: "indices".into(),
+                    expected: format!("{}, as indptr has", indptr.width()),
+                    found: indices.width().to_string(),
+                });
+            }
+        };
+        with_pattern!(&structure, p => check_structure(shape, &p.indptr, &p.indices, data.len(), names))?;
+        Ok(Csr { shape, structure, data })
+    }
+
+    /// The matrix of parts that are known to be canonical.
+    pub(super) fn trusted(
+        shape: [usize; 2],
+        structure: impl Into<Structure>,
+        data: Vec<T>,
+    ) -> Self {
+        Csr { shape, structure: structure.into(), data }
+    }
+
+    /// Numbers of rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.shape[0]
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.shape[1]
+    }
+
+    /// Number of stored entries, explicit zeros included.
+    pub fn nnz(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Where the matrix is.
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// How wide row pointers and column indices are.
+    pub fn index_width(&self) -> IndexWidth {
+        self.indptr().width()
+    }
+
+    /// The row pointers: where each row's entries start, and the number of entries last.
+    pub fn indptr(&self) -> IndexView<'_> {
+        with_pattern!(&self.structure, p => IndexView::from(&p.indptr[..]))
+    }
+
+    /// The column of each entry.
+    pub fn indices(&self) -> IndexView<'_> {
+        with_pattern!(&self.structure, p => IndexView::from(&p.indices[..]))
+    }
+
+    /// The value of each entry.
+    pub fn data(&self) -> &[T] {
+        &self.data
+    }
+
+    /// The values, to be changed in place; the structure stays as it is.
+    pub fn data_mut(&mut self) -> &mut [T] {
+        &mut self.data
+    }
+
+    /// Row pointers, column indices and values, handed over without copying.
+    pub fn into_parts(self) -> (Indices, Indices, Vec<T>) {
+        match self.structure {
+            Structure::I32(p) => (p.indptr.into(), p.indices.into(), self.data),
+            Structure::I64(p) => (p.indptr.into(), p.indices.into(), self.data),
+        }
+    }
+
+    pub(super) fn structure(&self) -> &Structure {
+        &self.structure
+    }
+
+    /// One row; `None` past the last.
+    pub fn row(&self, row: usize) -> Option<Row<'_, T>> {
+        (row < self.rows()).then(|| self.row_at(row))
+    }
+
+    /// All rows, in order.
+    pub fn iter_rows(&self) -> impl ExactSizeIterator<Item = Row<'_, T>> {
+        (0..self.rows()).map(|row| self.row_at(row))
+    }
+
+    fn row_at(&self, row: usize) -> Row<'_, T> {
+        let range = with_pattern!(&self.structure, p => p.range(row));
+        Row { indices: self.indices().slice(range.clone()), values: &self.data[range] }
+    }
+
+    /// The matrix as a tensor `[rows, columns]`, absent entries 0.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] or [`Error::Allocation`] when it does not fit in memory.
+    pub fn to_dense(&self) -> Result<Tensor<T>> {
+        let mut dense = Tensor::zeros(&self.device(), &self.shape)?;
+        if self.nnz() > 0 {
+            let rows = dense.view_mut().host().par_chunks_exact_mut(self.columns());
+            rows.enumerate().for_each(|(r, target)| {
+                for (column, value) in self.row_at(r).iter() {
+                    target[column] = value;
+                }
+            });
+        }
+        Ok(dense)
+    }
+
+    /// The matrix as (row, column, value) triplets in the same order.
+    ///
+    /// # Errors
+    /// [`Error::Allocation`] when it does not fit in memory.
+    pub fn to_coo(&self) -> Result<Coo<T>> {
+        let mut data = try_with_capacity("the triplets' values", self.nnz())?;
+        data.extend_from_slice(&self.data);
+        let structure = with_pattern!(&self.structure, p => triplets(p)?);
+        Ok(Coo::trusted(self.shape, structure.0, structure.1, data))
+    }
+
+    /// The matrix in compressed sparse column form.
+    ///
+    /// # Errors
+    /// [`Error::Allocation`] when it does not fit in memory.
+    pub fn to_csc(&self) -> Result<Csc<T>> {
+        Ok(Csc::of_transposed(self.transpose()?))
+    }
+
+    /// The transposed matrix in compressed sparse column form: the same data under another name.
+    pub fn into_transposed_csc(self) -> Csc<T> {
+        Csc::of_transposed(self)
+    }
+
+    /// Drops the entries whose value is zero (of either sign). Convolution matrices otherwise keep
+    /// them, so that their structure depends on the geometry alone.
+    pub fn eliminate_zeros(mut self) -> Self {
+        match &mut self.structure {
+            Structure::I32(p) => compact(p, &mut self.data),
+            Structure::I64(p) => compact(p, &mut self.data),
+        }
+        self
+    }
+}
+
+fn triplets<I: Index>(p: &Pattern<I>) -> Result<(Indices, Indices)>
+where
+    Vec<I>: Into<Indices>,
+{
+    let what = "the triplets' indices";
+    let mut rows: Vec<I> = try_with_capacity(what, p.indices.len())?;
+    for row in 0..p.indptr.len() - 1 {
+        rows.resize(p.indptr[row + 1].to_usize(), I::from_usize(row));
+    }
+    let mut columns: Vec<I> = try_with_capacity(what, p.indices.len())?;
+    columns.extend_from_slice(&p.indices);
+    Ok((rows.into(), columns.into()))
+}
+
+/// Moves the entries that are not zero to the front.
+fn compact<T: Element, I: Index>(p: &mut Pattern<I>, data: &mut Vec<T>) {
+    let (mut kept, mut read) = (0, 0);
+    for row in 0..p.indptr.len() - 1 {
+        let end = p.indptr[row + 1].to_usize();
+        while read < end {
+            if data[read] != T::default() {
+                data[kept] = data[read];
+                p.indices[kept] = p.indices[read];
+                kept += 1;
+            }
+            read += 1;
+        }
+        p.indptr[row + 1] = I::from_usize(kept);
+    }
+    data.truncate(kept);
+    data.shrink_to_fit();
+    p.indices.truncate(kept);
+    p.indices.shrink_to_fit();
+}
+
+/// Fails unless these are the parts of a canonical matrix.
+fn check_structure<I: Index>(
+    shape: [usize; 2],
+    indptr: &[I],
+    indices: &[I],
+    values: usize,
+    names: &AxisNames,
+) -> Result<()> {
+    let AxisNames { major, minor } = names;
+    let [rows, columns] = shape;
+    if rows.max(columns) as u64 > I::WIDTH.limit() {
+        return Err(Error::TooLarge {
+            what: format!("the larger extent of a matrix with {} indices", I::WIDTH),
+            value: rows.max(columns).to_string(),
+            limit: I::WIDTH.limit(),
+        });
+    }
+    if indptr.len() != rows + 1 {
+        return Err(Error::shape(
+            "indptr",
+            format!("[{}], one more than {major}s", rows + 1),
+            &[indptr.len()],
+        ));
+    }
+    if indices.len() != values {
+        return Err(Error::shape(
+            "indices",
+            format!("[{values}], as many as values"),
+            &[indices.len()],
+        ));
+    }
+    checked_product("the number of entries", &[values])?;
+    let broken = |position: usize, reason: String| {
+        Error::invalid(format!("indptr[{position}]"), format!("{:?}", indptr[position]), reason)
+    };
+    if indptr[0].to_usize() != 0 {
+        return Err(broken(0, "it must be 0".into()));
+    }
+    if indptr[rows].to_usize() != values {
+        return Err(broken(rows, format!("it must be the number of entries, {values}")));
+    }
+    if let Some(row) = (0..rows).into_par_iter().find_first(|&r| indptr[r] > indptr[r + 1]) {
+        let before = format!("it must not be less than indptr[{row}] = {:?}", indptr[row]);
+        return Err(broken(row + 1, before));
+    }
+    let misplaced = (0..rows).into_par_iter().find_map_first(|row| {
+        let range = indptr[row].to_usize()..indptr[row + 1].to_usize();
+        misplaced_index(&indices[range.clone()], columns).map(|e| (row, e, range.start + e))
+    });
+    let Some((row, within, at)) = misplaced else { return Ok(()) };
+    let reason = if indices[at].to_usize() >= columns {
+        format!("the {minor} of an entry of {major} {row} must be at least 0 and below {columns}")
+    } else {
+        let before = indices[at - 1];
+        debug_assert!(within > 0);
+        format!("the {minor}s of {major} {row} must ascend strictly, but {before:?} precedes it")
+    };
+    Err(Error::invalid(format!("indices[{at}]"), format!("{:?}", indices[at]), reason))
+}
+
+/// The first entry of a row that is outside the matrix or not above its predecessor.
+fn misplaced_index<I: Index>(row: &[I], columns: usize) -> Option<usize> {
+    // Two branch-free sweeps: rows are nearly always right, and these vectorise.
+    let inside = row.iter().all(|i| i.to_usize() < columns);
+    if inside && row.windows(2).fold(true, |ok, w| ok & (w[0] < w[1])) {
+        return None;
+    }
+    (0..row.len()).find(|&e| row[e].to_usize() >= columns || (e > 0 && row[e] <= row[e - 1]))
+}

@@ -1,0 +1,110 @@
+//! Transposition: a counting sort by column.
+//!
+//! Work is split by ranges of columns. A task walks all rows and picks out its own columns, which are
+//! contiguous in every row and found by bisection; the rows it sees ascend, so the result is the same
+//! whatever the number of tasks, and every task owns a contiguous part of the result.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::csr::{Csr, Pattern, Structure, with_pattern};
+use super::index::Index;
+use crate::element::Element;
+use crate::error::Result;
+use crate::memory::try_zeroed;
+
+impl<T: Element> Csr<T> {
+    /// The transposed matrix.
+    ///
+    /// # Errors
+    /// [`crate::Error::Allocation`] when it does not fit in memory.
+    pub fn transpose(&self) -> Result<Csr<T>> {
+        with_pattern!(self.structure(), p => {
+            let (pattern, data) = transpose(p, self.data(), self.columns())?;
+            Ok(Csr::trusted([self.columns(), self.rows()], pattern, data))
+        })
+    }
+}
+
+/// As many equal ranges of `0..columns` as there are threads, at most.
+pub(super) fn column_ranges(columns: usize) -> Vec<Range<usize>> {
+    let size = columns.div_ceil(rayon::current_num_threads()).max(1);
+    (0..columns.div_ceil(size)).map(|t| t * size..columns.min((t + 1) * size)).collect()
+}
+
+impl<I: Index> Pattern<I> {
+    /// The entries of `row` whose column lies in `columns`.
+    #[inline]
+    pub(super) fn range_within(&self, row: usize, columns: &Range<usize>) -> Range<usize> {
+        let all = self.range(row);
+        let indices = &self.indices[all.clone()];
+        let from = indices.partition_point(|i| i.to_usize() < columns.start);
+        let to = from + indices[from..].partition_point(|i| i.to_usize() < columns.end);
+        all.start + from..all.start + to
+    }
+
+    fn rows(&self) -> usize {
+        self.indptr.len() - 1
+    }
+}
+
+fn transpose<T: Element, I: Index>(
+    source: &Pattern<I>,
+    data: &[T],
+    columns: usize,
+) -> Result<(Pattern<I>, Vec<T>)>
+where
+    Pattern<I>: Into<Structure>,
+{
+    let what = "the transposed matrix";
+    let mut indptr: Vec<I> = try_zeroed(what, columns + 1)?;
+    let mut indices: Vec<I> = try_zeroed(what, data.len())?;
+    let mut values: Vec<T> = try_zeroed(what, data.len())?;
+    let ranges = column_ranges(columns);
+    count(source, &ranges, &mut indptr[1..]);
+    for column in 0..columns {
+        indptr[column + 1] = indptr[column + 1].plus(indptr[column]);
+    }
+
+    let mut tasks = Vec::with_capacity(ranges.len());
+    let (mut rest_indices, mut rest_values) = (&mut indices[..], &mut values[..]);
+    for range in &ranges {
+        let size = indptr[range.end].to_usize() - indptr[range.start].to_usize();
+        let (own_indices, others) = rest_indices.split_at_mut(size);
+        rest_indices = others;
+        let (own_values, others) = rest_values.split_at_mut(size);
+        rest_values = others;
+        tasks.push((range.clone(), own_indices, own_values));
+    }
+    tasks.into_par_iter().try_for_each(|(range, own_indices, own_values)| {
+        let base = indptr[range.start].to_usize();
+        // Where the next entry of each own column goes.
+        let mut next: Vec<I> = try_zeroed("the transposition's cursors", range.len())?;
+        next.copy_from_slice(&indptr[range.clone()]);
+        for row in 0..source.rows() {
+            for entry in source.range_within(row, &range) {
+                let cursor = &mut next[source.indices[entry].to_usize() - range.start];
+                let at = cursor.to_usize() - base;
+                own_indices[at] = I::from_usize(row);
+                own_values[at] = data[entry];
+                *cursor = cursor.plus(I::from_usize(1));
+            }
+        }
+        Ok(())
+    })?;
+    Ok((Pattern { indptr, indices }, values))
+}
+
+/// Number of entries in each column.
+fn count<I: Index>(source: &Pattern<I>, ranges: &[Range<usize>], counts: &mut [I]) {
+    let size = ranges.first().map_or(1, Range::len);
+    counts.par_chunks_mut(size).zip(ranges).for_each(|(own, range)| {
+        for row in 0..source.rows() {
+            for entry in source.range_within(row, range) {
+                let own_count = &mut own[source.indices[entry].to_usize() - range.start];
+                *own_count = own_count.plus(I::from_usize(1));
+            }
+        }
+    });
+}
