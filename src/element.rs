@@ -106,7 +106,6 @@ pub trait Element:
 /// A type sums are accumulated in: `f32` or `f64`.
 pub trait Accumulator:
     Element<Acc = Self>
-    + faer::traits::RealField
     + Add<Output = Self>
     + Mul<Output = Self>
     + Div<Output = Self>
@@ -117,6 +116,16 @@ pub trait Accumulator:
     const ZERO: Self;
     /// One.
     const ONE: Self;
+
+    /// `c = a·b` or `c += a·b` on the calling thread. A method of the type and not a generic function,
+    /// so that faer's kernels are compiled once, here, and not again in every crate that uses this one.
+    #[doc(hidden)]
+    fn matmul(
+        c: faer::MatMut<'_, Self>,
+        accumulate: faer::Accum,
+        a: faer::MatRef<'_, Self>,
+        b: faer::MatRef<'_, Self>,
+    );
 }
 
 macro_rules! accumulator {
@@ -124,6 +133,16 @@ macro_rules! accumulator {
         impl Accumulator for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
+
+            #[inline(never)]
+            fn matmul(
+                c: faer::MatMut<'_, Self>,
+                accumulate: faer::Accum,
+                a: faer::MatRef<'_, Self>,
+                b: faer::MatRef<'_, Self>,
+            ) {
+                faer::linalg::matmul::matmul(c, accumulate, a, b, 1.0, faer::Par::Seq);
+            }
         }
 
         impl Element for $t {

@@ -1,7 +1,6 @@
 //! Matrix products on slices, by faer.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
+use faer::{Accum, MatMut, MatRef};
 
 use crate::element::Accumulator;
 
@@ -81,7 +80,7 @@ pub(super) fn gemm<A: Accumulator>(
         let a = MatRef::from_raw_parts(a_data, m, k, a.row as isize, a.column as isize);
         let b = MatRef::from_raw_parts(b_data, k, n, b.row as isize, b.column as isize);
         let c = MatMut::from_raw_parts_mut(c_data, m, n, c.row as isize, c.column as isize);
-        matmul(c, accumulate, a, b, A::ONE, Par::Seq);
+        A::matmul(c, accumulate, a, b);
     }
 }
 
