@@ -1,4 +1,58 @@
-//! convmat
+//! **Convolution as linear algebra**: patches, products, sparse matrices and their adjoints.
+//!
+//! Everything follows from one map. On each spatial axis, output `o` and tap `k` read the input position
+//! `i(o, k) = o·stride + k·dilation − padding`, and the padding mode says what a position outside the
+//! input means. The map is separable by axis; [`AxisMap`] tabulates it, and every lowering reads those
+//! tables:
+//!
+//! | lowering | definition | call |
+//! |---|---|---|
+//! | unfold (im2col) | `A[n, c·K + k, o] = x[n, c, i(o, k)]` | [`Conv::unfold`] |
+//! | fold (col2im) | the adjoint of unfold: overlapping entries add up | [`Conv::fold`], [`Conv::fold_average`] |
+//! | gathering filter | the identity seen as a weight: convolving with it *is* unfold | [`Conv::gathering_filter`] |
+//! | convolution | `y = W·A`, group by group | [`Conv::forward`] |
+//! | its gradients | `dx = fold(Wᵀ·dY)`, `dW = dY·Aᵀ`, `db = Σ dY` | [`Conv::backward_input`], [`Conv::backward_weight`], [`Conv::backward_bias`] |
+//! | transposed convolution | the adjoint of the convolution | [`Conv::transposed`] |
+//! | matrix | sparse `M` with `M·[x; 1] = y` | [`Conv::matrix`], [`Conv::transposed_matrix`] |
+//!
+//! For 1, 2 and 3 spatial axes; `f32`, `f64`, `f16`, `bf16`; channels first and last; any stride,
+//! dilation and groups; every padding mode of PyTorch.
+//!
+//! ```
+//! use convmat::{Conv, Device, PaddingMode, Tensor};
+//!
+//! let device = Device::best();
+//! let x = Tensor::from_vec(&device, &[1, 1, 2, 3], vec![1f32, 2., 3., 4., 5., 6.])?;
+//! let weight = Tensor::from_vec(&device, &[1, 1, 1, 3], vec![1f32, 0., -1.])?;
+//! let conv = Conv::new([1, 3]).padding([0, 1]).padding_mode(PaddingMode::Circular);
+//!
+//! let y = conv.forward(&x, &weight, None)?;
+//! assert_eq!(y.clone().into_vec()?, [1., -2., 1., 1., -2., 1.]);
+//!
+//! let matrix = conv.matrix(&weight, None, [2, 3])?;
+//! let columns = x.reshape(&[6])?;
+//! assert_eq!(matrix.mul_vector(&columns)?.into_vec()?, y.into_vec()?);
+//! # Ok::<(), convmat::Error>(())
+//! ```
+//!
+//! # Promises
+//!
+//! - **Run-time devices.** [`Device::best`] never fails; operands on different devices are an error that
+//!   names both; nothing is copied between host and device behind the caller's back. This version
+//!   computes on the CPU only: see [`Device`].
+//! - **Every operation has an `_into` form** that writes a caller's buffer, all of it.
+//! - **Deterministic.** The same call gives the same bytes, whatever the number of threads. Threads are
+//!   rayon's: the global pool, or a caller's through `ThreadPool::install`.
+//! - **Half types are summed in `f32`** and rounded once.
+//! - **Bad input is an [`enum@Error`]** that names the argument and its value. Nothing panics.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `io` | yes | [`io`]: npy, npz, safetensors and scipy.sparse files |
+//! | `cli` | no | the command line `convmat` |
+//! | `sprs` | no | views of assembled matrices for the sprs crate |
 #![warn(missing_docs)]
 
 mod conv;
