@@ -1,10 +1,14 @@
 //! Convolution on the CPU: one file per algorithm, chosen here.
 //!
-//! | algorithm | file | work is split over | workspace per thread |
+//! | algorithm | file | work of `y`, `dx` is split over | workspace |
 //! |---|---|---|---|
-//! | naive | `naive.rs` | elements of the result | none |
-//! | shifted | `shifted.rs` | (image, group, tile) | a padded tile and its outputs |
-//! | im2col | `im2col.rs` | (image, group, tile) | a tile of patches |
+//! | naive | `naive.rs` | elements | none |
+//! | shifted | `shifted.rs` | images, groups, channels, boxes of positions | per thread a slab and what is summed up, a few MiB; a copy of the weight with its taps outermost |
+//! | im2col | `im2col.rs` | the same; small images together | per thread a tile of patches and what is summed up, a few MiB |
+//!
+//! `dw` is split over groups, outputs and patch entries, and by `partial.rs` over chunks of the
+//! positions where that leaves too few tasks. `runs.rs` and `tiles.rs` hold what the algorithms share:
+//! reading and writing blocks of either layout, slabs, and the way back onto the input.
 //!
 //! No split depends on the number of threads, and every sum has one order.
 
@@ -36,10 +40,7 @@ pub(super) fn forward<T: Element>(
     algorithm: Algorithm,
 ) -> Result<()> {
     match algorithm {
-        Algorithm::Naive => {
-            naive::forward(p, x, w, bias, y);
-            Ok(())
-        }
+        Algorithm::Naive => naive::forward(p, x, w, bias, y),
         Algorithm::Shifted => shifted::forward(p, x, w, bias, y),
         Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
             im2col::forward(p, x, w, bias, y)
@@ -74,10 +75,7 @@ pub(super) fn backward_weight<T: Element>(
     algorithm: Algorithm,
 ) -> Result<()> {
     match algorithm {
-        Algorithm::Naive => {
-            naive::backward_weight(p, x, dy, dw);
-            Ok(())
-        }
+        Algorithm::Naive => naive::backward_weight(p, x, dy, dw),
         Algorithm::Shifted => shifted::backward_weight(p, x, dy, dw),
         Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
             im2col::backward_weight(p, x, dy, dw)

@@ -9,7 +9,13 @@ use crate::error::Result;
 use crate::geometry::Layout;
 
 /// `y[n, co, o] = bias[co] + Σ w[co, ci, tap]·x[n, c, i(o, tap)]`.
-pub(super) fn forward<T: Element>(p: &Problem, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
+pub(super) fn forward<T: Element>(
+    p: &Problem,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    y: &mut [T],
+) -> Result<()> {
     let (xs, ys, ws) = (p.input_strides(), p.output_strides(), p.weight_strides());
     y.par_iter_mut().enumerate().for_each(|(index, y)| {
         let (n, co, o) = coordinates(p.layout, &ys, p.outputs, index);
@@ -22,6 +28,7 @@ pub(super) fn forward<T: Element>(p: &Problem, x: &[T], w: &[T], bias: Option<&[
         });
         *y = T::from_acc(sum);
     });
+    Ok(())
 }
 
 /// `dx[n, c, i] = bias[c] + Σ w[co, ci, tap]·dy[n, co, o]` over the (o, tap) that read i.
@@ -57,7 +64,12 @@ pub(super) fn backward_input<T: Element>(
 }
 
 /// `dw[co, ci, tap] = Σ dy[n, co, o]·x[n, c, i(o, tap)]` over images and output positions.
-pub(super) fn backward_weight<T: Element>(p: &Problem, x: &[T], dy: &[T], dw: &mut [T]) {
+pub(super) fn backward_weight<T: Element>(
+    p: &Problem,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [T],
+) -> Result<()> {
     let (xs, ys, ws) = (p.input_strides(), p.output_strides(), p.weight_strides());
     dw.par_iter_mut().enumerate().for_each(|(index, dw)| {
         let (co, ci, tap) = weight_coordinates(p, &ws, index);
@@ -72,6 +84,7 @@ pub(super) fn backward_weight<T: Element>(p: &Problem, x: &[T], dy: &[T], dw: &m
         }
         *dw = T::from_acc(sum);
     });
+    Ok(())
 }
 
 /// (image, channel, position) of the element at `index`.
