@@ -103,7 +103,6 @@ fn check_transposed<T: Element>(c: &Case, with_bias: bool, seed: u64) {
     let c = single(c);
     let (w, _) = weight::<T>(&c, seed);
     let Some((input, extra)) = transposed_sizes(&c) else { return };
-    let c = Case { input: bound_input(&c, extra), ..c };
     let b64 = integers(c.channels, seed ^ 1, 3);
     let bias = with_bias.then(|| tensor::<T>(&[c.channels], &b64));
     let bias_view = bias.as_ref().map(Tensor::view);
@@ -150,17 +149,44 @@ fn transposed_sizes(c: &Case) -> Option<([usize; 3], [usize; 3])> {
     Some((output, extra))
 }
 
-fn bound_input(c: &Case, extra: [usize; 3]) -> [usize; 3] {
-    let output = c.output();
-    std::array::from_fn(|a| {
-        (output[a] - 1) * c.stride[a] + c.dilation[a] * (c.kernel[a] - 1) + 1 + extra[a]
-            - c.low[a]
-            - c.high[a]
-    })
+/// The crate's own operations are products with the matrix and its adjoint.
+fn check_operations<const D: usize>(c: &Case, seed: u64) {
+    let c = &single(c);
+    let conv = conv::<D>(c);
+    let (w, _) = weight::<f64>(c, seed);
+    let bias = tensor::<f64>(&[c.outputs], &integers(c.outputs, seed ^ 1, 3));
+    let x = tensor::<f64>(&c.input_shape(), &integers(c.input_len(), seed ^ 2, 9));
+    let dy = tensor::<f64>(&c.output_shape(), &integers(c.output_len(), seed ^ 3, 9));
+    let column = |values: Vec<f64>| tensor::<f64>(&[values.len()], &values);
+
+    let matrix = conv.matrix(&w, Some(bias.view()), last(c.input)).unwrap();
+    let mut image = channels_first(c, c.channels, &values(&x));
+    image.push(1.0);
+    let y = conv.forward(&x, &w, Some(bias.view())).unwrap();
+    let product = matrix.mul_vector(&column(image)).unwrap();
+    assert_eq!(values(&product), channels_first(c, c.outputs, &values(&y)));
+
+    let linear = conv.matrix(&w, None, last(c.input)).unwrap();
+    let gradient = column(channels_first(c, c.outputs, &values(&dy)));
+    let product = linear.adjoint_mul_vector(&gradient).unwrap();
+    let dx = conv.backward_input(&dy, &w, last(c.input)).unwrap();
+    assert_eq!(values(&product), channels_first(c, c.channels, &values(&dx)));
+
+    if let Some((size, extra)) = transposed_sizes(c) {
+        let matrix = conv.transposed_matrix(&w, None, last(size), last(extra)).unwrap();
+        let up = conv.transposed(&dy, &w, None, last(extra)).unwrap();
+        let product = matrix.mul_vector(&gradient).unwrap();
+        assert_eq!(values(&product), channels_first(c, c.channels, &values(&up)));
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn products_are_the_convolutions(c in cases(), seed: u64) {
+        with_rank!(c, D => check_operations::<D>(&c, seed));
+    }
 
     #[test]
     fn forward_matches_the_definition(c in cases(), with_bias: bool, seed: u64) {
