@@ -19,11 +19,13 @@ use crate::tensor::Tensor;
 /// of `scipy.sparse.csr_matrix`.
 ///
 /// ```
-/// use convmat::Csr;
+/// use convmat::{Csr, TensorView};
 /// // [[1, 0, 2], [0, 0, 3]]
 /// let matrix = Csr::new([2, 3], vec![0, 2, 3], vec![0, 2, 2], vec![1.0f32, 2.0, 3.0])?;
-/// assert_eq!(matrix.mul_vector(&convmat::Tensor::from_vec(&convmat::Device::Cpu, &[3], vec![1.0, 1.0, 1.0])?)?.as_slice().unwrap(), [3.0, 3.0]);
-/// assert!(Csr::new([2, 3], vec![0, 2, 3], vec![2, 0, 2], vec![1.0f32, 2.0, 3.0]).is_err());
+/// let ones = TensorView::from_slice(&[3], &[1.0; 3])?;
+/// assert_eq!(matrix.mul_vector(ones)?.as_slice().unwrap(), [3.0, 3.0]);
+/// let unsorted = Csr::new([2, 3], vec![0, 2, 3], vec![2, 0, 2], vec![1.0f32, 2.0, 3.0]);
+/// assert!(unsorted.is_err());
 /// # Ok::<(), convmat::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]

@@ -5,9 +5,13 @@ mod cpu;
 mod csc;
 mod csr;
 mod index;
+#[cfg(feature = "io")]
+mod npz;
 mod plan;
 mod product;
 mod size;
+#[cfg(feature = "sprs")]
+mod sprs;
 mod template;
 mod transpose;
 

@@ -1,9 +1,9 @@
 //! The gathering filter: its sparse forms, and convolving with it is unfold.
 
-use convmat::{Conv, Error, Layout, Tensor};
+use convmat::{Conv, Error, Layout, Tensor, TensorView};
 use proptest::prelude::*;
 
-use crate::catalogue::{cases, conv, integers, values};
+use crate::catalogue::{cases, conv, integers, randoms, tensor, values};
 use crate::oracle::Case;
 use crate::with_rank;
 
@@ -24,6 +24,14 @@ fn flattened(c: &Case, weight: &Tensor<f32>) -> Vec<f64> {
     }
 }
 
+/// Full mantissas: products with 0 and 1 and sums with 0 are exact.
+fn check_unfold<const D: usize>(c: &Case, seed: u64) {
+    let conv = conv::<D>(c);
+    let x = tensor::<f32>(&c.input_shape(), &randoms(c.input_len(), seed));
+    let y = conv.forward(&x, &filter(c), None).unwrap();
+    assert_eq!(values(&y), values(&conv.unfold(&x).unwrap()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -36,6 +44,11 @@ proptest! {
         let y = gather.forward(&x, &values(&weight), None);
         // Channels-first y [N, C·K, L] and channels-last y [N, L, C·K] are the patches.
         assert_eq!(y, c.unfold(&x));
+    }
+
+    #[test]
+    fn convolving_with_it_is_unfold(c in cases(), seed: u64) {
+        with_rank!(c, D => check_unfold::<D>(&c, seed));
     }
 
     #[test]
@@ -70,4 +83,23 @@ fn impossible_filters_are_refused() {
     );
     assert!(matches!(error(Conv::new([1, 1]), 1 << 40), Error::TooLarge { .. }));
     assert!(matches!(error(Conv::new([1 << 40, 1 << 40]), 1), Error::TooLarge { .. }));
+}
+
+/// The notebook this crate began with got 1.836 here instead of 0: it convolved with `groups` = C, but
+/// with the filter of one group, which is now an error.
+#[test]
+fn grouped_filters_gather_what_unfold_does() {
+    let (plain, x) = (Conv::new([3, 3]).padding([1, 1]), randoms(2 * 6 * 7 * 5, 1));
+    let x = TensorView::from_slice(&[2, 6, 7, 5], &x).unwrap();
+    let patches = plain.unfold(&x).unwrap();
+    for groups in [1, 2, 3, 6] {
+        let conv = plain.groups(groups);
+        let filter = conv.gathering_filter::<f64>(6).unwrap();
+        assert_eq!(filter.shape(), [54, 6 / groups, 3, 3]);
+        let y = conv.forward(&x, &filter, None).unwrap().reshape(patches.shape()).unwrap();
+        assert_eq!(y, patches);
+    }
+    let ungrouped = plain.gathering_filter::<f64>(6).unwrap();
+    let refused = plain.groups(6).forward(&x, &ungrouped, None).unwrap_err();
+    assert!(matches!(refused, Error::Shape { .. }), "{refused}");
 }
