@@ -1,0 +1,147 @@
+//! This crate's side of `compare_torch.py`, which builds and runs it: reads one command a line on
+//! standard input and answers on standard output, ending each answer with a line `ok` or `error …`.
+//!
+//! | command | effect |
+//! |---|---|
+//! | `catalogue` | one line a shape, `key=value` pairs |
+//! | `roofline` | copy and store GB/s, sgemm GFLOP/s |
+//! | `prepare OP SHAPE` | reads the operands `NAME.in` of the exchange folder |
+//! | `write fresh\|into` | runs once and writes the results as `NAME.out` |
+//! | `time fresh\|into COUNT` | runs COUNT times after one run that does not count; seconds of each |
+
+mod partner;
+mod shapes;
+
+use std::fmt::Write as _;
+use std::io::{BufRead, Write as _, stdin, stdout};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use convmat::Layout;
+use partner::job::{Answer, Job, Result};
+use partner::roofline;
+use shapes::{CATALOGUE, Shape};
+
+struct Partner {
+    threads: usize,
+    folder: PathBuf,
+    job: Option<Box<dyn Job>>,
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo bench` and `cargo test` run this as they run any other bench.
+    let [command, threads, folder] = &arguments[..] else {
+        println!("compare: run `python3 benches/compare_torch.py`, which uses this program");
+        return Ok(());
+    };
+    if command != "serve" {
+        return Err(format!("unknown command {command:?}").into());
+    }
+    let threads = threads.parse()?;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let mut partner = Partner { threads, folder: folder.into(), job: None };
+    for line in stdin().lock().lines() {
+        match partner.answer(&line?) {
+            Ok(text) => println!("{text}ok"),
+            Err(error) => println!("error {}", error.to_string().replace('\n', " ")),
+        }
+        stdout().flush()?;
+    }
+    Ok(())
+}
+
+impl Partner {
+    fn answer(&mut self, line: &str) -> Result<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["catalogue"] => catalogue(),
+            ["roofline"] => Ok(format!(
+                "copy={} store={} sgemm={}\n",
+                roofline::copy(self.threads),
+                roofline::store(self.threads),
+                roofline::sgemm(self.threads)
+            )),
+            ["prepare", op, shape] => {
+                let shape = Shape::find(shape).ok_or_else(|| format!("no shape {shape:?}"))?;
+                self.job = None;
+                self.job = Some(partner::prepare(op, &shape, &self.folder)?);
+                Ok(String::new())
+            }
+            ["write", variant] => self.write(variant),
+            ["time", variant, count] => self.time(variant, count.parse()?),
+            _ => Err(format!("unknown command {line:?}").into()),
+        }
+    }
+
+    fn job(&mut self) -> Result<&mut dyn Job> {
+        Ok(&mut **self.job.as_mut().ok_or("nothing is prepared")?)
+    }
+
+    fn write(&mut self, variant: &str) -> Result<String> {
+        let folder = self.folder.clone();
+        let store = |answer: &dyn Answer| -> Result<()> {
+            for (name, bytes) in answer.parts() {
+                std::fs::write(folder.join(name).with_extension("out"), bytes)?;
+            }
+            Ok(())
+        };
+        let job = self.job()?;
+        match variant {
+            "fresh" => store(&*job.fresh()?)?,
+            "into" => {
+                job.buffers().poison();
+                job.into()?;
+                store(job.buffers())?;
+            }
+            _ => return Err(format!("no variant {variant:?}").into()),
+        }
+        Ok(String::new())
+    }
+
+    fn time(&mut self, variant: &str, count: usize) -> Result<String> {
+        let job = self.job()?;
+        let mut text = String::new();
+        for run in 0..=count {
+            let start = Instant::now();
+            match variant {
+                "fresh" => drop(job.fresh()?),
+                "into" => job.into()?,
+                _ => return Err(format!("no variant {variant:?}").into()),
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            if run > 0 {
+                writeln!(text, "{seconds}")?;
+            }
+        }
+        Ok(text)
+    }
+}
+
+fn catalogue() -> Result<String> {
+    let mut text = String::new();
+    for shape in &CATALOGUE {
+        let list = |extents: [usize; 3]| {
+            let words: Vec<String> = extents.iter().map(usize::to_string).collect();
+            words[3 - shape.spatial..].join(",")
+        };
+        let last = shape.layout == Layout::ChannelsLast;
+        writeln!(
+            text,
+            "name={} batch={} channels={} outputs={} groups={} input={} matrix_input={} kernel={} \
+             stride={} padding={} channels_last={}",
+            shape.name,
+            shape.batch,
+            shape.channels,
+            shape.outputs,
+            shape.groups,
+            list(shape.input),
+            list(shape.for_matrix()?.input),
+            list(shape.kernel),
+            list(shape.stride),
+            list(shape.padding),
+            u8::from(last),
+        )?;
+    }
+    Ok(text)
+}

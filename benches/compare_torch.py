@@ -1,0 +1,366 @@
+#!/usr/bin/env python3
+"""Times convmat against PyTorch on this machine's CPU, side by side.
+
+    python3 benches/compare_torch.py [--ops unfold,fold,conv,backward,matrix] [--shapes stem,conv2]
+                                     [--threads 2] [--repeats 5] [--json]
+
+Builds the Rust partner (benches/compare.rs), hands both sides the same data, checks that they
+agree, and only then times them: in small alternating rounds, each side left to fall idle before the
+other starts. Prints the median (and the shortest) time of a call, PyTorch's time over ours, and our
+rate as a fraction of what the machine can do. Needs `cargo`, PyTorch and NumPy.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+try:
+    import numpy
+    import torch
+except ImportError as error:
+    sys.exit(f"compare_torch.py: {error.name} is missing; pip install torch numpy")
+
+import torch_side
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SLICE = 0.08  # seconds one side runs before it is the other's turn, if a call is shorter
+DTYPES = {torch.float32: numpy.float32, torch.int32: numpy.int32, torch.int64: numpy.int64}
+
+
+def build():
+    """Compiles the partner and returns the program."""
+    command = [os.environ.get("CARGO", "cargo"), "bench", "--bench", "compare", "--no-run"]
+    command += ["--message-format", "json-render-diagnostics"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit("compare_torch.py: the Rust side does not build")
+    messages = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    return next(
+        m["executable"]
+        for m in messages
+        if m.get("reason") == "compiler-artifact" and m["target"]["name"] == "compare"
+    )
+
+
+class Partner:
+    """The Rust side: a process that answers one command at a time and sleeps in between."""
+
+    def __init__(self, program, threads, folder):
+        self.folder = pathlib.Path(folder)
+        self.process = subprocess.Popen(
+            [program, "serve", str(threads), folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, *words):
+        """The lines of the answer."""
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        lines = []
+        for line in self.process.stdout:
+            line = line.rstrip("\n")
+            if line == "ok":
+                return lines
+            if line.startswith("error "):
+                raise RuntimeError(line)
+            lines.append(line)
+        raise RuntimeError(f"error the Rust side ended during {' '.join(map(str, words))!r}")
+
+    def seconds(self, variant, count):
+        return [float(line) for line in self.ask("time", variant, count)]
+
+    def prepare(self, op, layer, operands):
+        for name, tensor in operands.items():
+            assert tensor.is_contiguous() and tensor.dtype == torch.float32
+            tensor.numpy().tofile(self.folder / f"{name}.in")
+        self.ask("prepare", op, layer.name)
+        for name in operands:
+            (self.folder / f"{name}.in").unlink()
+
+    def results(self, variant, names):
+        """Runs once; the files the results are in, by name."""
+        self.ask("write", variant)
+        return {name: self.folder / f"{name}.out" for name in names}
+
+    def cpu_seconds(self):
+        words = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def busy_seconds():
+    """CPU seconds this machine has worked since it started; None where there is no /proc/stat."""
+    try:
+        words = pathlib.Path("/proc/stat").read_text().split()
+    except OSError:
+        return None
+    user, nice, system = map(int, words[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+class Others:
+    """Watches whether other processes worked while we measured."""
+
+    def __init__(self, partner):
+        self.partner = partner
+        self.start = self.now()
+
+    def now(self):
+        busy = busy_seconds()
+        if busy is None:
+            return None
+        return time.monotonic(), busy - time.process_time() - self.partner.cpu_seconds()
+
+    def report(self):
+        if self.start is None:
+            return
+        (start, before), (end, after) = self.start, self.now()
+        share = (after - before) / (end - start)
+        if share > 0.05:
+            print(
+                f"note: other processes kept {share:.2f} CPUs busy meanwhile; these figures are "
+                "not to be trusted",
+                file=sys.stderr,
+            )
+
+
+def settle():
+    """Waits until PyTorch's worker threads, which spin for a while after a call, are asleep."""
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        before = time.process_time()
+        time.sleep(0.005)
+        if time.process_time() - before < 0.001:
+            return
+
+
+def torch_seconds(call, count):
+    """Seconds of each of `count` calls after one that does not count; freeing the result counts."""
+    times = []
+    for _ in range(count + 1):
+        start = time.perf_counter()
+        result = call()
+        del result
+        times.append(time.perf_counter() - start)
+    return times[1:]
+
+
+def check(op, layer, variant, paths, expected):
+    """Ends the program unless the Rust side computed what PyTorch did; returns the bytes compared."""
+    total = 0
+    for name, (value, bound) in expected.items():
+        path = paths[name]
+        found = numpy.fromfile(path, DTYPES[value.dtype])
+        total += path.stat().st_size
+        path.unlink()
+        where = f"{op} {layer.name} ({variant}): {name}"
+        if found.size != value.numel():
+            sys.exit(f"compare_torch.py: {where} has {found.size} elements, not {value.numel()}")
+        found, value = torch.from_numpy(found), value.flatten()
+        if bound is None:
+            wrong = found != value
+        else:  # written so that NaN is wrong too
+            allowed = 4 * torch_side.EPSILON * bound.flatten()
+            wrong = ~((found - value).abs() <= allowed)
+        count = int(wrong.sum())
+        if count:
+            at = int(wrong.nonzero()[0])
+            sys.exit(
+                f"compare_torch.py: {where} is wrong in {count} of {value.numel()} elements: "
+                f"at {at} it is {found[at]} and should be {value[at]}"
+            )
+    return total
+
+
+def measure(partner, sides, repeats):
+    """Seconds of every call of every side, by name: rounds in which the sides take turns."""
+    names = list(sides)
+    times = {name: [] for name in names}
+    counts = {}
+    for name in names:
+        settle()
+        once = sides[name](1)[0]
+        counts[name] = max(1, min(50, round(SLICE / once)))
+    for turn in range(repeats):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            settle()
+            times[name] += sides[name](counts[name])
+    return times
+
+
+def rows_of(partner, op, layer, repeats, roofline):
+    """Checks and times one operation on one layer; yields its rows."""
+    work = torch_side.OPERATIONS[op](layer)
+    partner.prepare(op, layer, work.operands())
+    expected = work.expected()
+    total = 0
+    for variant in ("fresh", "into"):
+        total = check(op, layer, variant, partner.results(variant, expected), expected)
+    del expected
+    if work.work is None:
+        work.work = total / 1e9
+    sides = {
+        "fresh": lambda count: partner.seconds("fresh", count),
+        "into": lambda count: partner.seconds("into", count),
+        "torch": lambda count: torch_seconds(work.call, count),
+    }
+    compared = {op: ("torch", 1, work)}
+    if op == "matrix":
+        forum = torch_side.Forum(layer)
+        forum.check()
+        sides["forum"] = lambda count: torch_seconds(forum.call, count)
+        compared = {op: ("forum", forum.scale, forum), "matrix-indexing": ("torch", 1, work)}
+    if hasattr(work, "call_out"):
+        sides["out"] = lambda count: torch_seconds(work.call_out, count)
+    times = measure(partner, sides, repeats)
+    for variant in ("fresh", "into"):
+        for label, (side, scale, other) in compared.items():
+            ours, theirs = (statistics.median(times[s]) for s in (variant, side))
+            theirs *= scale
+            notes = [other.note] if other.note else []
+            if variant == "into" and "out" in times:
+                out = statistics.median(times["out"])
+                notes.append(f"PyTorch's internal out= form {out * 1e3:.2f} ms")
+            yield {
+                "op": label,
+                "shape": layer.name,
+                "variant": variant,
+                "ours_s": ours,
+                "torch_s": theirs,
+                "ratio": theirs / ours,
+                "rate": work.work / ours,
+                "unit": work.unit,
+                "roofline": work.work / ours / roofline[op],
+                "ours_min_s": min(times[variant]),
+                "torch_min_s": min(times[side]) * scale,
+                "torch_rate": work.work / theirs,
+                "groups": layer.groups,
+                "note": "; ".join(notes),
+            }
+
+
+def milliseconds(median, shortest):
+    return f"{median * 1e3:9.2f} ({shortest * 1e3:.2f})".ljust(20)
+
+
+def print_row(row):
+    print(
+        f"{row['op']:<16}{row['shape']:<10}{row['variant']:<7}"
+        f"{milliseconds(row['ours_s'], row['ours_min_s'])}"
+        f"{milliseconds(row['torch_s'], row['torch_min_s'])}"
+        f"{row['ratio']:7.2f}x {row['rate']:8.1f} {row['torch_rate']:8.1f} {row['unit']:<8}"
+        f"{row['roofline']:6.0%}  {row['note']}",
+        flush=True,
+    )
+
+
+def print_means(rows, out):
+    """Geometric means of the ratios, as the project's targets are stated."""
+    print("\ngeometric means of the ratio", file=out)
+    kinds = {"": lambda r: True}
+    grouped = {" dense": lambda r: r["groups"] == 1, " grouped": lambda r: r["groups"] > 1}
+    for op in dict.fromkeys(row["op"] for row in rows):
+        for kind, belongs in (grouped if op in ("conv", "backward") else kinds).items():
+            for variant in ("fresh", "into"):
+                ratios = [
+                    r["ratio"]
+                    for r in rows
+                    if r["op"] == op and r["variant"] == variant and belongs(r)
+                ]
+                if ratios:
+                    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+                    print(
+                        f"  {op + kind:<18}{variant:<7}{mean:7.2f}x over {len(ratios)} shapes, "
+                        f"lowest {min(ratios):.2f}x",
+                        file=out,
+                    )
+
+
+def choice(given, known, what):
+    unknown = [word for word in given if word not in known]
+    if unknown:
+        sys.exit(f"compare_torch.py: no {what} {unknown[0]!r}; there are {', '.join(known)}")
+    return given
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    words = lambda text: [word for word in text.split(",") if word]
+    operations = list(torch_side.OPERATIONS)
+    parser.add_argument("--ops", type=words, default=operations, help=",".join(operations))
+    parser.add_argument("--shapes", type=words, help="names from the catalogue; default all")
+    parser.add_argument("--threads", type=int, default=2, help="on both sides")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds a row")
+    parser.add_argument("--json", action="store_true", help="one object a row")
+    arguments = parser.parse_args()
+    choice(arguments.ops, operations, "operation")
+    if arguments.threads < 1 or arguments.repeats < 1:
+        sys.exit("compare_torch.py: --threads and --repeats must be at least 1")
+    program = build()
+    torch.set_num_threads(arguments.threads)
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = tempfile.mkdtemp(prefix="convmat-compare-", dir=shared)
+    partner = Partner(program, arguments.threads, folder)
+    try:
+        with torch.inference_mode():
+            run(partner, arguments)
+    except RuntimeError as error:
+        sys.exit(f"compare_torch.py: {error}")
+    finally:
+        partner.process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(partner, arguments):
+    catalogue = [dict(w.split("=") for w in line.split()) for line in partner.ask("catalogue")]
+    names = [fields["name"] for fields in catalogue]
+    shapes = choice(arguments.shapes or names, names, "shape")
+    out = sys.stderr if arguments.json else sys.stdout
+    others = Others(partner)
+    (line,) = partner.ask("roofline")
+    best = {key: float(value) for key, value in (word.split("=") for word in line.split())}
+    print(
+        f"{arguments.threads} threads, f32, PyTorch {torch.__version__}; this machine: copy "
+        f"{best['copy']:.1f} GB/s (read + written), store {best['store']:.1f} GB/s, "
+        f"sgemm {best['sgemm']:.0f} GFLOP/s",
+        file=out,
+    )
+    roofline = {
+        "unfold": best["copy"],
+        "fold": best["copy"],
+        "conv": best["sgemm"],
+        "backward": best["sgemm"],
+        "matrix": best["store"],
+    }
+    if not arguments.json:
+        print(
+            f"\n{'operation':<16}{'shape':<10}{'variant':<7}{'ours ms (min)':>18}  "
+            f"{'torch ms (min)':>18}  {'ratio':>6} {'ours':>8} {'torch':>8} unit    of best"
+        )
+    rows = []
+    for op in arguments.ops:
+        for fields in catalogue:
+            if fields["name"] in shapes:
+                layer = torch_side.Layer(fields, "matrix_input" if op == "matrix" else "input")
+                for row in rows_of(partner, op, layer, arguments.repeats, roofline):
+                    rows.append(row)
+                    if arguments.json:
+                        print(json.dumps(row), flush=True)
+                    else:
+                        print_row(row)
+    print_means(rows, out)
+    others.report()
+
+
+if __name__ == "__main__":
+    main()

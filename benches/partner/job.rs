@@ -1,0 +1,80 @@
+//! One operation on one shape, ready to be run again and again on the same data.
+
+use std::error::Error;
+use std::path::Path;
+
+use convmat::{Device, Tensor, TensorViewMut};
+
+use crate::shapes::Shape;
+
+pub type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// A result that can be handed over: named arrays as bytes.
+pub trait Answer {
+    fn parts(&self) -> Vec<(&'static str, &[u8])>;
+}
+
+/// Memory that results are written into.
+pub trait Buffers: Answer {
+    /// Fills it with what no operation computes.
+    fn poison(&mut self);
+}
+
+/// An operation with its operands.
+pub trait Job {
+    /// Computes into memory of its own.
+    fn fresh(&self) -> Result<Box<dyn Answer>>;
+    /// Computes into the job's buffers.
+    fn into(&mut self) -> Result<()>;
+    /// The job's buffers.
+    fn buffers(&mut self) -> &mut dyn Buffers;
+}
+
+/// The operands that the other side has left.
+pub struct Operands<'a> {
+    pub shape: &'a Shape,
+    pub folder: &'a Path,
+}
+
+impl Operands<'_> {
+    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor<f32>> {
+        let bytes = std::fs::read(self.folder.join(name).with_extension("in"))?;
+        Ok(Tensor::from_vec(&Device::Cpu, shape, bytemuck::pod_collect_to_vec(&bytes))?)
+    }
+}
+
+/// Memory for one tensor.
+pub struct Buffer {
+    name: &'static str,
+    shape: Vec<usize>,
+    data: Vec<f32>,
+}
+
+impl Buffer {
+    pub fn new(name: &'static str, shape: Vec<usize>) -> Self {
+        Buffer { name, data: vec![f32::NAN; shape.iter().product()], shape }
+    }
+
+    pub fn view(&mut self) -> Result<TensorViewMut<'_, f32>> {
+        Ok(TensorViewMut::from_slice(&self.shape, &mut self.data)?)
+    }
+}
+
+impl<const N: usize> Buffers for [Buffer; N] {
+    fn poison(&mut self) {
+        self.iter_mut().for_each(|buffer| buffer.data.fill(f32::NAN));
+    }
+}
+
+impl<const N: usize> Answer for [Buffer; N] {
+    fn parts(&self) -> Vec<(&'static str, &[u8])> {
+        self.iter().map(|b| (b.name, bytemuck::cast_slice(&b.data))).collect()
+    }
+}
+
+impl<const N: usize> Answer for [(&'static str, Tensor<f32>); N] {
+    fn parts(&self) -> Vec<(&'static str, &[u8])> {
+        let host = self.iter().filter_map(|(name, tensor)| Some((*name, tensor.as_slice()?)));
+        host.map(|(name, values)| (name, bytemuck::cast_slice(values))).collect()
+    }
+}

@@ -1,0 +1,26 @@
+//! What the side-by-side comparison runs on this crate's side.
+
+pub mod job;
+mod patches;
+pub mod roofline;
+
+use std::path::Path;
+
+use crate::shapes::Shape;
+use crate::with_axes;
+use job::{Job, Operands, Result};
+use patches::{Fold, Unfold};
+
+/// The operation of this name on the operands in `folder`.
+pub fn prepare(op: &str, shape: &Shape, folder: &Path) -> Result<Box<dyn Job>> {
+    let operands = Operands { shape, folder };
+    match op {
+        "unfold" => with_axes!(shape, D => boxed(Unfold::<D>::new(&operands)?)),
+        "fold" => with_axes!(shape, D => boxed(Fold::<D>::new(&operands)?)),
+        _ => Err(format!("no operation is called {op:?}").into()),
+    }
+}
+
+fn boxed(job: impl Job + 'static) -> Result<Box<dyn Job>> {
+    Ok(Box::new(job))
+}

@@ -1,0 +1,341 @@
+"""PyTorch's side of compare_torch.py: the same operations, as PyTorch's users write them.
+
+Each class holds one operation on one layer:
+    operands()      arrays for the Rust side, in its layout, by name
+    call()          what is timed
+    expected()      name -> (what the Rust side must have computed, allowed error or None for exact)
+Operands are multiples of 1/8 in [-1, 1]: every sum of their products is exact in f32, so that a
+wrong answer cannot hide behind rounding.
+"""
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+
+EPSILON = torch.finfo(torch.float32).eps
+
+
+def eighths(shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-8, 9, shape, generator=generator).float() / 8
+
+
+def windows(x, layer):
+    """[..., spatial] -> [..., output, kernel]: the padded input seen through the kernel."""
+    x = F.pad(x, [p for p in reversed(layer.padding) for _ in ("low", "high")])
+    for kernel, stride in zip(layer.kernel, layer.stride):
+        x = x.unfold(x.dim() - len(layer.kernel), kernel, stride)
+    return x
+
+
+class Layer:
+    """One line of the catalogue, with its spatial quantities as lists of D numbers."""
+
+    def __init__(self, fields, size):
+        self.name = fields["name"]
+        for key in ("batch", "channels", "outputs", "groups"):
+            setattr(self, key, int(fields[key]))
+        self.input, self.kernel, self.stride, self.padding = (
+            [int(n) for n in fields[key].split(",")] for key in (size, "kernel", "stride", "padding")
+        )
+        self.channels_last = fields["channels_last"] == "1"
+        self.output = [
+            (i + 2 * p - k) // s + 1
+            for i, k, s, p in zip(self.input, self.kernel, self.stride, self.padding)
+        ]
+        self.positions, self.taps = math.prod(self.output), math.prod(self.kernel)
+        self.products = (
+            self.batch * self.positions * self.outputs * self.channels // self.groups * self.taps
+        )
+        self.patch_elements = self.batch * self.channels * self.taps * self.positions
+        self.input_elements = self.batch * self.channels * math.prod(self.input)
+
+    def activation(self, channels, size, seed):
+        """Values [N, C, spatial...]; channels-last layers in the channels_last memory format."""
+        x = eighths([self.batch, channels, *size], seed)
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def weight(self):
+        w = eighths([self.outputs, self.channels // self.groups, *self.kernel], 2)
+        return w.contiguous(memory_format=torch.channels_last) if self.channels_last else w
+
+    def ours(self, x):
+        """An activation or patches-by-channel in the Rust side's layout."""
+        return x.movedim(1, -1).contiguous() if self.channels_last else x.contiguous()
+
+    def our_weight(self, w):
+        return w.movedim((0, 1), (-1, -2)).contiguous() if self.channels_last else w.contiguous()
+
+    def our_patches(self, patches):
+        """[N, C*K, L] as the Rust side orders it: channels-last is [N, L, (tap, channel)]."""
+        if not self.channels_last:
+            return patches.contiguous()
+        by_tap = patches.reshape(self.batch, self.channels, self.taps, self.positions)
+        return by_tap.permute(0, 3, 2, 1).contiguous()
+
+    def conv(self, x, w, b):
+        function = [F.conv1d, F.conv2d, F.conv3d][len(self.input) - 1]
+        return function(x, w, b, self.stride, self.padding, 1, self.groups)
+
+    def plane(self):
+        """kernel, stride, padding of the same layer over images of height 1 when it is 1-D."""
+        if len(self.input) == 1:
+            return [1, *self.kernel], [1, *self.stride], [0, *self.padding]
+        return self.kernel, self.stride, self.padding
+
+
+class Unfold:
+    unit = "GB/s"
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.x = layer.activation(layer.channels, layer.input, 1)
+        self.work = 4 * (layer.input_elements + layer.patch_elements) / 1e9
+        three = "F.pad, Tensor.unfold x3, reshape" if len(layer.input) == 3 else ""
+        self.note = "F.unfold of a channels_last tensor" if layer.channels_last else three
+        if len(layer.input) < 3:
+            self.call_out = self.into_buffer()
+
+    def operands(self):
+        return {"x": self.layer.ours(self.x)}
+
+    def call(self):
+        layer = self.layer
+        if len(layer.input) == 3:  # F.unfold has no 3-D form
+            x = windows(self.x, layer).permute(0, 1, 5, 6, 7, 2, 3, 4)
+            return x.reshape(layer.batch, layer.channels * layer.taps, layer.positions)
+        kernel, stride, padding = layer.plane()
+        return F.unfold(self.image(), kernel, padding=padding, stride=stride)
+
+    def into_buffer(self):
+        """The operator beneath F.unfold, which can write into a buffer."""
+        x, (kernel, stride, padding) = self.image(), self.layer.plane()
+        out = torch.ops.aten.im2col(x, kernel, [1, 1], padding, stride)
+        im2col = torch.ops.aten.im2col.out
+        return lambda: im2col(x, kernel, [1, 1], padding, stride, out=out)
+
+    def image(self):
+        return self.x[:, :, None] if len(self.layer.input) == 1 else self.x
+
+    def expected(self):
+        return {"patches": (self.layer.our_patches(self.call()), None)}
+
+
+class Fold:
+    unit = "GB/s"
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.patches = eighths([layer.batch, layer.channels * layer.taps, layer.positions], 3)
+        self.work = 4 * (layer.input_elements + layer.patch_elements) / 1e9
+        self.note = "one strided += per tap" if len(layer.input) == 3 else ""
+        if len(layer.input) < 3:
+            self.call_out = self.into_buffer()
+
+    def operands(self):
+        return {"patches": self.layer.our_patches(self.patches)}
+
+    def fold(self, patches):
+        layer = self.layer
+        if len(layer.input) == 3:  # F.fold has no 3-D form
+            patches = patches.view(layer.batch, layer.channels, *layer.kernel, *layer.output)
+            padded = [i + 2 * p for i, p in zip(layer.input, layer.padding)]
+            x = patches.new_zeros(layer.batch, layer.channels, *padded)
+            for tap in itertools.product(*map(range, layer.kernel)):
+                window = [
+                    slice(t, t + (o - 1) * s + 1, s)
+                    for t, o, s in zip(tap, layer.output, layer.stride)
+                ]
+                x[:, :, *window] += patches[:, :, *tap]
+            inside = [slice(p, p + i) for p, i in zip(layer.padding, layer.input)]
+            return x[:, :, *inside].contiguous()
+        kernel, stride, padding = layer.plane()
+        return F.fold(patches, self.size(), kernel, padding=padding, stride=stride)
+
+    def size(self):
+        return [1, *self.layer.input] if len(self.layer.input) == 1 else self.layer.input
+
+    def into_buffer(self):
+        """The operator beneath F.fold, which can write into a buffer."""
+        patches, size, (kernel, stride, padding) = self.patches, self.size(), self.layer.plane()
+        out = torch.ops.aten.col2im(patches, size, kernel, [1, 1], padding, stride)
+        col2im = torch.ops.aten.col2im.out
+        return lambda: col2im(patches, size, kernel, [1, 1], padding, stride, out=out)
+
+    def call(self):
+        return self.fold(self.patches)
+
+    def expected(self):
+        shape = [self.layer.batch, self.layer.channels, *self.layer.input]
+        bound = self.fold(self.patches.abs()).view(shape)
+        x = self.call().view(shape)
+        return {"x": (self.layer.ours(x), self.layer.ours(bound))}
+
+
+class Conv:
+    unit = "GFLOP/s"
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.x = layer.activation(layer.channels, layer.input, 1)
+        self.w = layer.weight()
+        self.b = eighths([layer.outputs], 4)
+        self.work = 2 * layer.products / 1e9
+        self.note = "channels_last memory format" if layer.channels_last else ""
+
+    def operands(self):
+        layer = self.layer
+        return {"x": layer.ours(self.x), "w": layer.our_weight(self.w), "b": self.b}
+
+    def call(self):
+        return self.layer.conv(self.x, self.w, self.b)
+
+    def expected(self):
+        bound = self.layer.conv(self.x.abs(), self.w.abs(), self.b.abs())
+        return {"y": (self.layer.ours(self.call()), self.layer.ours(bound))}
+
+
+class Backward:
+    """dx, dw and db together."""
+
+    unit = "GFLOP/s"
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.x = layer.activation(layer.channels, layer.input, 1)
+        self.w = layer.weight()
+        self.dy = layer.activation(layer.outputs, layer.output, 5)
+        self.work = 4 * layer.products / 1e9
+        self.note = "channels_last memory format" if layer.channels_last else ""
+
+    def operands(self):
+        layer = self.layer
+        return {
+            "x": layer.ours(self.x),
+            "w": layer.our_weight(self.w),
+            "dy": layer.ours(self.dy),
+        }
+
+    def gradients(self, dy, x, w):
+        layer = self.layer
+        zeros = [0] * len(layer.input)
+        return torch.ops.aten.convolution_backward(
+            dy, x, w, [layer.outputs], layer.stride, layer.padding, [1] * len(layer.input),
+            False, zeros, layer.groups, [True, True, True],
+        )
+
+    def call(self):
+        return self.gradients(self.dy, self.x, self.w)
+
+    def expected(self):
+        values = self.call()
+        bounds = self.gradients(self.dy.abs(), self.x.abs(), self.w.abs())
+        arrange = (self.layer.ours, self.layer.our_weight, lambda b: b)
+        return {
+            name: (f(value), f(bound))
+            for name, f, value, bound in zip(("dx", "dw", "db"), arrange, values, bounds)
+        }
+
+
+class Matrix:
+    """CSR of the layer with its bias as last column, by whole-tensor indexing."""
+
+    unit = "GB/s"
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.w, self.b = layer.weight(), eighths([layer.outputs], 4)
+        self.note = "whole-tensor indexing"
+        self.work = None  # bytes of the matrix, known when the Rust side has written it
+
+    def operands(self):
+        return {"w": self.layer.our_weight(self.w), "b": self.b}
+
+    def call(self):
+        """(row pointers, columns, values): unfold of the positions says what each row reads."""
+        layer, axes = self.layer, len(self.layer.input)
+        size = layer.channels * math.prod(layer.input)
+        sources = torch.arange(1, size + 1, dtype=torch.int32).view(layer.channels, *layer.input)
+        sources = windows(sources, layer) - 1  # padding was 0 and is now -1
+        columns = sources.permute(*range(1, axes + 1), 0, *range(axes + 1, 2 * axes + 1))
+        columns = columns.reshape(layer.positions, layer.channels * layer.taps)
+        groups = layer.groups
+        per_group = columns.shape[1] // groups
+        bias_column = torch.full((layer.positions, 1), size, dtype=torch.int32)
+        weights = torch.cat([self.w.flatten(1), self.b[:, None]], 1)
+        counts, column_parts, value_parts = [], [], []
+        for g in range(groups):
+            own = torch.cat([columns[:, g * per_group : (g + 1) * per_group], bias_column], 1)
+            kept = own >= 0
+            outputs = weights[g * layer.outputs // groups : (g + 1) * layer.outputs // groups]
+            counts.append(kept.sum(1).repeat(len(outputs)))
+            column_parts.append(own[kept].repeat(len(outputs)))
+            value_parts.append(outputs.index_select(1, kept.nonzero()[:, 1]).flatten())
+        crow = F.pad(torch.cat(counts).cumsum(0), (1, 0)).to(torch.int32)
+        return crow, torch.cat(column_parts), torch.cat(value_parts)
+
+    def expected(self):
+        crow, columns, values = self.call()
+        return {"crow": (crow, None), "columns": (columns, None), "values": (values, None)}
+
+
+class Forum(Matrix):
+    """The function people find in the forum and paste: one slice assignment per row in a Python
+    loop, over the already padded input. (Its row pointers, a float32 `linspace` times a constant,
+    are wrong beyond 2**24 entries; time is all that is asked of it here.)"""
+
+    ROWS = 50_000  # timed on so many rows at most, and scaled by the number of entries
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.outputs = max(1, min(layer.outputs, self.ROWS // layer.positions))
+        self.scale = layer.outputs / self.outputs
+        self.note = "Python loop over rows"
+        if self.scale > 1:
+            self.note += f", timed on {self.outputs} of {layer.outputs} output channels and scaled"
+
+    def call(self):
+        layer, groups = self.layer, self.layer.groups
+        padded = [i + 2 * p for i, p in zip(layer.input, layer.padding)]
+        steps = [math.prod(padded[a + 1 :]) for a in range(len(padded))]
+        size, per_group = math.prod(padded), layer.channels // groups
+        base = torch.tensor(
+            [
+                c * size + sum(t * step for t, step in zip(tap, steps))
+                for c in range(per_group)
+                for tap in itertools.product(*map(range, layer.kernel))
+            ],
+            dtype=torch.int32,
+        )
+        rows = self.outputs * layer.positions
+        columns = torch.zeros(rows, len(base) + 1, dtype=torch.int32)
+        values = torch.zeros(rows, len(base) + 1)
+        row = 0
+        for output in range(self.outputs):
+            group = output // (layer.outputs // groups)
+            entries = torch.hstack((self.w[output].flatten(), self.b[output]))
+            for at in itertools.product(*map(range, layer.output)):
+                shift = sum(o * s * step for o, s, step in zip(at, layer.stride, steps))
+                columns[row, :-1] = base + (shift + group * per_group * size)
+                values[row] = entries
+                row += 1
+        columns[:, -1] = layer.channels * size
+        crow = (torch.linspace(0, rows, rows + 1) * (len(base) + 1)).int()
+        return crow, columns.flatten(), values.flatten()
+
+    def check(self):
+        """What it builds, times the padded input, is the convolution."""
+        layer = self.layer
+        x = eighths([1, layer.channels, *layer.input], 1)
+        padded = F.pad(x, [p for p in reversed(layer.padding) for _ in ("low", "high")]).flatten()
+        _, columns, values = self.call()
+        terms = values * torch.cat([padded, torch.ones(1)])[columns]
+        found = terms.view(self.outputs * layer.positions, -1).sum(1)
+        y = layer.conv(x, self.w, self.b)[0, : self.outputs].flatten()
+        if not torch.equal(found, y):
+            raise SystemExit(f"matrix {layer.name}: the forum function itself is wrong")
+
+
+OPERATIONS = {"unfold": Unfold, "fold": Fold, "conv": Conv, "backward": Backward, "matrix": Matrix}
