@@ -8,10 +8,13 @@ mod shapes;
 use std::cell::LazyCell;
 use std::time::Duration;
 
-use convmat::{Device, Tensor};
+use convmat::{Algorithm, CsrBuffers, DType, Device, Tensor};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use shapes::{CATALOGUE, Shape, eighths};
+
+/// The loops of the definition are timed on layers of at most this many products.
+const NAIVE_LIMIT: usize = 250_000_000;
 
 fn catalogue() -> Vec<Shape> {
     let given = |flag: &str| std::env::args().any(|argument| argument == flag);
@@ -65,5 +68,99 @@ fn fold(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(lowerings, unfold, fold);
+/// The operands and gradients of one layer.
+struct Layer {
+    x: Tensor<f32>,
+    w: Tensor<f32>,
+    b: Tensor<f32>,
+    y: Tensor<f32>,
+    result: Tensor<f32>,
+}
+
+impl Layer {
+    fn new(shape: &Shape, result: Vec<usize>) -> Self {
+        Layer {
+            x: tensor(&shape.input_shape(), 1),
+            w: tensor(&shape.weight_shape(), 2),
+            b: tensor(&[shape.outputs], 3),
+            y: tensor(&shape.output_shape(), 4),
+            result: zeros(&result),
+        }
+    }
+}
+
+/// Every algorithm on every layer, as `GROUP/ALGORITHM/LAYER`.
+fn each_algorithm(
+    criterion: &mut Criterion,
+    name: &str,
+    result: fn(&Shape) -> Vec<usize>,
+    run: fn(&Shape, &mut Layer, Algorithm),
+) {
+    for algorithm in Algorithm::ALL {
+        let mut group = group(criterion, &format!("{name}/{algorithm}"));
+        for shape in catalogue() {
+            if algorithm == Algorithm::Naive && shape.products() > NAIVE_LIMIT {
+                continue;
+            }
+            group.throughput(Throughput::Elements(2 * shape.products() as u64));
+            let mut layer = LazyCell::new(|| Layer::new(&shape, result(&shape)));
+            group.bench_function(shape.name, |bencher| {
+                bencher.iter(|| run(&shape, &mut layer, algorithm));
+            });
+        }
+    }
+}
+
+fn forward(criterion: &mut Criterion) {
+    each_algorithm(criterion, "forward", Shape::output_shape, |shape, layer, algorithm| {
+        let Layer { x, w, b, result, .. } = layer;
+        let run = with_axes!(shape, D => {
+            shape.conv::<D>().forward_into(&*x, &*w, Some(b.view()), result, algorithm)
+        });
+        run.unwrap();
+    });
+}
+
+fn backward(criterion: &mut Criterion) {
+    each_algorithm(criterion, "backward_input", Shape::input_shape, |shape, layer, algorithm| {
+        let Layer { w, y, result, .. } = layer;
+        let run = with_axes!(shape, D => {
+            shape.conv::<D>().backward_input_into(&*y, &*w, result, algorithm)
+        });
+        run.unwrap();
+    });
+    each_algorithm(criterion, "backward_weight", Shape::weight_shape, |shape, layer, algorithm| {
+        let Layer { x, y, result, .. } = layer;
+        let run = with_axes!(shape, D => {
+            shape.conv::<D>().backward_weight_into(&*x, &*y, result, algorithm)
+        });
+        run.unwrap();
+    });
+}
+
+fn matrix(criterion: &mut Criterion) {
+    let mut group = group(criterion, "matrix");
+    for shape in catalogue() {
+        let shape = shape.for_matrix().expect("the catalogue is sound");
+        let (w, b) = (tensor(&shape.weight_shape(), 2), tensor(&[shape.outputs], 3));
+        with_axes!(shape, D => {
+            let (conv, input) = (shape.conv::<D>(), shape.input_size::<D>());
+            let size = conv.matrix_size(w.shape(), true, input).expect("the catalogue is sound");
+            group.throughput(Throughput::Bytes(size.bytes(DType::F32)));
+            let mut arrays = LazyCell::new(|| {
+                let entries = size.nnz() as usize;
+                (vec![0i32; size.rows() as usize + 1], vec![0i32; entries], vec![0f32; entries])
+            });
+            group.bench_function(shape.name, |bencher| {
+                bencher.iter(|| {
+                    let (indptr, indices, data) = &mut *arrays;
+                    let buffers = CsrBuffers { indptr, indices, data };
+                    conv.matrix_into(&w, Some(b.view()), input, buffers).unwrap();
+                });
+            });
+        });
+    }
+}
+
+criterion_group!(lowerings, unfold, fold, forward, backward, matrix);
 criterion_main!(lowerings);

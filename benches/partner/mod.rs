@@ -1,7 +1,9 @@
 //! What the side-by-side comparison runs on this crate's side.
 
 pub mod job;
+mod matrix;
 mod patches;
+mod products;
 pub mod roofline;
 
 use std::path::Path;
@@ -9,7 +11,9 @@ use std::path::Path;
 use crate::shapes::Shape;
 use crate::with_axes;
 use job::{Job, Operands, Result};
+use matrix::Matrix;
 use patches::{Fold, Unfold};
+use products::{Backward, Forward};
 
 /// The operation of this name on the operands in `folder`.
 pub fn prepare(op: &str, shape: &Shape, folder: &Path) -> Result<Box<dyn Job>> {
@@ -17,6 +21,9 @@ pub fn prepare(op: &str, shape: &Shape, folder: &Path) -> Result<Box<dyn Job>> {
     match op {
         "unfold" => with_axes!(shape, D => boxed(Unfold::<D>::new(&operands)?)),
         "fold" => with_axes!(shape, D => boxed(Fold::<D>::new(&operands)?)),
+        "conv" => with_axes!(shape, D => boxed(Forward::<D>::new(&operands)?)),
+        "backward" => with_axes!(shape, D => boxed(Backward::<D>::new(&operands)?)),
+        "matrix" => with_axes!(shape, D => boxed(Matrix::<D>::new(&operands)?)),
         _ => Err(format!("no operation is called {op:?}").into()),
     }
 }
