@@ -134,13 +134,12 @@ class Others:
 
 
 def settle():
-    """Waits until PyTorch's worker threads, which spin for a while after a call, are asleep."""
-    deadline = time.monotonic() + 1
-    while time.monotonic() < deadline:
+    """Waits until PyTorch's worker threads, which spin for milliseconds after a call, are asleep."""
+    deadline, quiet = time.monotonic() + 1, 0
+    while quiet < 2 and time.monotonic() < deadline:
         before = time.process_time()
         time.sleep(0.005)
-        if time.process_time() - before < 0.001:
-            return
+        quiet = quiet + 1 if time.process_time() - before < 0.0005 else 0
 
 
 def torch_seconds(call, count):
