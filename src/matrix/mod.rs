@@ -1,4 +1,10 @@
 //! The matrix of a convolution, and sparse matrices to hold it.
+//!
+//! `plan` says where every row goes, in closed form from the axes' tables; `template` holds the
+//! contents of rows that look alike; `cpu` copies them to their places, in parallel and past the
+//! caches. The transposed convolution is the same with the axes' adjoint tables. [`Csr`] is the result;
+//! it converts to [`Csc`], [`Coo`], a dense tensor, a file that SciPy reads and, with the feature
+//! `sprs`, that crate's matrices.
 
 mod coo;
 mod cpu;

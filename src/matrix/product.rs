@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::csr::{Csr, Pattern, with_pattern};
 use super::index::Index;
-use super::transpose::column_ranges;
+use super::transpose::{ColumnWindow, column_ranges};
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
 use crate::memory::try_zeroed;
@@ -260,8 +260,9 @@ fn adjoint_add<T: Element, I: Index>(
     range: &Range<usize>,
     sum: &mut [T::Acc],
 ) {
+    let mut window = ColumnWindow::new(range);
     for (row, y) in y.chunks_exact(vectors).enumerate() {
-        let own = p.range_within(row, range);
+        let own = window.entries(p, row);
         let entries = p.indices[own.clone()].iter().zip(&data[own]);
         let entries = entries.map(|(i, &value)| (i.to_usize() - range.start, value));
         if vectors == 1 {

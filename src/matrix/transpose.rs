@@ -1,7 +1,7 @@
 //! Transposition: a counting sort by column.
 //!
 //! Work is split by ranges of columns. A task walks all rows and picks out its own columns, which are
-//! contiguous in every row and found by bisection; the rows it sees ascend, so the result is the same
+//! contiguous in every row; the rows it sees ascend, so the result is the same
 //! whatever the number of tasks, and every task owns a contiguous part of the result.
 
 use std::ops::Range;
@@ -33,20 +33,39 @@ pub(super) fn column_ranges(columns: usize) -> Vec<Range<usize>> {
     (0..columns.div_ceil(size)).map(|t| t * size..columns.min((t + 1) * size)).collect()
 }
 
-impl<I: Index> Pattern<I> {
-    /// The entries of `row` whose column lies in `columns`.
-    #[inline]
-    pub(super) fn range_within(&self, row: usize, columns: &Range<usize>) -> Range<usize> {
-        let all = self.range(row);
-        let indices = &self.indices[all.clone()];
-        let from = indices.partition_point(|i| i.to_usize() < columns.start);
-        let to = from + indices[from..].partition_point(|i| i.to_usize() < columns.end);
-        all.start + from..all.start + to
+/// Picks the entries in a range of columns out of each row.
+pub(super) struct ColumnWindow {
+    columns: Range<usize>,
+    /// Where the range began and ended in the row before.
+    last: [usize; 2],
+}
+
+impl ColumnWindow {
+    pub(super) fn new(columns: &Range<usize>) -> Self {
+        ColumnWindow { columns: columns.clone(), last: [0; 2] }
     }
 
-    fn rows(&self) -> usize {
-        self.indptr.len() - 1
+    /// The entries of `row` that lie in the range of columns.
+    #[inline]
+    pub(super) fn entries<I: Index>(&mut self, source: &Pattern<I>, row: usize) -> Range<usize> {
+        let all = source.range(row);
+        let indices = &source.indices[all.clone()];
+        for (last, bound) in self.last.iter_mut().zip([self.columns.start, self.columns.end]) {
+            *last = split(indices, bound, *last);
+        }
+        all.start + self.last[0]..all.start + self.last[1]
     }
+}
+
+/// The number of indices below `bound`. Rows resemble each other, so the place found in the row before
+/// is tried first: bisecting a row that is not in cache yet costs more than adding it up.
+#[inline]
+fn split<I: Index>(indices: &[I], bound: usize, guess: usize) -> usize {
+    let guess = guess.min(indices.len());
+    let (below, above) = indices.split_at(guess);
+    let fits = below.last().is_none_or(|i| i.to_usize() < bound)
+        && above.first().is_none_or(|i| i.to_usize() >= bound);
+    if fits { guess } else { indices.partition_point(|i| i.to_usize() < bound) }
 }
 
 fn transpose<T: Element, I: Index>(
@@ -82,8 +101,9 @@ where
         // Where the next entry of each own column goes.
         let mut next: Vec<I> = try_zeroed("the transposition's cursors", range.len())?;
         next.copy_from_slice(&indptr[range.clone()]);
-        for row in 0..source.rows() {
-            for entry in source.range_within(row, &range) {
+        let mut window = ColumnWindow::new(&range);
+        for row in 0..source.indptr.len() - 1 {
+            for entry in window.entries(source, row) {
                 let cursor = &mut next[source.indices[entry].to_usize() - range.start];
                 let at = cursor.to_usize() - base;
                 own_indices[at] = I::from_usize(row);
@@ -100,8 +120,9 @@ where
 fn count<I: Index>(source: &Pattern<I>, ranges: &[Range<usize>], counts: &mut [I]) {
     let size = ranges.first().map_or(1, Range::len);
     counts.par_chunks_mut(size).zip(ranges).for_each(|(own, range)| {
-        for row in 0..source.rows() {
-            for entry in source.range_within(row, range) {
+        let mut window = ColumnWindow::new(range);
+        for row in 0..source.indptr.len() - 1 {
+            for entry in window.entries(source, row) {
                 let own_count = &mut own[source.indices[entry].to_usize() - range.start];
                 *own_count = own_count.plus(I::from_usize(1));
             }
