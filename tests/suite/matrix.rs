@@ -271,6 +271,34 @@ proptest! {
     }
 }
 
+/// Rows longer than the pieces they are written in, and more kinds of rows than are kept at hand.
+#[test]
+fn large_kernels_match_the_definition() {
+    for (layout, groups) in [(Layout::ChannelsFirst, 1), (Layout::ChannelsLast, 3)] {
+        let case = Case {
+            batch: 1,
+            channels: 3,
+            outputs: 3,
+            groups,
+            spatial: 2,
+            input: [1, 20, 20],
+            kernel: [1, 20, 20],
+            stride: [1, 1, 1],
+            dilation: [1, 1, 1],
+            low: [0, 19, 19],
+            high: [0, 19, 19],
+            mode: PaddingMode::Zeros,
+            layout,
+        };
+        check_forward::<f32>(&case, true, 1);
+        check_forward::<f16>(&case, false, 2);
+        let matrix = assemble(&case, &weight::<f32>(&case, 3).0, None);
+        let (w, size) = (weight::<f32>(&case, 3).0, last(case.output()));
+        let up = conv::<2>(&case).transposed_matrix(&w, None, size, [0, 0]).unwrap();
+        assert_eq!(up, matrix.transpose().unwrap());
+    }
+}
+
 fn assemble_into<I: Index>(
     c: &Case,
     weight: &Tensor<f32>,
