@@ -117,6 +117,9 @@ pub trait Accumulator:
     /// One.
     const ONE: Self;
 
+    /// `self·a + b`, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+
     /// `c = a·b` or `c += a·b` on the calling thread. A method of the type and not a generic function,
     /// so that faer's kernels are compiled once, here, and not again in every crate that uses this one.
     #[doc(hidden)]
@@ -133,6 +136,11 @@ macro_rules! accumulator {
         impl Accumulator for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
+
+            #[inline(always)]
+            fn mul_add(self, a: Self, b: Self) -> Self {
+                <$t>::mul_add(self, a, b)
+            }
 
             #[inline(never)]
             fn matmul(

@@ -49,6 +49,8 @@ impl AxisMap {
         );
         let start = low.clamp(0, extent as i64) as usize;
         let end = (low + inputs as i64).clamp(start as i64, extent as i64) as usize;
+        // Where no padded position is ever read the mode says nothing, and zeros is the simplest.
+        let mode = if start == 0 && end == extent { PaddingMode::Zeros } else { mode };
         Ok(AxisMap {
             inputs,
             outputs,
@@ -102,7 +104,7 @@ impl AxisMap {
         self.dilation
     }
 
-    /// What the positions outside the input read.
+    /// What the positions outside the input read; `Zeros` where none is ever read.
     pub fn mode(&self) -> PaddingMode {
         self.mode
     }
@@ -153,15 +155,29 @@ impl AxisMap {
         counts
     }
 
-    /// The adjoint map of a stride-1, zero-padded axis, which again is the map of a convolution: the
-    /// taps reversed, `low` = (taps − 1)·dilation − low. `None` for other axes, whose adjoint is
-    /// not a convolution over contiguous positions.
-    pub(crate) fn adjoint(&self) -> Option<Result<AxisMap>> {
-        (self.stride == 1 && self.mode == PaddingMode::Zeros).then(|| {
-            let low = ((self.taps - 1) * self.dilation) as i64 - self.low;
-            let (taps, dilation) = (self.taps, self.dilation);
-            AxisMap::new(self.outputs, self.inputs, taps, 1, dilation, low, PaddingMode::Zeros)
-        })
+    /// The adjoint of a zero-padded axis, for those inputs whose padded position is `phase` modulo the
+    /// stride: over them, and over the taps that reach them, it again is the map of a convolution, with
+    /// stride 1. `None` when there is no such input or tap, or the mode is another: then an input may
+    /// be read several times through one tap.
+    pub(crate) fn adjoint_phase(&self, phase: usize) -> Option<Result<AdjointPhase>> {
+        let (stride, dilation) = (self.stride, self.dilation);
+        let first = (phase as i64 - self.low).rem_euclid(stride as i64) as usize;
+        let reaches = |&k: &usize| k * dilation % stride == phase;
+        let tap = (0..self.taps.min(stride)).find(reaches)?;
+        if self.mode != PaddingMode::Zeros || first >= self.inputs {
+            return None;
+        }
+        let tap_step = stride / gcd(stride, dilation);
+        let (taps, inputs) =
+            ((self.taps - tap).div_ceil(tap_step), (self.inputs - first).div_ceil(stride));
+        let dilation = dilation * tap_step / stride;
+        // Input `first` is read through `tap` by this output, and through the next one `dilation` before.
+        let reader = (first as i64 + self.low - (tap * self.dilation) as i64) / stride as i64;
+        let low = ((taps - 1) * dilation) as i64 - reader;
+        let mode = PaddingMode::Zeros;
+        let map = AxisMap::new(self.outputs, inputs, taps, 1, dilation, low, mode);
+        let taps = (0..taps).rev().map(|t| tap + t * tap_step).collect();
+        Some(map.map(|map| AdjointPhase { map, first, stride, taps }))
     }
 
     /// For each output, the distinct inputs it reads and the taps that share each.
@@ -174,6 +190,22 @@ impl AxisMap {
     pub fn adjoint_rows(&self) -> Result<AxisRows> {
         AxisRows::new(self, true)
     }
+}
+
+/// One phase of an axis's adjoint.
+#[derive(Clone, Debug)]
+pub(crate) struct AdjointPhase {
+    /// From outputs to the inputs of this phase, and the taps that reach them.
+    pub map: AxisMap,
+    /// The first input of this phase, and the distance to the next.
+    pub first: usize,
+    pub stride: usize,
+    /// The axis's tap behind each tap of the map.
+    pub taps: Vec<usize>,
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// One axis as a sparse matrix pattern: for each row, its sorted distinct columns, and for each of

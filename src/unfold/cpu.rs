@@ -68,7 +68,7 @@ fn channels_first<T: Element>(axes: &[AxisMap; 3], input: &[T], patches: &mut [T
             |scratch, (patches, input)| {
                 let mut writer = StreamWriter::new(patches, streaming);
                 for plane in input.chunks(plane_in) {
-                    slab.fill(plane, scratch, |v| v);
+                    slab.fill(plane, 1, scratch, |v| v);
                     for tap in taps(axes) {
                         copy_row(&slab, scratch, tap, &mut writer);
                     }
@@ -85,7 +85,7 @@ fn channels_first<T: Element>(axes: &[AxisMap; 3], input: &[T], patches: &mut [T
     tasks.into_par_iter().for_each_init(Vec::new, |scratch, task| {
         let slab = Slab::new(axes, task.outputs);
         scratch.resize(slab.len(), T::default());
-        slab.fill(task.plane, scratch, |v| v);
+        slab.fill(task.plane, 1, scratch, |v| v);
         for (tap, row) in taps(axes).zip(task.rows) {
             copy_row(&slab, scratch, tap, &mut StreamWriter::new(row, streaming));
         }

@@ -97,6 +97,11 @@ impl<'m> Slab<'m> {
         self.outputs[0].len()
     }
 
+    /// How far the blocks of one outer output are behind those of the output before.
+    pub(crate) fn depth_step(&self) -> usize {
+        self.lines.line(0, self.axes[0].stride(), 0)
+    }
+
     /// Number of output positions that [`Slab::block`] covers: the box's extent on the last two axes.
     pub(crate) fn block_len(&self) -> usize {
         self.outputs[1].len() * self.outputs[2].len()
@@ -110,21 +115,35 @@ impl<'m> Slab<'m> {
         self.lines.line(tap[2], d, self.axes[1].padded_position(0, tap[1]))
     }
 
-    /// Fills the slab from an input plane, converting elements on the way.
+    /// The taps, in the order of the patch rows.
+    pub(crate) fn taps(&self) -> impl Iterator<Item = [usize; 3]> + use<> {
+        super::taps(self.axes)
+    }
+
+    /// Fills the slab from an input plane whose elements are `step` apart, converting them on the way.
     pub(crate) fn fill<T: Copy, U: Copy + Default>(
         &self,
         plane: &[T],
+        step: usize,
         slab: &mut [U],
         convert: impl Fn(T) -> U + Copy,
     ) {
         let [_, _, map_w] = self.axes;
+        let width = map_w.inputs();
         self.each_line(|start, tap, row| {
             let line = &mut slab[start..][..self.outputs[2].len()];
             match row {
                 None => line.fill(U::default()),
-                Some(row) => {
-                    let input = &plane[row * map_w.inputs()..][..map_w.inputs()];
+                Some(row) if step == 1 => {
+                    let input = &plane[row * width..][..width];
                     unfold_line(map_w, tap, &self.outputs[2], input, line, convert)
+                }
+                Some(row) => {
+                    let input = &plane[row * width * step..][..(width - 1) * step + 1];
+                    for (target, o) in line.iter_mut().zip(self.outputs[2].clone()) {
+                        let source = map_w.source(o, tap);
+                        *target = source.map_or(U::default(), |i| convert(input[i * step]));
+                    }
                 }
             }
         });

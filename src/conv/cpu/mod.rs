@@ -14,6 +14,8 @@
 
 mod gemm;
 mod im2col;
+mod implicit;
+mod micro;
 mod naive;
 mod partial;
 mod patches;
@@ -42,9 +44,8 @@ pub(super) fn forward<T: Element>(
     match algorithm {
         Algorithm::Naive => naive::forward(p, x, w, bias, y),
         Algorithm::Shifted => shifted::forward(p, x, w, bias, y),
-        Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
-            im2col::forward(p, x, w, bias, y)
-        }
+        Algorithm::Implicit => implicit::forward(p, x, w, bias, y),
+        Algorithm::Auto | Algorithm::Im2col => im2col::forward(p, x, w, bias, y),
     }
 }
 
@@ -60,6 +61,9 @@ pub(super) fn backward_input<T: Element>(
     match algorithm {
         Algorithm::Naive => naive::backward_input(p, dy, w, bias, dx),
         Algorithm::Shifted => shifted::backward_input(p, dy, w, bias, dx),
+        Algorithm::Implicit if implicit::has_adjoint(p) => {
+            implicit::backward_input(p, dy, w, bias, dx)
+        }
         Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
             im2col::backward_input(p, dy, w, bias, dx)
         }
@@ -77,9 +81,8 @@ pub(super) fn backward_weight<T: Element>(
     match algorithm {
         Algorithm::Naive => naive::backward_weight(p, x, dy, dw),
         Algorithm::Shifted => shifted::backward_weight(p, x, dy, dw),
-        Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
-            im2col::backward_weight(p, x, dy, dw)
-        }
+        Algorithm::Implicit => implicit::backward_weight(p, x, dy, dw),
+        Algorithm::Auto | Algorithm::Im2col => im2col::backward_weight(p, x, dy, dw),
     }
 }
 

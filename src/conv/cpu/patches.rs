@@ -127,7 +127,12 @@ impl<'p> Gather<'p> {
         let first = self.group * self.p.channels_per_group();
         let mut row = 0;
         for channel in block.channels.clone() {
-            self.slab.fill(&image[(first + channel) * positions..][..positions], slab, T::to_acc);
+            self.slab.fill(
+                &image[(first + channel) * positions..][..positions],
+                1,
+                slab,
+                T::to_acc,
+            );
             for tap in block.taps.clone() {
                 let tap = unravel(tap, self.p.tap_extents());
                 let len = self.slab.block_len();

@@ -155,11 +155,26 @@ impl<'a, T> Shared<'a, T> {
     /// # Safety
     /// While the result is alive, nothing else may use any part of this run.
     #[allow(clippy::mut_from_ref)] // Disjointness is the caller's to guarantee.
-    unsafe fn run(&self, start: usize, len: usize) -> &mut [T] {
+    pub unsafe fn run(&self, start: usize, len: usize) -> &mut [T] {
         assert!(start <= self.len && len <= self.len - start);
         // SAFETY: the run lies inside the slice, which is borrowed for 'a; the caller sees to it that
         // no other reference to it exists.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
+    }
+}
+
+impl<T: Element> Shared<'_, T> {
+    /// Writes rounded accumulators to the elements `start`, `start + step`, ….
+    ///
+    /// # Safety
+    /// Nothing else may use these elements.
+    pub unsafe fn scatter(&self, start: usize, step: usize, values: &[T::Acc]) {
+        let last = start + (values.len().max(1) - 1) * step;
+        assert!(values.is_empty() || last < self.len);
+        for (index, &value) in values.iter().enumerate() {
+            // SAFETY: inside the slice by the assertion; the caller sees to the rest.
+            unsafe { *self.data.add(start + index * step) = T::from_acc(value) };
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn fill_slab<T: Element>(
     let image = &x[n * p.channels * positions..][..p.channels * positions];
     if p.layout == Layout::ChannelsFirst {
         for (channel, data) in channels.zip(data.chunks_exact_mut(slab.len())) {
-            slab.fill(&image[channel * positions..][..positions], data, T::to_acc);
+            slab.fill(&image[channel * positions..][..positions], 1, data, T::to_acc);
         }
         return;
     }

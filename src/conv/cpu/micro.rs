@@ -1,0 +1,281 @@
+//! The innermost loops: register tiles of products, compiled for each instruction set.
+//!
+//! | tile | computes | used for |
+//! |---|---|---|
+//! | [`Products`] | `c[m][j] += Σ_k a[k][m]·b[k][j]`, rows of b anywhere in memory | convolution and its input gradient |
+//! | [`Dots`] | `c[m][n] += Σ_t a[m][t]·b[n][t]` | weight gradients of small groups |
+//!
+//! The loops are written once, over arrays of lanes that LLVM keeps in vector registers; each
+//! instruction set only says how many lanes, rows and vectors its registers hold.
+
+use std::any::Any;
+
+use crate::element::Accumulator;
+
+/// One term of a sum of products: where its weights and its row of patches start, in elements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    pub weight: usize,
+    pub patch: usize,
+}
+
+/// Operands of a tile of products, as the kernels take them: unchecked.
+#[derive(Clone, Copy)]
+pub(super) struct Products<A> {
+    pub steps: *const Step,
+    pub count: usize,
+    /// Row m of step k is at `weights[steps[k].weight + m·row]`.
+    pub weights: *const A,
+    pub row: usize,
+    /// Column j of step k is at `patches[steps[k].patch + j]`.
+    pub patches: *const A,
+    /// Element (m, j) of the result is at `sums[m·pitch + j]`.
+    pub sums: *mut A,
+    pub pitch: usize,
+    /// Whether to add to the result or to overwrite it.
+    pub add: bool,
+}
+
+/// Operands of a tile of dot products, as the kernels take them: unchecked.
+#[derive(Clone, Copy)]
+pub(super) struct Dots<A> {
+    pub len: usize,
+    /// Row m of the left operand starts at `left[m·row]`.
+    pub left: *const A,
+    pub row: usize,
+    /// Row n of the right operand starts at `right[starts[n]]`.
+    pub right: *const A,
+    pub starts: *const usize,
+    /// Element (m, n) of the result, which is added to, is at `sums[m·pitch + n]`.
+    pub sums: *mut A,
+    pub pitch: usize,
+}
+
+/// A tile's number of rows, and its kernels by number of vectors (or of right rows), descending to 1.
+pub(super) struct Tile<O: 'static> {
+    pub rows: usize,
+    pub kernels: &'static [(usize, unsafe fn(O))],
+}
+
+impl<O> Tile<O> {
+    /// The kernel that takes the most of `left` vectors, and how many it takes.
+    pub fn kernel(&self, left: usize) -> (usize, unsafe fn(O)) {
+        let fitting = self.kernels.iter().find(|(columns, _)| *columns <= left);
+        *fitting.unwrap_or(&self.kernels[self.kernels.len() - 1])
+    }
+}
+
+/// The tiles of one instruction set, by rows, descending to 1.
+pub(super) struct Tiles<A: 'static> {
+    /// Lanes of a vector.
+    pub lanes: usize,
+    pub products: &'static [Tile<Products<A>>],
+    pub dots: &'static [Tile<Dots<A>>],
+}
+
+/// The tile with the most rows that `left` rows fill.
+pub(super) fn tile<O>(tiles: &'static [Tile<O>], left: usize) -> &'static Tile<O> {
+    tiles.iter().find(|tile| tile.rows <= left).unwrap_or(&tiles[tiles.len() - 1])
+}
+
+/// The tiles of the best instruction set this machine has.
+pub(super) fn best_tiles<A: Accumulator>() -> &'static Tiles<A> {
+    let all: [&'static dyn Any; 2] = [best_f32(), best_f64()];
+    all.into_iter().find_map(|tiles| tiles.downcast_ref()).expect("an accumulator is f32 or f64")
+}
+
+/// A vector of `L` lanes.
+#[derive(Clone, Copy)]
+struct Vector<A, const L: usize>([A; L]);
+
+impl<A: Accumulator, const L: usize> Vector<A, L> {
+    const ZERO: Self = Vector([A::ZERO; L]);
+
+    /// # Safety
+    /// `L` elements may be read at `from`.
+    #[inline(always)]
+    unsafe fn load(from: *const A) -> Self {
+        // SAFETY: promised by the caller.
+        Vector(unsafe { from.cast::<[A; L]>().read_unaligned() })
+    }
+
+    /// # Safety
+    /// `L` elements may be written at `to`.
+    #[inline(always)]
+    unsafe fn store(self, to: *mut A) {
+        // SAFETY: promised by the caller.
+        unsafe { to.cast::<[A; L]>().write_unaligned(self.0) }
+    }
+
+    /// `self + a·b`, in one rounding where `FUSED`.
+    #[inline(always)]
+    fn plus<const FUSED: bool>(mut self, a: Self, b: Self) -> Self {
+        for lane in 0..L {
+            self.0[lane] = if FUSED {
+                a.0[lane].mul_add(b.0[lane], self.0[lane])
+            } else {
+                self.0[lane] + a.0[lane] * b.0[lane]
+            };
+        }
+        self
+    }
+}
+
+/// # Safety
+/// All that the operands point at exists: `M` rows of `V·L` columns.
+#[inline(always)]
+unsafe fn products<A, const L: usize, const FUSED: bool, const M: usize, const V: usize>(
+    o: Products<A>,
+) where
+    A: Accumulator,
+{
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut sums = [[Vector::<A, L>::ZERO; V]; M];
+        for k in 0..o.count {
+            let Step { weight, patch } = *o.steps.add(k);
+            let (weights, patches) = (o.weights.add(weight), o.patches.add(patch));
+            let mut row = [Vector::<A, L>::ZERO; V];
+            for (v, vector) in row.iter_mut().enumerate() {
+                *vector = Vector::load(patches.add(v * L));
+            }
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let weight = Vector([*weights.add(m * o.row); L]);
+                for (sum, &vector) in sums.iter_mut().zip(&row) {
+                    *sum = sum.plus::<FUSED>(weight, vector);
+                }
+            }
+        }
+        for (m, sums) in sums.iter().enumerate() {
+            for (v, sum) in sums.iter().enumerate() {
+                let target = o.sums.add(m * o.pitch + v * L);
+                let sum = if o.add {
+                    let mut old = Vector::<A, L>::load(target);
+                    old.0.iter_mut().zip(sum.0).for_each(|(old, new)| *old += new);
+                    old
+                } else {
+                    *sum
+                };
+                sum.store(target);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// All that the operands point at exists: `M` left and `N` right rows.
+#[inline(always)]
+unsafe fn dots<A, const L: usize, const FUSED: bool, const M: usize, const N: usize>(o: Dots<A>)
+where
+    A: Accumulator,
+{
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut sums = [[Vector::<A, L>::ZERO; N]; M];
+        let right: [*const A; N] = std::array::from_fn(|n| o.right.add(*o.starts.add(n)));
+        let whole = o.len / L * L;
+        for t in (0..whole).step_by(L) {
+            let left: [_; M] = std::array::from_fn(|m| Vector::load(o.left.add(m * o.row + t)));
+            for (n, &right) in right.iter().enumerate() {
+                let right = Vector::<A, L>::load(right.add(t));
+                for (sums, &left) in sums.iter_mut().zip(&left) {
+                    sums[n] = sums[n].plus::<FUSED>(left, right);
+                }
+            }
+        }
+        for (m, sums) in sums.iter_mut().enumerate() {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                for t in whole..o.len {
+                    sum.0[t - whole] += *o.left.add(m * o.row + t) * *right[n].add(t);
+                }
+                let mut half = L / 2;
+                while half > 0 {
+                    for lane in 0..half {
+                        let upper = sum.0[lane + half];
+                        sum.0[lane] += upper;
+                    }
+                    half /= 2;
+                }
+                *o.sums.add(m * o.pitch + n) += sum.0[0];
+            }
+        }
+    }
+}
+
+/// The kernels of one instruction set, for `$t` in vectors of `$lanes` lanes.
+macro_rules! instruction_set {
+    (
+        $name:ident, $t:ty, $lanes:literal, $fused:literal, $(#[$feature:meta])?
+        products: $([$m:literal; $($v:literal)+])+,
+        dots: $([$dm:literal; $($dn:literal)+])+
+    ) => {
+        mod $name {
+            use super::{Dots, Products, Tile, Tiles};
+
+            $(#[$feature])?
+            unsafe fn products<const M: usize, const V: usize>(operands: Products<$t>) {
+                // SAFETY: promised by the caller.
+                unsafe { super::products::<$t, $lanes, $fused, M, V>(operands) }
+            }
+
+            $(#[$feature])?
+            unsafe fn dots<const M: usize, const N: usize>(operands: Dots<$t>) {
+                // SAFETY: promised by the caller.
+                unsafe { super::dots::<$t, $lanes, $fused, M, N>(operands) }
+            }
+
+            pub(super) static TILES: Tiles<$t> = Tiles {
+                lanes: $lanes,
+                products: &[$(Tile { rows: $m, kernels: &[$(($v, products::<$m, $v>)),+] }),+],
+                dots: &[$(Tile { rows: $dm, kernels: &[$(($dn, dots::<$dm, $dn>)),+] }),+],
+            };
+        }
+    };
+}
+
+// 32 registers: 24 sums, the rest for operands.
+#[cfg(target_arch = "x86_64")]
+instruction_set!(avx512_f32, f32, 16, true, #[target_feature(enable = "avx512f")]
+    products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
+    dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
+#[cfg(target_arch = "x86_64")]
+instruction_set!(avx512_f64, f64, 8, true, #[target_feature(enable = "avx512f")]
+    products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
+    dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
+// 16 registers: 12 sums.
+#[cfg(target_arch = "x86_64")]
+instruction_set!(avx2_f32, f32, 8, true, #[target_feature(enable = "avx2,fma")]
+    products: [4; 3 2 1] [2; 4 2 1] [1; 8 4 2 1],
+    dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
+#[cfg(target_arch = "x86_64")]
+instruction_set!(avx2_f64, f64, 4, true, #[target_feature(enable = "avx2,fma")]
+    products: [4; 3 2 1] [2; 4 2 1] [1; 8 4 2 1],
+    dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
+// Whatever every machine of this architecture has, taken to be 16 registers of 16 bytes.
+instruction_set!(baseline_f32, f32, 4, false,
+    products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
+    dots: [4; 2 1] [1; 4 1]);
+instruction_set!(baseline_f64, f64, 2, false,
+    products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
+    dots: [4; 2 1] [1; 4 1]);
+
+macro_rules! best {
+    ($best:ident, $t:ty, $avx512:ident, $avx2:ident, $baseline:ident) => {
+        fn $best() -> &'static Tiles<$t> {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::is_x86_feature_detected;
+                if is_x86_feature_detected!("avx512f") {
+                    return &$avx512::TILES;
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    return &$avx2::TILES;
+                }
+            }
+            &$baseline::TILES
+        }
+    };
+}
+
+best!(best_f32, f32, avx512_f32, avx2_f32, baseline_f32);
+best!(best_f64, f64, avx512_f64, avx2_f64, baseline_f64);
