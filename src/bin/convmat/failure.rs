@@ -32,11 +32,15 @@ impl Failure {
         match error {
             Error::Io { source, .. } => Failure::input(format!("{label} cannot be read: {source}")),
             Error::Format { reason, .. } => Failure::input(format!("{label}: {reason}")),
-            Error::ElementType { expected, found, .. } => {
-                Failure::input(format!("{label} has elements of type {found}, expected {expected}"))
-            }
+            Error::ElementType { found, .. } => Failure::element_type(label, &found, ""),
             error => Names::default().explain(error),
         }
+    }
+
+    /// A tensor of elements that the library does not compute with.
+    pub fn element_type(label: &str, found: &str, hint: &str) -> Self {
+        let expected = "f16, bf16, f32 or f64";
+        Failure::input(format!("{label} has elements of type {found}, expected {expected}{hint}"))
     }
 
     /// A failure to write `--output`.

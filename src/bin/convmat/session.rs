@@ -216,17 +216,12 @@ impl Operand {
 
     /// The type of its elements, which must be one the library computes with.
     pub fn dtype(&self) -> Result<DType, Failure> {
-        match self.array.dtype() {
-            ArrayType::Float(dtype) => Ok(dtype),
-            ArrayType::Bytes(_) => Err(self.wrong_type("")),
-            _ => Err(self.wrong_type(" (in NumPy: array.astype('float32'))")),
-        }
-    }
-
-    fn wrong_type(&self, hint: &str) -> Failure {
-        let (label, found) = (&self.label, self.array.dtype());
-        let expected = "f16, bf16, f32 or f64";
-        Failure::input(format!("{label} has elements of type {found}, expected {expected}{hint}"))
+        let hint = match self.array.dtype() {
+            ArrayType::Float(dtype) => return Ok(dtype),
+            ArrayType::Bytes(_) => "",
+            _ => " (in NumPy: array.astype('float32'))",
+        };
+        Err(Failure::element_type(&self.label, &self.array.dtype().to_string(), hint))
     }
 
     /// D, from the rank.

@@ -24,11 +24,11 @@ use crate::session::Session;
 macro_rules! dispatch {
     ($dtype:expr, $axes:expr, $T:ident, $D:ident => $call:expr) => {{
         macro_rules! of_type {
-                        ($type:ty) => {{
-                            type $T = $type;
-                            $crate::commands::with_axes!($axes, $D => $call)
-                        }};
-                    }
+                                    ($type:ty) => {{
+                                        type $T = $type;
+                                        $crate::commands::with_axes!($axes, $D => $call)
+                                    }};
+                                }
         match $dtype {
             convmat::DType::F16 => of_type!(half::f16),
             convmat::DType::BF16 => of_type!(half::bf16),
