@@ -10,33 +10,30 @@ mod patches;
 use std::path::Path;
 
 use convmat::io::{Format, NpzWriter, Source};
-use convmat::{Csr, Element, Geometry, IndexView, TensorView};
+use convmat::{Csr, Element, Geometry};
 use serde_json::json;
 
 use crate::args::Command;
 use crate::failure::Failure;
 use crate::geometry::{Extents, GeometryFlags};
-use crate::progress::Progress;
 use crate::report;
 use crate::session::Session;
 
 /// Evaluates a call with `$T` bound to the element type and `$D` to the number of spatial axes.
 macro_rules! dispatch {
-    ($dtype:expr, $axes:expr, $T:ident, $D:ident => $call:expr) => {{
-        macro_rules! of_type {
-                                    ($type:ty) => {{
-                                        type $T = $type;
-                                        $crate::commands::with_axes!($axes, $D => $call)
-                                    }};
-                                }
+    (@type $type:ty, $axes:expr, $T:ident, $D:ident => $call:expr) => {{
+        type $T = $type;
+        $crate::commands::with_axes!($axes, $D => $call)
+    }};
+    ($dtype:expr, $axes:expr, $T:ident, $D:ident => $call:expr) => {
         match $dtype {
-            convmat::DType::F16 => of_type!(half::f16),
-            convmat::DType::BF16 => of_type!(half::bf16),
-            convmat::DType::F32 => of_type!(f32),
-            convmat::DType::F64 => of_type!(f64),
+            convmat::DType::F16 => dispatch!(@type half::f16, $axes, $T, $D => $call),
+            convmat::DType::BF16 => dispatch!(@type half::bf16, $axes, $T, $D => $call),
+            convmat::DType::F32 => dispatch!(@type f32, $axes, $T, $D => $call),
+            convmat::DType::F64 => dispatch!(@type f64, $axes, $T, $D => $call),
             other => Err(Failure::input(format!("element type {other} is not supported"))),
         }
-    }};
+    };
 }
 use dispatch;
 
@@ -110,7 +107,10 @@ fn save_matrix<T: Element>(
     let (nnz, width) = (matrix.nnz(), matrix.index_width());
     let [rows, columns] = matrix.shape();
     let bytes = nnz * (T::DTYPE.size() + width.size()) + (rows + 1) * width.size();
-    session.write(path, bytes, |progress| write_matrix(path, matrix, progress))?;
+    session.write(path, bytes, |progress| {
+        let writer = NpzWriter::create(path)?;
+        matrix.write_npz(writer.on_progress(|n| progress.advance(n)))
+    })?;
     let report = &mut session.report;
     report.row("rows", report::count(rows));
     report.row("columns", report::count(columns));
@@ -129,22 +129,4 @@ fn save_matrix<T: Element>(
     report.set("index_dtype", width.to_string());
     report.set("output", json!({ "path": path.display().to_string() }));
     Ok(())
-}
-
-fn write_matrix<T: Element>(
-    path: &Path,
-    matrix: &Csr<T>,
-    progress: &Progress,
-) -> convmat::Result<()> {
-    let mut archive = NpzWriter::create(path)?.on_progress(|n| progress.advance(n));
-    for (name, indices) in [("indices", matrix.indices()), ("indptr", matrix.indptr())] {
-        match indices {
-            IndexView::I32(v) => archive.add_i32(name, v)?,
-            IndexView::I64(v) => archive.add_i64(name, v)?,
-        }
-    }
-    archive.add_bytes_string("format", b"csr")?;
-    archive.add_i64("shape", &matrix.shape().map(|n| n as i64))?;
-    archive.add("data", TensorView::from_slice(&[matrix.nnz()], matrix.data())?)?;
-    archive.finish()
 }
