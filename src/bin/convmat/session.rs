@@ -43,10 +43,10 @@ impl Session {
     ) -> Result<Operand, Failure> {
         let label = format!("{argument} ({source})");
         self.names.set(name, &label);
-        let start = Instant::now();
-        let _progress = Progress::spinner(format!("reading {source}"));
-        let array = io::read(source).map_err(|e| Failure::reading(&label, e))?;
-        self.read += start.elapsed().as_secs_f64();
+        let progress = Progress::spinner(&format!("reading {source}"));
+        let array = timed(&mut self.read, || io::read(source));
+        drop(progress);
+        let array = array.map_err(|e| Failure::reading(&label, e))?;
         self.report.operand(name, source, array.shape(), array.dtype());
         Ok(Operand { label, array })
     }
@@ -74,11 +74,9 @@ impl Session {
         what: &str,
         work: impl FnOnce() -> convmat::Result<R>,
     ) -> Result<R, Failure> {
-        let start = Instant::now();
         let progress = Progress::spinner(what);
-        let result = work();
+        let result = timed(&mut self.compute, work);
         drop(progress);
-        self.compute += start.elapsed().as_secs_f64();
         result.map_err(|e| self.names.explain(e))
     }
 
@@ -138,15 +136,13 @@ impl Session {
         bytes: usize,
         work: impl FnOnce(&Progress) -> convmat::Result<()>,
     ) -> Result<(), Failure> {
-        let start = Instant::now();
         let what = format!("writing {}", path.file_name().unwrap_or_default().display());
         let progress = match bytes {
-            LARGE.. => Progress::bytes(what, bytes as u64),
-            _ => Progress::spinner(what),
+            LARGE.. => Progress::bytes(&what, bytes as u64),
+            _ => Progress::spinner(&what),
         };
-        let result = work(&progress);
+        let result = timed(&mut self.write, || work(&progress));
         drop(progress);
-        self.write += start.elapsed().as_secs_f64();
         result.map_err(|e| Failure::writing(path, e))
     }
 
@@ -167,6 +163,14 @@ impl Session {
         }
         self.report
     }
+}
+
+/// Runs something and adds the seconds it takes to `total`.
+fn timed<R>(total: &mut f64, work: impl FnOnce() -> R) -> R {
+    let start = Instant::now();
+    let result = work();
+    *total += start.elapsed().as_secs_f64();
+    result
 }
 
 /// The tensor on the host; one that is there already is handed over without copying.
