@@ -1,6 +1,8 @@
 //! The crate's one integration-test binary: a module per capability, one catalogue of cases.
 
 mod catalogue;
+#[cfg(feature = "cli")]
+mod cli;
 mod conv;
 mod device;
 mod filter;

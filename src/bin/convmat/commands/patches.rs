@@ -1,0 +1,57 @@
+//! `convmat unfold` and `convmat fold`.
+
+use convmat::Element;
+
+use super::{dispatch, report_geometry};
+use crate::args::{FoldArgs, UnfoldArgs};
+use crate::failure::Failure;
+use crate::session::{Operand, Session, check_writable};
+
+pub fn unfold(args: &UnfoldArgs, session: &mut Session) -> Result<(), Failure> {
+    check_writable(args.output.path())?;
+    let x = session.load("input", "X", &args.x)?;
+    dispatch!(x.dtype()?, x.spatial_axes()?, T, D => unfold_typed::<T, D>(args, session, x))
+}
+
+fn unfold_typed<T: Element, const D: usize>(
+    args: &UnfoldArgs,
+    session: &mut Session,
+    x: Operand,
+) -> Result<(), Failure> {
+    let conv = args.geometry.conv::<D>(args.kernel.resolve("--kernel")?)?;
+    let split = args.geometry.layout.split_activation::<D>("input", x.shape());
+    let geometry = split.and_then(|(.., size)| conv.bind(size));
+    let geometry = geometry.map_err(|e| session.names.explain(e))?;
+    report_geometry(session, &args.geometry, &geometry, None)?;
+    let x = x.into_tensor::<T>(session)?;
+    let patches = session.compute("unfolding", || conv.unfold(&x))?;
+    drop(x);
+    session.save("patches", &args.output, patches)
+}
+
+pub fn fold(args: &FoldArgs, session: &mut Session) -> Result<(), Failure> {
+    check_writable(args.output.path())?;
+    session.names.set("input extent", "--input-size");
+    let patches = session.load("patches", "A", &args.patches)?;
+    let flags = [&args.input_size, &args.kernel];
+    let axes = flags.map(|f| f.0.len()).into_iter().fold(args.geometry.axes(), usize::max);
+    dispatch!(patches.dtype()?, axes, T, D => fold_typed::<T, D>(args, session, patches))
+}
+
+fn fold_typed<T: Element, const D: usize>(
+    args: &FoldArgs,
+    session: &mut Session,
+    patches: Operand,
+) -> Result<(), Failure> {
+    let conv = args.geometry.conv::<D>(args.kernel.resolve("--kernel")?)?;
+    let size = args.input_size.resolve::<D>("--input-size")?;
+    let geometry = conv.bind(size).map_err(|e| session.names.explain(e))?;
+    report_geometry(session, &args.geometry, &geometry, None)?;
+    let patches = patches.into_tensor::<T>(session)?;
+    let x = session.compute("folding", || match args.average {
+        true => conv.fold_average(&patches, size),
+        false => conv.fold(&patches, size),
+    })?;
+    drop(patches);
+    session.save("x", &args.output, x)
+}

@@ -1,0 +1,281 @@
+//! One run of the program: operands in, one call, one file out, each timed and reported.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::json;
+
+use convmat::io::{self, AnyView, Array, ArrayType, Format, NpzWriter, Source};
+use convmat::{DType, Device, Element, Tensor, TensorView};
+
+use crate::failure::{Failure, Names};
+use crate::progress::Progress;
+use crate::report::{self, Report};
+
+/// Shown with a byte count from here on, in bytes.
+const LARGE: usize = 1 << 24;
+
+/// The device, what the user calls things, and what there is to report so far.
+pub struct Session {
+    pub device: Device,
+    pub names: Names,
+    pub report: Report,
+    read: f64,
+    compute: f64,
+    write: f64,
+}
+
+impl Session {
+    pub fn new(command: &'static str, device: &str) -> Result<Self, Failure> {
+        let names = Names::default();
+        let device: Device = device.parse().map_err(|e| names.explain(e))?;
+        let mut report = Report::new(command);
+        report.set("device", device.to_string());
+        Ok(Session { device, names, report, read: 0.0, compute: 0.0, write: 0.0 })
+    }
+
+    /// Reads the tensor that the library calls `name` and the user `argument`.
+    pub fn load(
+        &mut self,
+        name: &'static str,
+        argument: &str,
+        source: &Source,
+    ) -> Result<Operand, Failure> {
+        let label = format!("{argument} ({source})");
+        self.names.set(name, &label);
+        let progress = Progress::spinner(&format!("reading {source}"));
+        let array = timed(&mut self.read, || io::read(source));
+        drop(progress);
+        let array = array.map_err(|e| Failure::reading(&label, e))?;
+        self.report.operand(name, source, array.shape(), array.dtype());
+        Ok(Operand { label, array })
+    }
+
+    /// [`Session::load`] for an operand that may be absent.
+    pub fn load_optional(
+        &mut self,
+        name: &'static str,
+        argument: &str,
+        source: Option<&Source>,
+    ) -> Result<Option<Operand>, Failure> {
+        source.map(|source| self.load(name, argument, source)).transpose()
+    }
+
+    /// [`Session::load`] for the weight W, whose shape tells the kernel.
+    pub fn load_weight(&mut self, source: &Source) -> Result<Operand, Failure> {
+        let weight = self.load("weight", "W", source)?;
+        self.names.set("kernel", format!("{} kernel", weight.label()));
+        Ok(weight)
+    }
+
+    /// Runs the library's part.
+    pub fn compute<R>(
+        &mut self,
+        what: &str,
+        work: impl FnOnce() -> convmat::Result<R>,
+    ) -> Result<R, Failure> {
+        let progress = Progress::spinner(what);
+        let result = timed(&mut self.compute, work);
+        drop(progress);
+        result.map_err(|e| self.names.explain(e))
+    }
+
+    /// Writes a tensor to the place `--output` names; in an archive it is called `name` unless that
+    /// gives a key.
+    pub fn save<T: Element>(
+        &mut self,
+        name: &str,
+        output: &Source,
+        tensor: Tensor<T>,
+    ) -> Result<(), Failure> {
+        let tensor = to_host(tensor).map_err(|e| self.names.explain(e))?;
+        let path = output.path();
+        let key = output.key().unwrap_or(name);
+        let bytes = tensor.len() * T::DTYPE.size();
+        self.write(path, bytes, |progress| match output.format() {
+            Format::Npy => io::write_npy_with_progress(path, &tensor, |n| progress.advance(n)),
+            Format::Safetensors => io::write_safetensors(path, &[(key, AnyView::new(&tensor)?)]),
+            _ => write_npz(path, progress, &[(key, tensor.view())]),
+        })?;
+        let place = match output.format() {
+            Format::Npy => output.clone(),
+            _ => Source::new(path, Some(key)).map_err(|e| self.names.explain(e))?,
+        };
+        self.report.tensor(name, &place, tensor.shape(), T::DTYPE);
+        Ok(())
+    }
+
+    /// Writes several tensors as one npz archive.
+    pub fn save_npz<T: Element>(
+        &mut self,
+        path: &Path,
+        tensors: Vec<(&str, Tensor<T>)>,
+    ) -> Result<(), Failure> {
+        let tensors: convmat::Result<Vec<_>> =
+            tensors.into_iter().map(|(name, t)| Ok((name, to_host(t)?))).collect();
+        let tensors = tensors.map_err(|e| self.names.explain(e))?;
+        let views: Vec<_> = tensors.iter().map(|(name, t)| (*name, t.view())).collect();
+        let bytes = tensors.iter().map(|(_, t)| t.len() * T::DTYPE.size()).sum();
+        self.write(path, bytes, |progress| write_npz(path, progress, &views))?;
+        let dtype = T::DTYPE.to_string();
+        let mut arrays = serde_json::Map::new();
+        for (name, tensor) in &tensors {
+            self.report.row(*name, format!("{:?} {dtype}", tensor.shape()));
+            arrays.insert(name.to_string(), json!({ "shape": tensor.shape(), "dtype": dtype }));
+        }
+        self.report.row("output", format!("{}, {}", path.display(), report::size(bytes)));
+        let path = path.display().to_string();
+        self.report.set("output", json!({ "path": path, "arrays": arrays, "bytes": bytes }));
+        Ok(())
+    }
+
+    /// Runs something that writes about so many bytes to `path`.
+    pub fn write(
+        &mut self,
+        path: &Path,
+        bytes: usize,
+        work: impl FnOnce(&Progress) -> convmat::Result<()>,
+    ) -> Result<(), Failure> {
+        let what = format!("writing {}", path.file_name().unwrap_or_default().display());
+        let progress = match bytes {
+            LARGE.. => Progress::bytes(&what, bytes as u64),
+            _ => Progress::spinner(&what),
+        };
+        let result = timed(&mut self.write, || work(&progress));
+        drop(progress);
+        result.map_err(|e| Failure::writing(path, e))
+    }
+
+    /// The report, completed by the times.
+    pub fn into_report(mut self) -> Report {
+        let phases = [("read", self.read), ("compute", self.compute), ("write", self.write)];
+        let phases = phases.into_iter().filter(|(_, s)| *s > 0.0);
+        let mut seconds = serde_json::Map::new();
+        let mut text = Vec::new();
+        for (phase, s) in phases.clone() {
+            seconds.insert(phase.into(), s.into());
+            text.push(format!("{phase} {}", report::seconds(s)));
+        }
+        if !text.is_empty() {
+            seconds.insert("total".into(), phases.map(|(_, s)| s).sum::<f64>().into());
+            self.report.row("time", text.join(", "));
+            self.report.set("seconds", seconds);
+        }
+        self.report
+    }
+}
+
+/// Runs something and adds the seconds it takes to `total`.
+fn timed<R>(total: &mut f64, work: impl FnOnce() -> R) -> R {
+    let start = Instant::now();
+    let result = work();
+    *total += start.elapsed().as_secs_f64();
+    result
+}
+
+/// The tensor on the host; one that is there already is handed over without copying.
+fn to_host<T: Element>(tensor: Tensor<T>) -> convmat::Result<Tensor<T>> {
+    let shape = tensor.shape().to_vec();
+    Tensor::from_vec(&Device::Cpu, &shape, tensor.into_vec()?)
+}
+
+fn write_npz<T: Element>(
+    path: &Path,
+    progress: &Progress,
+    tensors: &[(&str, TensorView<'_, T>)],
+) -> convmat::Result<()> {
+    let mut archive = NpzWriter::create(path)?.on_progress(|n| progress.advance(n));
+    tensors.iter().try_for_each(|(name, tensor)| archive.add(name, tensor))?;
+    archive.finish()
+}
+
+/// Fails where no file can be written, before any work is done for it.
+pub fn check_writable(output: &Path) -> Result<(), Failure> {
+    let folder = match output.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let probe = match std::fs::metadata(output) {
+        Ok(existing) if existing.is_dir() => Err(std::io::ErrorKind::IsADirectory.into()),
+        _ => tempfile::tempfile_in(folder).map(drop),
+    };
+    probe.map_err(|e| Failure::run(format!("cannot write --output {}: {e}", output.display())))
+}
+
+/// A tensor as read from its file.
+pub struct Operand {
+    label: String,
+    array: Array,
+}
+
+impl Operand {
+    /// What the user calls it: the argument and, in brackets, the file.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        self.array.shape()
+    }
+
+    /// The type of its elements, which must be one the library computes with.
+    pub fn dtype(&self) -> Result<DType, Failure> {
+        let hint = match self.array.dtype() {
+            ArrayType::Float(dtype) => return Ok(dtype),
+            ArrayType::Bytes(_) => "",
+            _ => " (in NumPy: array.astype('float32'))",
+        };
+        Err(Failure::element_type(&self.label, &self.array.dtype().to_string(), hint))
+    }
+
+    /// D, from the rank.
+    pub fn spatial_axes(&self) -> Result<usize, Failure> {
+        match self.shape().len() {
+            rank @ 3..=5 => Ok(rank - 2),
+            _ => Err(Failure::input(format!(
+                "{} has shape {:?}, expected 3, 4 or 5 axes, of which all but two are spatial",
+                self.label,
+                self.shape()
+            ))),
+        }
+    }
+
+    /// The tensor, on `session`'s device.
+    pub fn into_tensor<T: Element>(self, session: &Session) -> Result<Tensor<T>, Failure> {
+        self.on_device(session, Array::into_tensor)
+    }
+
+    /// The tensor converted to `T`, on `session`'s device.
+    pub fn convert<T: Element>(self, session: &Session) -> Result<Tensor<T>, Failure> {
+        self.on_device(session, Array::convert)
+    }
+
+    fn on_device<T: Element>(
+        self,
+        session: &Session,
+        read: impl FnOnce(Array) -> convmat::Result<Tensor<T>>,
+    ) -> Result<Tensor<T>, Failure> {
+        let host = read(self.array).map_err(|e| Failure::reading(&self.label, e))?;
+        let shape = host.shape().to_vec();
+        let moved =
+            host.into_vec().and_then(|data| Tensor::from_vec(&session.device, &shape, data));
+        moved.map_err(|e| session.names.explain(e))
+    }
+}
+
+/// The one element type of all operands; an error names the first that differs.
+pub fn common_dtype(operands: &[Option<&Operand>]) -> Result<DType, Failure> {
+    let mut present = operands.iter().flatten();
+    let Some(first) = present.next() else { return Ok(DType::F32) };
+    let dtype = first.dtype()?;
+    for other in present {
+        let found = other.dtype()?;
+        if found != dtype {
+            let (a, b) = (first.label(), other.label());
+            return Err(Failure::input(format!(
+                "{b} is {found}, but {a} is {dtype}: operands must have the same element type"
+            )));
+        }
+    }
+    Ok(dtype)
+}
