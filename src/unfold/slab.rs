@@ -70,21 +70,105 @@ impl Lines {
 pub(crate) struct Slab<'m> {
     axes: &'m [AxisMap; 3],
     outputs: Box3,
-    /// Padded positions held on the two outer axes.
-    held: [Range<usize>; 2],
     lines: Lines,
+    /// The first tap's lines.
+    runs: Vec<Run>,
+    taps: Vec<LineMap>,
+}
+
+/// Consecutive lines of a slab that are read from consecutive rows of the input, or from none.
+#[derive(Clone, Debug)]
+struct Run {
+    /// Where the first line starts.
+    start: usize,
+    /// The row of the input it is read from; `None` in zero padding.
+    row: Option<usize>,
+    lines: usize,
+}
+
+/// Where the elements of a line come from, through one tap of the last axis.
+#[derive(Clone, Debug)]
+struct LineMap {
+    /// Elements that come from `first`, `first + stride`, … of the input's row.
+    inner: Range<usize>,
+    first: usize,
+    /// All others, and where they come from; `None` for zero.
+    edges: Vec<(usize, Option<usize>)>,
+}
+
+impl LineMap {
+    fn new(map: &AxisMap, tap: usize, outputs: &Range<usize>) -> Self {
+        let inner = inner_outputs(map, tap, outputs);
+        let edges = (outputs.start..inner.start).chain(inner.end..outputs.end);
+        let edges = edges.map(|o| (o - outputs.start, map.source(o, tap))).collect();
+        let first = if inner.is_empty() { None } else { map.source(inner.start, tap) };
+        let inner = inner.start - outputs.start..inner.end - outputs.start;
+        LineMap { inner, first: first.unwrap_or(0), edges }
+    }
+
+    /// Fills consecutive lines of `width` elements from consecutive rows of the input, whose neighbours
+    /// are `step` elements apart. More than one line only if rows are as long as lines and the stride
+    /// is 1: then all inner elements are one copy, which the edges are written over.
+    #[inline]
+    fn fill<T: Copy, U: Copy + Default>(
+        &self,
+        [stride, step, width]: [usize; 3],
+        input: &[T],
+        lines: &mut [U],
+        convert: impl Fn(T) -> U,
+    ) {
+        let row = width * step;
+        if !self.inner.is_empty() {
+            let end = lines.len() - width + self.inner.end;
+            let target = lines[self.inner.start..end].iter_mut();
+            let input = &input[self.first * step..];
+            match stride * step {
+                1 => target.zip(input).for_each(|(t, &s)| *t = convert(s)),
+                2 => target.zip(input.iter().step_by(2)).for_each(|(t, &s)| *t = convert(s)),
+                n => target.zip(input.iter().step_by(n)).for_each(|(t, &s)| *t = convert(s)),
+            }
+        }
+        for (index, line) in lines.chunks_exact_mut(width).enumerate() {
+            for &(j, source) in &self.edges {
+                line[j] = source.map_or(U::default(), |i| convert(input[index * row + i * step]));
+            }
+        }
+    }
 }
 
 impl<'m> Slab<'m> {
     /// The slab for these outputs, none of whose ranges may be empty.
     pub(crate) fn new(axes: &'m [AxisMap; 3], outputs: Box3) -> Self {
-        let held = [0, 1].map(|axis| {
-            let (map, range) = (&axes[axis], &outputs[axis]);
-            let last = map.padded_position(range.end - 1, map.taps() - 1);
-            map.padded_position(range.start, 0)..last + 1
-        });
-        let lines = Lines::new(axes, [0, 1].map(|a| held[a].len()), outputs[2].len());
-        Slab { axes, outputs, held, lines }
+        let [map_d, map_h, map_w] = axes;
+        let [held_d, held_h] = held(axes, &outputs);
+        let lines = Lines::new(axes, [held_d.len(), held_h.len()], outputs[2].len());
+        let width = outputs[2].len();
+        let joined = map_w.stride() == 1 && map_w.inputs() == width;
+        let mut runs: Vec<Run> = Vec::new();
+        for d in held_d.clone() {
+            for h in held_h.clone() {
+                let source = map_d.padded_source(d).zip(map_h.padded_source(h));
+                let row = source.map(|(d, h)| d * map_h.inputs() + h);
+                let start = lines.line(0, d - held_d.start, h - held_h.start);
+                match runs.last_mut() {
+                    Some(last)
+                        if (joined || row.is_none())
+                            && last.start + last.lines * width == start
+                            && last.row.map(|first| first + last.lines) == row =>
+                    {
+                        last.lines += 1;
+                    }
+                    _ => runs.push(Run { start, row, lines: 1 }),
+                }
+            }
+        }
+        let taps = (0..map_w.taps()).map(|tap| LineMap::new(map_w, tap, &outputs[2])).collect();
+        Slab { axes, outputs, lines, runs, taps }
+    }
+
+    /// Elements in the slab for these outputs.
+    pub(crate) fn len_for(axes: &[AxisMap; 3], outputs: &Box3) -> usize {
+        Lines::new(axes, held(axes, outputs).map(|held| held.len()), outputs[2].len()).len()
     }
 
     /// Elements in the slab.
@@ -128,70 +212,45 @@ impl<'m> Slab<'m> {
         slab: &mut [U],
         convert: impl Fn(T) -> U + Copy,
     ) {
-        let [_, _, map_w] = self.axes;
-        let width = map_w.inputs();
-        self.each_line(|start, tap, row| {
-            let line = &mut slab[start..][..self.outputs[2].len()];
-            match row {
-                None => line.fill(U::default()),
-                Some(row) if step == 1 => {
-                    let input = &plane[row * width..][..width];
-                    unfold_line(map_w, tap, &self.outputs[2], input, line, convert)
-                }
-                Some(row) => {
-                    let input = &plane[row * width * step..][..(width - 1) * step + 1];
-                    for (target, o) in line.iter_mut().zip(self.outputs[2].clone()) {
-                        let source = map_w.source(o, tap);
-                        *target = source.map_or(U::default(), |i| convert(input[i * step]));
+        let row_len = self.axes[2].inputs() * step;
+        let (stride, width) = (self.axes[2].stride(), self.outputs[2].len());
+        let tap_len = self.lines.len() / self.taps.len();
+        for (tap, slab) in self.taps.iter().zip(slab.chunks_exact_mut(tap_len)) {
+            for &Run { start, row, lines } in &self.runs {
+                let lines = &mut slab[start..][..lines * width];
+                match row {
+                    None => lines.fill(U::default()),
+                    Some(row) => {
+                        let steps = [stride, step, width];
+                        tap.fill(steps, &plane[row * row_len..], lines, convert);
                     }
                 }
             }
-        });
+        }
     }
 
     /// Calls `visit(start, tap, row)` for every line: where it starts, its tap on the last axis, and
     /// which row of the input plane it is read from; `None` when that lies in zero padding.
-    #[inline]
     pub(crate) fn each_line(&self, mut visit: impl FnMut(usize, usize, Option<usize>)) {
-        let [map_d, map_h, map_w] = self.axes;
-        let [first_d, first_h] = [self.held[0].start, self.held[1].start];
-        for d in self.held[0].clone() {
-            for h in self.held[1].clone() {
-                let source = map_d.padded_source(d).zip(map_h.padded_source(h));
-                let row = source.map(|(d, h)| d * map_h.inputs() + h);
-                for tap in 0..map_w.taps() {
-                    visit(self.lines.line(tap, d - first_d, h - first_h), tap, row);
+        let tap_len = self.lines.len() / self.taps.len();
+        for tap in 0..self.taps.len() {
+            for run in &self.runs {
+                for line in 0..run.lines {
+                    let start = tap * tap_len + run.start + line * self.outputs[2].len();
+                    visit(start, tap, run.row.map(|row| row + line));
                 }
             }
         }
     }
 }
 
-/// One tap of one line: `line[j] = input[source(outputs.start + j, tap)]`.
-#[inline]
-pub(crate) fn unfold_line<T: Copy, U: Copy + Default>(
-    map: &AxisMap,
-    tap: usize,
-    outputs: &Range<usize>,
-    input: &[T],
-    line: &mut [U],
-    convert: impl Fn(T) -> U,
-) {
-    let read = |o: usize| map.source(o, tap).map_or(U::default(), |i| convert(input[i]));
-    let inner = inner_outputs(map, tap, outputs);
-    for o in (outputs.start..inner.start).chain(inner.end..outputs.end) {
-        line[o - outputs.start] = read(o);
-    }
-    let Some(first) = (!inner.is_empty()).then(|| map.source(inner.start, tap)).flatten() else {
-        return;
-    };
-    let line = &mut line[inner.start - outputs.start..][..inner.len()];
-    let input = &input[first..];
-    match map.stride() {
-        1 => line.iter_mut().zip(input).for_each(|(t, &s)| *t = convert(s)),
-        2 => line.iter_mut().zip(input.iter().step_by(2)).for_each(|(t, &s)| *t = convert(s)),
-        n => line.iter_mut().zip(input.iter().step_by(n)).for_each(|(t, &s)| *t = convert(s)),
-    }
+/// Padded positions that these outputs read on the two outer axes.
+fn held(axes: &[AxisMap; 3], outputs: &Box3) -> [Range<usize>; 2] {
+    [0, 1].map(|axis| {
+        let (map, range) = (&axes[axis], &outputs[axis]);
+        let last = map.padded_position(range.end - 1, map.taps() - 1);
+        map.padded_position(range.start, 0)..last + 1
+    })
 }
 
 /// Those of `outputs` that read the inside of the input through `tap`, where the map is affine.
@@ -205,7 +264,7 @@ pub(crate) fn inner_outputs(map: &AxisMap, tap: usize, outputs: &Range<usize>) -
 /// Boxes of outputs whose slabs have at most `limit` elements.
 pub(crate) fn output_boxes(axes: &[AxisMap; 3], limit: usize) -> Vec<Box3> {
     let extents = [0, 1, 2].map(|axis| axes[axis].outputs());
-    boxes(extents, |outputs| Slab::new(axes, outputs.clone()).len() <= limit)
+    boxes(extents, |outputs| Slab::len_for(axes, outputs) <= limit)
 }
 
 /// Cuts the positions of an array into boxes that fit (or single elements, where even those do not),

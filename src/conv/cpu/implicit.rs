@@ -199,30 +199,30 @@ impl Correlation<'_> {
         let lanes = best_tiles::<T::Acc>().lanes;
         let rows_at_a_time = self.rows.min(ROWS);
         let parts = boxes(self.axes.each_ref().map(AxisMap::outputs), |part| {
-            volume(part) * rows_at_a_time <= SUMS
-                && Slab::new(self.axes, part.clone()).len() <= SLAB
+            volume(part) * rows_at_a_time <= SUMS && Slab::len_for(self.axes, part) <= SLAB
         });
+        let slabs: Vec<_> = parts.iter().map(|part| Slab::new(self.axes, part.clone())).collect();
         let dense_taps: Vec<usize> = (0..self.weight.taps.len()).collect();
         let radices = [self.batch, self.groups, self.rows.div_ceil(rows_at_a_time), parts.len()];
         let tasks = (0..radices.iter().product()).into_par_iter();
         tasks.try_for_each_init(Memory::default, |memory, task| {
-            let Memory { slab: slabs, sums, wide, steps } = memory;
+            let Memory { slab: data, sums, wide, steps } = memory;
             let [image, group, block, part] = digits(task, radices);
-            let slab = Slab::new(self.axes, parts[part].clone());
+            let slab = &slabs[part];
             let rows = piece(self.rows, rows_at_a_time, block);
             let pitch = slab.block_len().next_multiple_of(lanes);
             let sums = room(sums, rows.len() * slab.depth() * pitch)?;
             let channels = (SLABS / slab.len()).min(TERMS / dense_taps.len()).max(1);
             let source = &source[image * self.source.image..][..self.source.image];
             for part in pieces(self.channels, channels) {
-                let slabs = room(slabs, part.len() * slab.len() + lanes)?;
-                for (channel, slab_data) in part.clone().zip(slabs.chunks_exact_mut(slab.len())) {
+                let data = room(data, part.len() * slab.len() + lanes)?;
+                for (channel, data) in part.clone().zip(data.chunks_exact_mut(slab.len())) {
                     let plane = &source[(group * self.channels + channel) * self.source.channel..];
-                    slab.fill(plane, self.source.position, slab_data, T::to_acc);
+                    slab.fill(plane, self.source.position, data, T::to_acc);
                 }
                 let weights = self.block(weight, group, &rows, &part, &dense_taps, wide)?;
-                weights.steps(&slab, part.len(), steps);
-                multiply(&slab, slabs, steps, &weights, rows.len(), sums, part.start > 0);
+                weights.steps(slab, part.len(), steps);
+                multiply(slab, data, steps, &weights, rows.len(), sums, part.start > 0);
             }
             for (row, sums) in rows.zip(sums.chunks_exact_mut(slab.depth() * pitch)) {
                 let channel = group * self.rows + row;
@@ -378,23 +378,24 @@ pub(super) fn backward_weight<T: Element>(
     let (xs, ys, ws) = (p.input_strides(), p.output_strides(), p.weight_strides());
     let at_a_time = (TERMS / 4 / taps).clamp(1, p.channels_per_group());
     let parts = boxes(p.output_extents(), |part| {
-        volume(part) * rows <= SUMS && Slab::new(&p.axes, part.clone()).len() <= SLABS / at_a_time
+        volume(part) * rows <= SUMS && Slab::len_for(&p.axes, part) <= SLABS / at_a_time
     });
+    let slabs: Vec<_> = parts.iter().map(|part| Slab::new(&p.axes, part.clone())).collect();
     let radices = [p.groups, p.channels_per_group().div_ceil(at_a_time)];
     let dw = Shared::new(dw);
     let tasks = (0..radices.iter().product()).into_par_iter().with_max_len(1);
     tasks.try_for_each_init(Memory::default, |memory, task| {
-        let Memory { slab: slabs, sums, wide, .. } = memory;
+        let Memory { slab: data, sums, wide, .. } = memory;
         let [group, block] = digits(task, radices);
         let channels = piece(p.channels_per_group(), at_a_time, block);
         let columns = channels.len() * taps;
         let sums = zeros(sums, rows * columns)?;
         let mut starts = Vec::with_capacity(columns);
-        for (image, part) in (0..p.batch).flat_map(|n| parts.iter().map(move |part| (n, part))) {
-            let slab = Slab::new(&p.axes, part.clone());
-            let slabs = room(slabs, channels.len() * slab.len())?;
+        let all = (0..p.batch).flat_map(|n| slabs.iter().zip(&parts).map(move |pair| (n, pair)));
+        for (image, (slab, part)) in all {
+            let data = room(data, channels.len() * slab.len())?;
             starts.clear();
-            for (index, data) in slabs.chunks_exact_mut(slab.len()).enumerate() {
+            for (index, data) in data.chunks_exact_mut(slab.len()).enumerate() {
                 let channel = group * p.channels_per_group() + channels.start + index;
                 slab.fill(&x[xs.at(image, channel, 0)..], xs.position, data, T::to_acc);
                 starts.extend(slab.taps().map(|tap| index * slab.len() + slab.block(tap, 0)));
@@ -403,7 +404,7 @@ pub(super) fn backward_weight<T: Element>(
                 let at = [part[0].start + d, part[1].start, part[2].start];
                 let first = ys.at(image, group * rows, ravel(at, p.output_extents()));
                 let (left, row) = gradient_rows(&dy[first..], ys, rows, slab.block_len(), wide)?;
-                let right = &slabs[d * slab.depth_step()..];
+                let right = &data[d * slab.depth_step()..];
                 multiply_dots(left, row, right, &starts, slab.block_len(), rows, sums);
             }
         }

@@ -25,7 +25,7 @@ pub(super) fn positions(part: &Box3, extents: [usize; 3]) -> Range<usize> {
 /// `slab_limit` elements.
 pub(super) fn output_boxes(p: &Problem, limit: usize, slab_limit: usize) -> Vec<Box3> {
     boxes(p.output_extents(), |part| {
-        volume(part) <= limit && Slab::new(&p.axes, part.clone()).len() <= slab_limit
+        volume(part) <= limit && Slab::len_for(&p.axes, part) <= slab_limit
     })
 }
 
