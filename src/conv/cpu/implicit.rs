@@ -25,7 +25,7 @@ use crate::unfold::slab::{Box3, Slab, boxes};
 use crate::unfold::taps;
 
 /// Rows of the result that a task computes, at most.
-const ROWS: usize = 128;
+const ROWS: usize = 512;
 /// Elements of the result that a task computes, at most, unless a single line has more.
 const SUMS: usize = 128 << 10;
 /// Elements in the slab of one channel, at most, unless a single line has more.
@@ -376,6 +376,7 @@ pub(super) fn backward_weight<T: Element>(
 ) -> Result<()> {
     let (rows, taps) = (p.outputs_per_group(), p.taps());
     let (xs, ys, ws) = (p.input_strides(), p.output_strides(), p.weight_strides());
+    let lanes = best_tiles::<T::Acc>().lanes;
     let at_a_time = (TERMS / 4 / taps).clamp(1, p.channels_per_group());
     let parts = boxes(p.output_extents(), |part| {
         volume(part) * rows <= SUMS && Slab::len_for(&p.axes, part) <= SLABS / at_a_time
@@ -389,7 +390,7 @@ pub(super) fn backward_weight<T: Element>(
         let [group, block] = digits(task, radices);
         let channels = piece(p.channels_per_group(), at_a_time, block);
         let columns = channels.len() * taps;
-        let sums = zeros(sums, rows * columns)?;
+        let sums = zeros(sums, rows * columns * lanes)?;
         let mut starts = Vec::with_capacity(columns);
         let all = (0..p.batch).flat_map(|n| slabs.iter().zip(&parts).map(move |pair| (n, pair)));
         for (image, (slab, part)) in all {
@@ -408,11 +409,14 @@ pub(super) fn backward_weight<T: Element>(
                 multiply_dots(left, row, right, &starts, slab.block_len(), rows, sums);
             }
         }
-        for (m, sums) in sums.chunks_exact(columns).enumerate() {
-            for (index, sums) in sums.chunks_exact(taps).enumerate() {
-                let at = ws.at(group * rows + m, channels.start + index, 0);
+        let mut sums = sums.chunks_exact_mut(lanes).map(micro::sum_of_lanes);
+        let taps_of_one = room(wide, taps)?;
+        for m in 0..rows {
+            for channel in channels.clone() {
+                taps_of_one.iter_mut().zip(&mut sums).for_each(|(tap, sum)| *tap = sum);
+                let at = ws.at(group * rows + m, channel, 0);
                 // SAFETY: each task has input channels of its own.
-                unsafe { dw.scatter(at, ws.tap, sums) };
+                unsafe { dw.scatter(at, ws.tap, taps_of_one) };
             }
         }
         Ok(())
@@ -439,7 +443,7 @@ fn gradient_rows<'a, T: Element>(
     Ok((wide, len))
 }
 
-/// `sums[m][n] += Σ left[m]·right[n]` for all rows of both.
+/// `sums[m][n] += Σ left[m]·right[n]`, lane by lane, for all rows of both.
 fn multiply_dots<A: Accumulator>(
     left: &[A],
     row: usize,
@@ -452,7 +456,7 @@ fn multiply_dots<A: Accumulator>(
     let tiles = best_tiles::<A>();
     let furthest = starts.iter().max().map_or(0, |start| start + len);
     assert!(furthest <= right.len() && (rows - 1) * row + len <= left.len());
-    assert!(rows * starts.len() <= sums.len());
+    assert!(rows * starts.len() * tiles.lanes <= sums.len());
     for part in pieces(len, DOTS) {
         let mut m = 0;
         while m < rows {
@@ -466,7 +470,7 @@ fn multiply_dots<A: Accumulator>(
                     row,
                     right: right[part.start..].as_ptr(),
                     starts: starts[n..].as_ptr(),
-                    sums: sums[m * starts.len() + n..].as_mut_ptr(),
+                    sums: sums[(m * starts.len() + n) * tiles.lanes..].as_mut_ptr(),
                     pitch: starts.len(),
                 };
                 // SAFETY: by the assertions above, all rows exist and are long enough; this machine

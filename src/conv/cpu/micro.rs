@@ -3,7 +3,7 @@
 //! | tile | computes | used for |
 //! |---|---|---|
 //! | [`Products`] | `c[m][j] += Σ_k a[k][m]·b[k][j]`, rows of b anywhere in memory | convolution and its input gradient |
-//! | [`Dots`] | `c[m][n] += Σ_t a[m][t]·b[n][t]` | weight gradients of small groups |
+//! | [`Dots`] | `c[m][n] += Σ_t a[m][t]·b[n][t]`, lane by lane | weight gradients of small groups |
 //!
 //! The loops are written once, over arrays of lanes that LLVM keeps in vector registers; each
 //! instruction set only says how many lanes, rows and vectors its registers hold.
@@ -46,7 +46,8 @@ pub(super) struct Dots<A> {
     /// Row n of the right operand starts at `right[starts[n]]`.
     pub right: *const A,
     pub starts: *const usize,
-    /// Element (m, n) of the result, which is added to, is at `sums[m·pitch + n]`.
+    /// The lanes whose sum is element (m, n) of the result are at `sums[(m·pitch + n)·lanes]`, and are
+    /// added to: summing lanes up takes as long as many products, so it is left for the end.
     pub sums: *mut A,
     pub pitch: usize,
 }
@@ -107,6 +108,12 @@ impl<A: Accumulator, const L: usize> Vector<A, L> {
         unsafe { to.cast::<[A; L]>().write_unaligned(self.0) }
     }
 
+    #[inline(always)]
+    fn added_to(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, other)| *sum += other);
+        self
+    }
+
     /// `self + a·b`, in one rounding where `FUSED`.
     #[inline(always)]
     fn plus<const FUSED: bool>(mut self, a: Self, b: Self) -> Self {
@@ -149,13 +156,7 @@ unsafe fn products<A, const L: usize, const FUSED: bool, const M: usize, const V
         for (m, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
                 let target = o.sums.add(m * o.pitch + v * L);
-                let sum = if o.add {
-                    let mut old = Vector::<A, L>::load(target);
-                    old.0.iter_mut().zip(sum.0).for_each(|(old, new)| *old += new);
-                    old
-                } else {
-                    *sum
-                };
+                let sum = if o.add { sum.added_to(Vector::load(target)) } else { *sum };
                 sum.store(target);
             }
         }
@@ -175,31 +176,45 @@ where
         let right: [*const A; N] = std::array::from_fn(|n| o.right.add(*o.starts.add(n)));
         let whole = o.len / L * L;
         for t in (0..whole).step_by(L) {
-            let left: [_; M] = std::array::from_fn(|m| Vector::load(o.left.add(m * o.row + t)));
-            for (n, &right) in right.iter().enumerate() {
-                let right = Vector::<A, L>::load(right.add(t));
-                for (sums, &left) in sums.iter_mut().zip(&left) {
-                    sums[n] = sums[n].plus::<FUSED>(left, right);
+            let mut left = [Vector::<A, L>::ZERO; M];
+            for (m, left) in left.iter_mut().enumerate() {
+                *left = Vector::load(o.left.add(m * o.row + t));
+            }
+            for n in 0..N {
+                let right = Vector::<A, L>::load(right[n].add(t));
+                for m in 0..M {
+                    sums[m][n] = sums[m][n].plus::<FUSED>(left[m], right);
                 }
             }
         }
-        for (m, sums) in sums.iter_mut().enumerate() {
-            for (n, sum) in sums.iter_mut().enumerate() {
+        // Two loops: the first has to unroll completely for the sums to live in registers.
+        for (m, sums) in sums.iter().enumerate() {
+            for (n, sum) in sums.iter().enumerate() {
+                let target = o.sums.add((m * o.pitch + n) * L);
+                sum.added_to(Vector::load(target)).store(target);
+            }
+        }
+        for m in 0..M {
+            for (n, right) in right.iter().enumerate() {
                 for t in whole..o.len {
-                    sum.0[t - whole] += *o.left.add(m * o.row + t) * *right[n].add(t);
+                    let target = o.sums.add((m * o.pitch + n) * L);
+                    *target += *o.left.add(m * o.row + t) * *right.add(t);
                 }
-                let mut half = L / 2;
-                while half > 0 {
-                    for lane in 0..half {
-                        let upper = sum.0[lane + half];
-                        sum.0[lane] += upper;
-                    }
-                    half /= 2;
-                }
-                *o.sums.add(m * o.pitch + n) += sum.0[0];
             }
         }
     }
+}
+
+/// The sum of a vector's lanes, pairwise.
+pub(super) fn sum_of_lanes<A: Accumulator>(lanes: &mut [A]) -> A {
+    let mut len = lanes.len();
+    while len > 1 {
+        let half = len / 2;
+        let (lower, upper) = lanes[..len].split_at_mut(half);
+        lower.iter_mut().zip(upper).for_each(|(l, &mut u)| *l += u);
+        len = half;
+    }
+    lanes[0]
 }
 
 /// The kernels of one instruction set, for `$t` in vectors of `$lanes` lanes.
