@@ -146,6 +146,11 @@ impl AxisMap {
         first(band.start).min(end)..end
     }
 
+    /// The padded axis itself: the map with one tap whose outputs are the padded positions.
+    pub(crate) fn padded_axis(&self) -> Result<AxisMap> {
+        AxisMap::new(self.inputs, self.padded.len(), 1, 1, 1, self.low, self.mode)
+    }
+
     /// For each input, the number of (output, tap) pairs that read it.
     pub fn overlap(&self) -> Vec<usize> {
         let mut counts = vec![0; self.inputs];

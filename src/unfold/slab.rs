@@ -199,6 +199,11 @@ impl<'m> Slab<'m> {
         self.lines.line(tap[2], d, self.axes[1].padded_position(0, tap[1]))
     }
 
+    /// Where the line of tap `w` at padded positions (d, h), counted from the box's first, starts.
+    pub(crate) fn line(&self, w: usize, d: usize, h: usize) -> usize {
+        self.lines.line(w, d, h)
+    }
+
     /// The taps, in the order of the patch rows.
     pub(crate) fn taps(&self) -> impl Iterator<Item = [usize; 3]> + use<> {
         super::taps(self.axes)

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | forward | a correlation: per (image, group, rows, box of outputs) a slab of a block of channels, then tiles of products |
 //! | input gradient, zero padding | per phase of the stride a correlation of dy with the taps that reach it |
+//! | either, one row a group (depthwise) | as above, but `depthwise.rs` takes several lines of the result for the rows |
 //! | weight gradient | per (group, block of channels) tiles of dot products of dy with the slab's blocks, image after image |
 //!
 //! Groups cost nothing extra, down to depthwise layers, which is what the other algorithms are bad at.
@@ -14,6 +15,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::depthwise;
 use super::micro::{self, Dots, Products, Step, best_tiles};
 use super::runs::{Scratch, Shared, digits, piece, pieces, room, zeros};
 use super::tiles::volume;
@@ -180,7 +182,7 @@ impl<A> Default for Memory<A> {
     }
 }
 
-/// The weights of some rows and channels: row m of term (c, tap) at `m·row + c·channel + taps[tap]`.
+/// The weights of some rows and channels of a group: row m of term (c, tap) at `m·row + c·channel + taps[tap]`.
 struct Block<'a, A> {
     data: &'a [A],
     row: usize,
@@ -202,27 +204,45 @@ impl Correlation<'_> {
             volume(part) * rows_at_a_time <= SUMS && Slab::len_for(self.axes, part) <= SLAB
         });
         let slabs: Vec<_> = parts.iter().map(|part| Slab::new(self.axes, part.clone())).collect();
+        let padded_axes = depthwise::padded_axes(self.axes)?;
+        let by_lines = self.rows * self.channels == 1 && depthwise::pays(self.axes, lanes);
+        let plan = |part: &Box3| {
+            let whole = part[2].len() == self.axes[2].outputs();
+            (by_lines && whole).then(|| depthwise::Plan::new(self.axes, &padded_axes, part, lanes))
+        };
+        let plans: Vec<_> = parts.iter().map(|part| plan(part).filter(|p| p.fits())).collect();
         let dense_taps: Vec<usize> = (0..self.weight.taps.len()).collect();
         let radices = [self.batch, self.groups, self.rows.div_ceil(rows_at_a_time), parts.len()];
         let tasks = (0..radices.iter().product()).into_par_iter();
         tasks.try_for_each_init(Memory::default, |memory, task| {
             let Memory { slab: data, sums, wide, steps } = memory;
             let [image, group, block, part] = digits(task, radices);
-            let slab = &slabs[part];
+            let (slab, plan, part) = (&slabs[part], &plans[part], &parts[part]);
             let rows = piece(self.rows, rows_at_a_time, block);
-            let pitch = slab.block_len().next_multiple_of(lanes);
+            let line = plan.as_ref().map_or(part[2].len(), depthwise::Plan::pitch);
+            let pitch = (part[1].len() * line).next_multiple_of(lanes);
             let sums = room(sums, rows.len() * slab.depth() * pitch)?;
-            let channels = (SLABS / slab.len()).min(TERMS / dense_taps.len()).max(1);
             let source = &source[image * self.source.image..][..self.source.image];
-            for part in pieces(self.channels, channels) {
-                let data = room(data, part.len() * slab.len() + lanes)?;
-                for (channel, data) in part.clone().zip(data.chunks_exact_mut(slab.len())) {
-                    let plane = &source[(group * self.channels + channel) * self.source.channel..];
-                    slab.fill(plane, self.source.position, data, T::to_acc);
+            let plane =
+                |channel: usize| &source[(group * self.channels + channel) * self.source.channel..];
+            if let Some(plan) = plan {
+                let data = room(data, plan.slab_len())?;
+                let first = group * self.weight.group;
+                let weight = |tap: usize| weight[first + self.weight.taps[tap]].to_acc();
+                plan.multiply(plane(0), self.source.position, weight, data, wide, sums);
+            } else {
+                let channels = (SLABS / slab.len()).min(TERMS / dense_taps.len()).max(1);
+                for channels in pieces(self.channels, channels) {
+                    let data = room(data, channels.len() * slab.len() + lanes)?;
+                    let each = channels.clone().zip(data.chunks_exact_mut(slab.len()));
+                    each.for_each(|(channel, data)| {
+                        slab.fill(plane(channel), self.source.position, data, T::to_acc)
+                    });
+                    let weights = self.block(weight, group, &rows, &channels, &dense_taps, wide)?;
+                    weights.steps(slab, channels.len(), steps);
+                    let add = channels.start > 0;
+                    multiply(slab, data, steps, &weights, rows.len(), sums, add);
                 }
-                let weights = self.block(weight, group, &rows, &part, &dense_taps, wide)?;
-                weights.steps(slab, part.len(), steps);
-                multiply(slab, data, steps, &weights, rows.len(), sums, part.start > 0);
             }
             for (row, sums) in rows.zip(sums.chunks_exact_mut(slab.depth() * pitch)) {
                 let channel = group * self.rows + row;
@@ -231,7 +251,7 @@ impl Correlation<'_> {
                     sums.iter_mut().for_each(|sum| *sum += bias);
                 }
                 // SAFETY: each task has rows and outputs of its own.
-                unsafe { self.write(image, channel, &parts[part], sums, target) };
+                unsafe { self.write([image, channel], part, line, sums, target) };
             }
             Ok(())
         })
@@ -264,28 +284,29 @@ impl Correlation<'_> {
         Ok(Block { data: wide, row: terms, channel: taps.len(), taps: dense_taps })
     }
 
-    /// Writes a row of sums, whose blocks are padded to whole vectors, to the target's channel.
+    /// Writes a row of sums, whose blocks are padded to whole vectors and whose lines are `pitch`
+    /// apart, to the target's channel.
     ///
     /// # Safety
     /// Nothing else may use these elements of the target.
     unsafe fn write<T: Element>(
         &self,
-        image: usize,
-        channel: usize,
+        [image, channel]: [usize; 2],
         part: &Box3,
+        pitch: usize,
         sums: &[T::Acc],
         target: &Shared<T>,
     ) {
         let [first, step] = [0, 1].map(|field| self.place.map(|place| [place.0, place.1][field]));
         let width = part[2].len();
-        let pitch = sums.len() / part[0].len();
+        let block = sums.len() / part[0].len();
         let contiguous = self.target.position == 1 && step[2] == 1;
         // Whole blocks, where the lines of the target follow each other as those of the box do.
-        let whole = contiguous && step[1] == 1 && width == self.target_extents[2];
-        let len = if whole { part[1].len() * width } else { width };
-        for (d, block) in part[0].clone().zip(sums.chunks_exact(pitch)) {
-            let lines = block[..part[1].len() * width].chunks_exact(len);
-            for (h, line) in part[1].clone().zip(lines) {
+        let whole = contiguous && step[1] == 1 && width == self.target_extents[2] && pitch == width;
+        let (len, pitch) = if whole { (part[1].len() * width, block) } else { (width, pitch) };
+        for (d, block) in part[0].clone().zip(sums.chunks_exact(block)) {
+            for (h, line) in part[1].clone().zip(block.chunks(pitch)) {
+                let line = &line[..len];
                 let o = [d, h, part[2].start];
                 let at = [0, 1, 2].map(|axis| first[axis] + o[axis] * step[axis]);
                 let start = self.target.at(image, channel, ravel(at, self.target_extents));
@@ -310,6 +331,7 @@ impl<A: Accumulator> Block<'_, A> {
             steps.extend(slab.taps().zip(self.taps).map(|(tap, offset)| Step {
                 weight: channel * self.channel + offset,
                 patch: channel * slab.len() + slab.block(tap, 0),
+                rows: !0,
             }));
         }
     }

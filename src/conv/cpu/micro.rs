@@ -17,6 +17,8 @@ use crate::element::Accumulator;
 pub(super) struct Step {
     pub weight: usize,
     pub patch: usize,
+    /// Bit m tells whether row m has this term; only masked tiles look at it.
+    pub rows: u32,
 }
 
 /// Operands of a tile of products, as the kernels take them: unchecked.
@@ -61,6 +63,8 @@ pub(super) struct Tile<O: 'static> {
 impl<O> Tile<O> {
     /// The kernel that takes the most of `left` vectors, and how many it takes.
     pub fn kernel(&self, left: usize) -> (usize, unsafe fn(O)) {
+        // One more than fits is better halved than followed by a single one.
+        let left = if left == self.kernels[0].0 + 1 { left.div_ceil(2) } else { left };
         let fitting = self.kernels.iter().find(|(columns, _)| *columns <= left);
         *fitting.unwrap_or(&self.kernels[self.kernels.len() - 1])
     }
@@ -71,6 +75,8 @@ pub(super) struct Tiles<A: 'static> {
     /// Lanes of a vector.
     pub lanes: usize,
     pub products: &'static [Tile<Products<A>>],
+    /// Rows that lack some of the terms.
+    pub masked: Tile<Products<A>>,
     pub dots: &'static [Tile<Dots<A>>],
 }
 
@@ -131,22 +137,30 @@ impl<A: Accumulator, const L: usize> Vector<A, L> {
 /// # Safety
 /// All that the operands point at exists: `M` rows of `V·L` columns.
 #[inline(always)]
-unsafe fn products<A, const L: usize, const FUSED: bool, const M: usize, const V: usize>(
-    o: Products<A>,
-) where
+unsafe fn products<
     A: Accumulator,
-{
+    const L: usize,
+    const FUSED: bool,
+    const M: usize,
+    const V: usize,
+    const MASKED: bool,
+>(
+    o: Products<A>,
+) {
     // SAFETY: promised by the caller.
     unsafe {
         let mut sums = [[Vector::<A, L>::ZERO; V]; M];
         for k in 0..o.count {
-            let Step { weight, patch } = *o.steps.add(k);
+            let Step { weight, patch, rows } = *o.steps.add(k);
             let (weights, patches) = (o.weights.add(weight), o.patches.add(patch));
             let mut row = [Vector::<A, L>::ZERO; V];
             for (v, vector) in row.iter_mut().enumerate() {
                 *vector = Vector::load(patches.add(v * L));
             }
             for (m, sums) in sums.iter_mut().enumerate() {
+                if MASKED && rows >> m & 1 == 0 {
+                    continue;
+                }
                 let weight = Vector([*weights.add(m * o.row); L]);
                 for (sum, &vector) in sums.iter_mut().zip(&row) {
                     *sum = sum.plus::<FUSED>(weight, vector);
@@ -222,15 +236,18 @@ macro_rules! instruction_set {
     (
         $name:ident, $t:ty, $lanes:literal, $fused:literal, $(#[$feature:meta])?
         products: $([$m:literal; $($v:literal)+])+,
+        masked: $($mv:literal)+,
         dots: $([$dm:literal; $($dn:literal)+])+
     ) => {
         mod $name {
             use super::{Dots, Products, Tile, Tiles};
 
             $(#[$feature])?
-            unsafe fn products<const M: usize, const V: usize>(operands: Products<$t>) {
+            unsafe fn products<const M: usize, const V: usize, const MASKED: bool>(
+                operands: Products<$t>,
+            ) {
                 // SAFETY: promised by the caller.
-                unsafe { super::products::<$t, $lanes, $fused, M, V>(operands) }
+                unsafe { super::products::<$t, $lanes, $fused, M, V, MASKED>(operands) }
             }
 
             $(#[$feature])?
@@ -241,7 +258,10 @@ macro_rules! instruction_set {
 
             pub(super) static TILES: Tiles<$t> = Tiles {
                 lanes: $lanes,
-                products: &[$(Tile { rows: $m, kernels: &[$(($v, products::<$m, $v>)),+] }),+],
+                products: &[
+                    $(Tile { rows: $m, kernels: &[$(($v, products::<$m, $v, false>)),+] }),+
+                ],
+                masked: Tile { rows: 4, kernels: &[$(($mv, products::<4, $mv, true>)),+] },
                 dots: &[$(Tile { rows: $dm, kernels: &[$(($dn, dots::<$dm, $dn>)),+] }),+],
             };
         }
@@ -252,26 +272,32 @@ macro_rules! instruction_set {
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx512_f32, f32, 16, true, #[target_feature(enable = "avx512f")]
     products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
+    masked: 4 3 2 1,
     dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx512_f64, f64, 8, true, #[target_feature(enable = "avx512f")]
     products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
+    masked: 4 3 2 1,
     dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
 // 16 registers: 12 sums.
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx2_f32, f32, 8, true, #[target_feature(enable = "avx2,fma")]
-    products: [4; 3 2 1] [2; 4 2 1] [1; 8 4 2 1],
+    products: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
+    masked: 2 1,
     dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx2_f64, f64, 4, true, #[target_feature(enable = "avx2,fma")]
-    products: [4; 3 2 1] [2; 4 2 1] [1; 8 4 2 1],
+    products: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
+    masked: 2 1,
     dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
 // Whatever every machine of this architecture has, taken to be 16 registers of 16 bytes.
 instruction_set!(baseline_f32, f32, 4, false,
     products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
+    masked: 2 1,
     dots: [4; 2 1] [1; 4 1]);
 instruction_set!(baseline_f64, f64, 2, false,
     products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
+    masked: 2 1,
     dots: [4; 2 1] [1; 4 1]);
 
 macro_rules! best {

@@ -12,6 +12,7 @@
 //!
 //! No split depends on the number of threads, and every sum has one order.
 
+mod depthwise;
 mod gemm;
 mod im2col;
 mod implicit;
