@@ -54,15 +54,19 @@ pub(super) struct Dots<A> {
     pub pitch: usize,
 }
 
+/// How many vectors (or right rows) a kernel takes, and the kernel, which is safe to call if all that
+/// its operands point at exists and the machine has its instructions.
+type Kernel<O> = (usize, unsafe fn(O));
+
 /// A tile's number of rows, and its kernels by number of vectors (or of right rows), descending to 1.
 pub(super) struct Tile<O: 'static> {
     pub rows: usize,
-    pub kernels: &'static [(usize, unsafe fn(O))],
+    pub kernels: &'static [Kernel<O>],
 }
 
 impl<O> Tile<O> {
     /// The kernel that takes the most of `left` vectors, and how many it takes.
-    pub fn kernel(&self, left: usize) -> (usize, unsafe fn(O)) {
+    pub fn kernel(&self, left: usize) -> Kernel<O> {
         // One more than fits is better halved than followed by a single one.
         let left = if left == self.kernels[0].0 + 1 { left.div_ceil(2) } else { left };
         let fitting = self.kernels.iter().find(|(columns, _)| *columns <= left);

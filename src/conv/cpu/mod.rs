@@ -5,6 +5,19 @@
 //! | naive | `naive.rs` | elements | none |
 //! | shifted | `shifted.rs` | images, groups, channels, boxes of positions | per thread a slab and what is summed up, a few MiB; a copy of the weight with its taps outermost |
 //! | im2col | `im2col.rs` | the same; small images together | per thread a tile of patches and what is summed up, a few MiB |
+//! | implicit | `implicit.rs`, `depthwise.rs`, on the kernels in `micro.rs` | the same | per thread a slab and what is summed up, a few MiB |
+//!
+//! `auto` is `implicit`, which stores less and takes groups in its stride, except where the shape makes
+//! `im2col` the faster one (measured with 2 threads and AVX-512, where the two differ by 5 to 40%):
+//!
+//! | im2col for | because |
+//! |---|---|
+//! | channels last, unless groups have few channels | its tiles are contiguous as they lie; implicit reads channels one at a time |
+//! | one long axis: taps on the last axis only | a slab then is as large as the patches, and im2col's products use larger tiles |
+//! | few output positions that fill vectors badly, as 7×7 | im2col puts several images in a tile |
+//! | `dx` with a stride, one group | implicit needs a pass for each phase of the stride |
+//! | `dx` in modes other than zeros | several padded positions read one input: implicit has no such path |
+//! | `dw`, one group | long dot products by faer are the faster |
 //!
 //! `dw` is split over groups, outputs and patch entries, and by `partial.rs` over chunks of the
 //! positions where that leaves too few tasks. `runs.rs` and `tiles.rs` hold what the algorithms share:
@@ -42,12 +55,35 @@ pub(super) fn forward<T: Element>(
     y: &mut [T],
     algorithm: Algorithm,
 ) -> Result<()> {
-    match algorithm {
+    match resolve(algorithm, implicit_is_faster(p)) {
         Algorithm::Naive => naive::forward(p, x, w, bias, y),
         Algorithm::Shifted => shifted::forward(p, x, w, bias, y),
         Algorithm::Implicit => implicit::forward(p, x, w, bias, y),
-        Algorithm::Auto | Algorithm::Im2col => im2col::forward(p, x, w, bias, y),
+        _ => im2col::forward(p, x, w, bias, y),
     }
+}
+
+/// What `auto` stands for.
+fn resolve(algorithm: Algorithm, implicit: bool) -> Algorithm {
+    match algorithm {
+        Algorithm::Auto if implicit => Algorithm::Implicit,
+        Algorithm::Auto => Algorithm::Im2col,
+        chosen => chosen,
+    }
+}
+
+/// Whether patches are better not gathered, as far as that depends on layout and positions: see the
+/// table above.
+fn implicit_is_faster(p: &Problem) -> bool {
+    let few_channels = p.groups > 1 && p.channels_per_group().max(p.outputs_per_group()) < 16;
+    if few_channels {
+        return true;
+    }
+    let [d, h, w] = p.tap_extents();
+    let positions = p.output_positions();
+    let one_long_axis = d * h == 1 && w > 1;
+    let fills_vectors = 8 * positions.next_multiple_of(16) <= 9 * positions;
+    p.layout == Layout::ChannelsFirst && !one_long_axis && fills_vectors
 }
 
 /// `dx = convᵀ(dy, w) + bias`; all of `dx` is overwritten.
@@ -59,15 +95,14 @@ pub(super) fn backward_input<T: Element>(
     dx: &mut [T],
     algorithm: Algorithm,
 ) -> Result<()> {
-    match algorithm {
+    let strided = p.axes.iter().any(|map| map.stride() > 1);
+    match resolve(algorithm, implicit_is_faster(p) && (p.groups > 1 || !strided)) {
         Algorithm::Naive => naive::backward_input(p, dy, w, bias, dx),
         Algorithm::Shifted => shifted::backward_input(p, dy, w, bias, dx),
         Algorithm::Implicit if implicit::has_adjoint(p) => {
             implicit::backward_input(p, dy, w, bias, dx)
         }
-        Algorithm::Auto | Algorithm::Im2col | Algorithm::Implicit => {
-            im2col::backward_input(p, dy, w, bias, dx)
-        }
+        _ => im2col::backward_input(p, dy, w, bias, dx),
     }
 }
 
@@ -79,11 +114,12 @@ pub(super) fn backward_weight<T: Element>(
     dw: &mut [T],
     algorithm: Algorithm,
 ) -> Result<()> {
-    match algorithm {
+    let small = p.groups > 1 && p.outputs_per_group() <= 64;
+    match resolve(algorithm, implicit_is_faster(p) && small) {
         Algorithm::Naive => naive::backward_weight(p, x, dy, dw),
         Algorithm::Shifted => shifted::backward_weight(p, x, dy, dw),
         Algorithm::Implicit => implicit::backward_weight(p, x, dy, dw),
-        Algorithm::Auto | Algorithm::Im2col => im2col::backward_weight(p, x, dy, dw),
+        _ => im2col::backward_weight(p, x, dy, dw),
     }
 }
 
