@@ -26,7 +26,7 @@ impl<const D: usize> Conv<D> {
     ) -> Result<Tensor<T>> {
         let (dy, weight) = (dy.into(), weight.into());
         let (problem, shape) = self.backward_input_problem(&dy, &weight, input_size)?;
-        let mut dx = Tensor::zeros(&dy.device(), &shape)?;
+        let mut dx = Tensor::for_result(&dy.device(), &shape)?;
         run_backward_input(&problem, &dy, &weight, dx.view_mut(), Algorithm::Auto)?;
         Ok(dx)
     }
@@ -66,7 +66,7 @@ impl<const D: usize> Conv<D> {
     ) -> Result<Tensor<T>> {
         let (x, dy) = (x.into(), dy.into());
         let (_, shape) = self.backward_weight_problem(&x, &dy)?;
-        let mut dw = Tensor::zeros(&x.device(), &shape)?;
+        let mut dw = Tensor::for_result(&x.device(), &shape)?;
         self.backward_weight_into(x, dy, &mut dw, Algorithm::Auto)?;
         Ok(dw)
     }
@@ -104,7 +104,7 @@ impl<const D: usize> Conv<D> {
     ) -> Result<Tensor<T>> {
         let dy = dy.into();
         let (_, outputs, _) = self.split_output_gradient(&dy)?;
-        let mut db = Tensor::zeros(&dy.device(), &[outputs])?;
+        let mut db = Tensor::for_result(&dy.device(), &[outputs])?;
         self.backward_bias_into(dy, &mut db)?;
         Ok(db)
     }

@@ -38,7 +38,7 @@ impl<const D: usize> Conv<D> {
     ) -> Result<Tensor<T>> {
         let (x, weight) = (x.into(), weight.into());
         let (_, shape) = self.forward_problem(&x, &weight, bias.as_ref())?;
-        let mut y = Tensor::zeros(&x.device(), &shape)?;
+        let mut y = Tensor::for_result(&x.device(), &shape)?;
         self.forward_into(x, weight, bias, &mut y, Algorithm::Auto)?;
         Ok(y)
     }

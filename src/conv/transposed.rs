@@ -42,7 +42,7 @@ impl<const D: usize> Conv<D> {
         let (.., size) = self.axis_order().split_activation::<D>("input", x.shape())?;
         let geometry = self.bind_transposed(size, output_padding)?;
         let (problem, shape) = transposed_problem(&geometry, &x, &weight, bias.as_ref())?;
-        let mut y = Tensor::zeros(&x.device(), &shape)?;
+        let mut y = Tensor::for_result(&x.device(), &shape)?;
         run(&problem, &x, &weight, bias.as_ref(), y.view_mut(), Algorithm::Auto)?;
         Ok(y)
     }

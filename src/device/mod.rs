@@ -47,6 +47,13 @@ impl Device {
         ]
     }
 
+    /// Gives back to the allocator what memory of dropped tensors is kept for later results.
+    pub fn release_memory(&self) {
+        match self {
+            Device::Cpu => crate::memory::release_idle(),
+        }
+    }
+
     /// The CUDA GPU with this ordinal.
     ///
     /// # Errors

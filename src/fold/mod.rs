@@ -77,7 +77,7 @@ impl<const D: usize> Conv<D> {
         let geometry = self.bind(input_size)?;
         let (batch, channels) = split_patches(&geometry, patches.shape())?;
         let shape = layout.activation_shape(batch, channels, &input_size);
-        let mut output = Tensor::zeros(&patches.device(), &shape)?;
+        let mut output = Tensor::for_result(&patches.device(), &shape)?;
         self.fold_checked(patches, output.view_mut(), average)?;
         Ok(output)
     }

@@ -29,7 +29,7 @@ impl<T: Element> Csr<T> {
     /// # Errors
     /// [`Error::Shape`] when `x` has another shape.
     pub fn mul_vector<'a>(&self, x: impl Into<TensorView<'a, T>>) -> Result<Tensor<T>> {
-        let mut y = Tensor::zeros(&self.device(), &[self.rows()])?;
+        let mut y = Tensor::for_result(&self.device(), &[self.rows()])?;
         self.mul_vector_into(x, &mut y)?;
         Ok(y)
     }
@@ -58,7 +58,7 @@ impl<T: Element> Csr<T> {
     pub fn mul_matrix<'a>(&self, x: impl Into<TensorView<'a, T>>) -> Result<Tensor<T>> {
         let x = x.into();
         let vectors = vector_count("x", self.columns(), x.shape())?;
-        let mut y = Tensor::zeros(&self.device(), &[self.rows(), vectors])?;
+        let mut y = Tensor::for_result(&self.device(), &[self.rows(), vectors])?;
         self.mul_matrix_into(x, &mut y)?;
         Ok(y)
     }
@@ -84,7 +84,7 @@ impl<T: Element> Csr<T> {
     /// # Errors
     /// [`Error::Shape`] when `y` has another shape.
     pub fn adjoint_mul_vector<'a>(&self, y: impl Into<TensorView<'a, T>>) -> Result<Tensor<T>> {
-        let mut x = Tensor::zeros(&self.device(), &[self.columns()])?;
+        let mut x = Tensor::for_result(&self.device(), &[self.columns()])?;
         self.adjoint_mul_vector_into(y, &mut x)?;
         Ok(x)
     }
@@ -113,7 +113,7 @@ impl<T: Element> Csr<T> {
     pub fn adjoint_mul_matrix<'a>(&self, y: impl Into<TensorView<'a, T>>) -> Result<Tensor<T>> {
         let y = y.into();
         let vectors = vector_count("y", self.rows(), y.shape())?;
-        let mut x = Tensor::zeros(&self.device(), &[self.columns(), vectors])?;
+        let mut x = Tensor::for_result(&self.device(), &[self.columns(), vectors])?;
         self.adjoint_mul_matrix_into(y, &mut x)?;
         Ok(x)
     }

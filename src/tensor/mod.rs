@@ -8,19 +8,22 @@ pub use view::{TensorView, TensorViewMut};
 use crate::device::Device;
 use crate::element::Element;
 use crate::error::{Error, Result, checked_product};
-use crate::memory::try_zeroed;
+use crate::memory::{Buffer, try_zeroed};
 
 /// An owned tensor: contiguous, row-major, on one device.
+///
+/// The memory of a large result is kept for later results when its tensor is dropped, up to 512 MiB in
+/// all; [`Device::release_memory`] gives it back.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tensor<T> {
+pub struct Tensor<T: Element> {
     storage: Storage<T>,
     shape: Vec<usize>,
 }
 
 /// Where a tensor's elements are.
 #[derive(Clone, Debug, PartialEq)]
-enum Storage<T> {
-    Cpu(Vec<T>),
+enum Storage<T: Element> {
+    Cpu(Buffer<T>),
 }
 
 impl<T: Element> Tensor<T> {
@@ -31,7 +34,16 @@ impl<T: Element> Tensor<T> {
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
         let len = checked_product("the tensor", shape)?;
         let storage = match device {
-            Device::Cpu => Storage::Cpu(try_zeroed("a tensor", len)?),
+            Device::Cpu => Storage::Cpu(try_zeroed("a tensor", len)?.into()),
+        };
+        Ok(Tensor { storage, shape: shape.to_vec() })
+    }
+
+    /// A tensor for a result: its elements have any value, and all of them are to be overwritten.
+    pub(crate) fn for_result(device: &Device, shape: &[usize]) -> Result<Self> {
+        let len = checked_product("the tensor", shape)?;
+        let storage = match device {
+            Device::Cpu => Storage::Cpu(Buffer::for_result(len)?),
         };
         Ok(Tensor { storage, shape: shape.to_vec() })
     }
@@ -43,7 +55,7 @@ impl<T: Element> Tensor<T> {
     pub fn from_vec(device: &Device, shape: &[usize], data: Vec<T>) -> Result<Self> {
         view::check_length(data.len(), shape)?;
         let storage = match device {
-            Device::Cpu => Storage::Cpu(data),
+            Device::Cpu => Storage::Cpu(data.into()),
         };
         Ok(Tensor { storage, shape: shape.to_vec() })
     }
@@ -87,7 +99,7 @@ impl<T: Element> Tensor<T> {
     /// The elements in row-major order, copied to the host if they are elsewhere.
     pub fn into_vec(self) -> Result<Vec<T>> {
         match self.storage {
-            Storage::Cpu(data) => Ok(data),
+            Storage::Cpu(data) => Ok(data.into_vec()),
         }
     }
 

@@ -30,7 +30,7 @@ impl<const D: usize> Conv<D> {
     pub fn unfold<'a, T: Element>(&self, input: impl Into<TensorView<'a, T>>) -> Result<Tensor<T>> {
         let input = input.into();
         let call = Call::new(self, input.shape())?;
-        let mut patches = Tensor::zeros(&input.device(), &call.patch_shape)?;
+        let mut patches = Tensor::for_result(&input.device(), &call.patch_shape)?;
         call.run(input, patches.view_mut())?;
         Ok(patches)
     }

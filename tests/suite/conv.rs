@@ -11,7 +11,7 @@ use crate::oracle::Case;
 use crate::with_rank;
 
 /// Operands of a case, rounded to T, and their values.
-struct Operands<T> {
+struct Operands<T: Element> {
     x: Tensor<T>,
     w: Tensor<T>,
     b: Tensor<T>,

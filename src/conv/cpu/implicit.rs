@@ -35,7 +35,7 @@ const SLAB: usize = 32 << 10;
 /// Elements in the slabs of a block of channels, at most, unless a single one has more.
 const SLABS: usize = 256 << 10;
 /// Terms that a tile sums at a time, at most, unless a single channel has more.
-const TERMS: usize = 1024;
+const TERMS: usize = 256;
 /// Lanes of a task's weight gradients, at most, unless a single channel has more.
 const LANES: usize = 1 << 20;
 
@@ -401,7 +401,7 @@ pub(super) fn backward_weight<T: Element>(
     let (rows, taps) = (p.outputs_per_group(), p.taps());
     let (xs, ys, ws) = (p.input_strides(), p.output_strides(), p.weight_strides());
     let lanes = best_tiles::<T::Acc>().lanes;
-    let at_a_time = (TERMS / 4 / taps).min(LANES / (rows * taps * lanes));
+    let at_a_time = (TERMS / taps).min(LANES / (rows * taps * lanes));
     let at_a_time = at_a_time.clamp(1, p.channels_per_group());
     let parts = boxes(p.output_extents(), |part| {
         volume(part) * rows <= SUMS && Slab::len_for(&p.axes, part) <= SLABS / at_a_time
