@@ -1,0 +1,162 @@
+// What kernels use of the machine: every feature of the hardware sits behind a name of this file, so that
+// the simulator can put its own in place (simulator/simulator.h has the same names). Needs no header of
+// the CUDA toolkit.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef int i32;
+typedef long long i64;
+typedef float f32;
+typedef double f64;
+
+#ifdef CONVMAT_SIMULATOR
+#include "simulator.h"
+#else
+
+// A function of the device, and a kernel: one argument, a struct, is what a launch hands over.
+#define DEVICE __device__ __forceinline__
+#define KERNEL(name, Args, threads)                                                                    \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
+
+// `count` elements that the threads of a block share. Declare at the top of a kernel.
+#define SHARED(type, name, count) __shared__ __align__(16) type name[count]
+#define UNROLL _Pragma("unroll")
+
+DEVICE void barrier() { __syncthreads(); }
+DEVICE void warp_barrier() { __syncwarp(); }
+
+// Values of other lanes. All 32 lanes of a warp have to take part.
+template <typename T> DEVICE T shuffle(T value, int lane) { return __shfl_sync(~0u, value, lane); }
+template <typename T> DEVICE T shuffle_down(T value, int delta) { return __shfl_down_sync(~0u, value, delta); }
+template <typename T> DEVICE T shuffle_xor(T value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
+DEVICE u32 ballot(bool value) { return __ballot_sync(~0u, value); }
+
+// Integer counters only: the crate has no floating-point atomics.
+DEVICE i32 atomic_add(i32* target, i32 value) { return atomicAdd(target, value); }
+DEVICE i64 atomic_add(i64* target, i64 value) {
+    return (i64)atomicAdd((unsigned long long*)target, (unsigned long long)value);
+}
+
+// a·b + c, rounded once.
+DEVICE f32 fused(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
+DEVICE f64 fused(f64 a, f64 b, f64 c) { return __fma_rn(a, b, c); }
+
+// Loads of what no thread writes while the kernel runs, and stores of what it will not read again.
+template <typename T> DEVICE T load(const T* from) { return *from; }
+template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value; }
+
+DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
+
+// Copies 16 bytes from global to shared memory in the background, or zeros if not `valid`. They are there
+// after copy_async_commit() and a copy_async_wait<N>() that leaves at most N younger commits under way;
+// for other threads after a barrier as well. Both addresses are multiples of 16.
+DEVICE void copy_async_16(void* to, const void* from, bool valid) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+#else
+    *(uint4*)to = valid ? *(const uint4*)from : make_uint4(0, 0, 0, 0);
+#endif
+}
+// The same for 4 bytes, addresses multiples of 4.
+DEVICE void copy_async_4(void* to, const void* from, bool valid) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from),
+                 "r"(valid ? 4 : 0)
+                 : "memory");
+#else
+    *(u32*)to = valid ? *(const u32*)from : 0u;
+#endif
+}
+DEVICE void copy_async_commit() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int N> DEVICE void copy_async_wait() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
+
+// Loads four 8×8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8 (16
+// bytes, aligned) and receives in to[m] elements (row l / 4, columns 2·(l % 4) and the next) of matrix m.
+DEVICE void load_matrices(u32 (&to)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+// The same, each matrix transposed on the way.
+DEVICE void load_matrices_transposed(u32 (&to)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// d += a·b for a 16×16 by 16×8 product of f16 by one warp. With g = lane / 4 and t = lane % 4, each
+// register holding two neighbours: a = rows (g, g+8, g, g+8) at k = 2t + (0, 0, 8, 8); b = column g at
+// k = 2t + (0, 8); d = (row g, columns 2t, 2t+1), (row g+8, the same).
+DEVICE void mma_f16(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                 "{%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    // sm_75 has this product with half as many k.
+    UNROLL
+    for (int half = 0; half < 2; ++half)
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+                     "{%0, %1, %2, %3};"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+#endif
+}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+// The same for bf16.
+DEVICE void mma_bf16(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                 "{%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// d += a·b for 16×8 by 8×8, f32 rounded to TF32: a = rows (g, g+8, g, g+8) at k = t + (0, 0, 4, 4);
+// b = column g at k = t + (0, 4); d as above.
+DEVICE void mma_tf32(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                 "{%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// f32 rounded to the nearest TF32, ties away from zero.
+DEVICE u32 to_tf32(f32 value) {
+    u32 bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+    return bits;
+}
+#endif
+
+DEVICE u32 bits_of(f32 value) { return __float_as_uint(value); }
+DEVICE f32 f32_of(u32 bits) { return __uint_as_float(bits); }
+// IEEE half precision to and from f32, rounding to nearest, ties to even.
+DEVICE f32 f16_to_f32(u16 bits) {
+    f32 value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+DEVICE u16 f32_to_f16(f32 value) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+#endif
+
+template <typename T> DEVICE T smaller(T a, T b) { return b < a ? b : a; }
+template <typename T> DEVICE T larger(T a, T b) { return a < b ? b : a; }

@@ -1,0 +1,121 @@
+//! What stands between the crate's launch code and a machine that runs kernels: compile, load, allocate,
+//! copy, launch. The CUDA driver is one implementation, the simulator the other; everything above this
+//! interface is the same for both.
+
+use std::any::Any;
+use std::fmt;
+
+use crate::error::Result;
+
+/// A translation unit: generated definitions followed by one kernel file.
+#[derive(Clone, Debug)]
+pub(crate) struct Unit {
+    /// The file in `kernels/`, for example `unfold.cu`.
+    pub file: &'static str,
+    /// The whole text to compile. It includes headers by their plain names.
+    pub text: String,
+}
+
+/// Why a unit did not compile.
+#[derive(Debug)]
+pub(crate) struct CompileFailure {
+    /// The compiler's words, or why it could not be run.
+    pub log: String,
+}
+
+/// What a compiled kernel needs of the machine, as far as the driver can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Resources {
+    pub registers: u32,
+    pub shared_bytes: u32,
+    /// Bytes per thread in local memory: spills and arrays that are indexed dynamically.
+    pub local_bytes: u32,
+}
+
+/// A machine that runs kernels.
+///
+/// Addresses are the driver's own (`u64`); no memory is touched through them but by these calls. Work is
+/// queued in the order of the calls; `download` waits for it.
+pub(crate) trait Driver: fmt::Debug + Send + Sync {
+    /// The name that selects it: `cuda:0`, `simulator`.
+    fn name(&self) -> String;
+
+    /// Tells devices apart: operands with equal identities may meet in one operation.
+    fn identity(&self) -> u64;
+
+    /// For people: what the device is and what compiles for it.
+    fn description(&self) -> String;
+
+    /// Names compiler, version and target: what makes images of the same source differ.
+    fn toolchain(&self) -> String;
+
+    /// Compute capability as 10·major + minor.
+    fn capability(&self) -> u32;
+
+    /// Number of multiprocessors.
+    fn multiprocessors(&self) -> u32;
+
+    /// Free and total memory, in bytes.
+    fn memory(&self) -> Result<(u64, u64)>;
+
+    /// Compiles to an image that `load` takes. May be called from many threads at once.
+    fn compile(&self, unit: &Unit) -> Result<Vec<u8>, CompileFailure>;
+
+    /// Makes the kernel `entry` of an image ready to be launched. An error means that the image is not
+    /// usable here, as when a file was damaged.
+    fn load(&self, image: &[u8], entry: &str) -> Result<Box<dyn Kernel>>;
+
+    /// Memory with any contents, aligned to 256 bytes; `None` when there is not enough. `bytes` > 0.
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>>;
+
+    /// Releases memory after the work queued so far.
+    ///
+    /// # Safety
+    /// `address` is from `allocate` of this driver, with this size, and used by no later call.
+    unsafe fn free(&self, address: u64, bytes: usize);
+
+    /// Copies from the host. The source may be reused when this returns.
+    ///
+    /// # Safety
+    /// `to..to + from.len()` is memory of this driver.
+    unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()>;
+
+    /// Waits for the work queued so far and copies to the host.
+    ///
+    /// # Safety
+    /// `from..from + to.len()` is memory of this driver.
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
+
+    /// Copies within the device; the ranges do not overlap.
+    ///
+    /// # Safety
+    /// Both ranges are memory of this driver.
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
+
+    /// Sets every byte to zero.
+    ///
+    /// # Safety
+    /// The range is memory of this driver.
+    unsafe fn clear(&self, address: u64, bytes: usize) -> Result<()>;
+
+    /// Waits for the work queued so far.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Gives back what freed memory the driver keeps.
+    fn trim(&self) -> Result<()>;
+
+    /// For callers that know which driver this is.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// A kernel ready to be launched.
+pub(crate) trait Kernel: fmt::Debug + Send + Sync {
+    fn resources(&self) -> Resources;
+
+    /// Queues a launch.
+    ///
+    /// # Safety
+    /// `arguments` are the bytes of the kernel's argument struct, and the addresses in it are memory of
+    /// the driver, large enough for what the kernel does with this grid and block.
+    unsafe fn launch(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<()>;
+}
