@@ -68,6 +68,26 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
+    /// The compiler of a device refused one of the crate's kernels.
+    #[error("{device}: {kernel} does not compile:\n{log}")]
+    Compile {
+        /// The kernel and what it was to be compiled for.
+        kernel: String,
+        /// The device.
+        device: String,
+        /// What the compiler said.
+        log: String,
+    },
+    /// A device reported a failure. It may be of work queued earlier than the call that found it.
+    #[error("{device}: {call} failed: {reason}")]
+    Device {
+        /// The device, for example `cuda:0`.
+        device: String,
+        /// The call that found the failure.
+        call: String,
+        /// What the device said.
+        reason: String,
+    },
     /// Memory could not be had.
     #[error("could not allocate {bytes} bytes for {what}")]
     Allocation {
