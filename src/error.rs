@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "io")]
 use crate::element::DType;
 
 /// What went wrong: every variant names the argument (or file, or device) and the offending value.
@@ -138,6 +139,7 @@ impl Error {
         Error::Shape { argument: argument.into(), expected: expected.into(), found: found.to_vec() }
     }
 
+    #[cfg(feature = "io")]
     pub(crate) fn element_type(
         argument: impl Into<String>,
         expected: DType,
