@@ -68,6 +68,26 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
+    /// A call to a device failed, or work queued before it did.
+    #[error("{device}: {call} failed: {reason}")]
+    Device {
+        /// The device, for example `cuda:0`.
+        device: String,
+        /// The call that found the failure.
+        call: String,
+        /// The driver's reason.
+        reason: String,
+    },
+    /// A kernel does not compile.
+    #[error("{kernel} does not compile for {device}:\n{log}")]
+    Compile {
+        /// The kernel and its configuration.
+        kernel: String,
+        /// The device it was compiled for.
+        device: String,
+        /// What the compiler said.
+        log: String,
+    },
     /// Memory could not be had.
     #[error("could not allocate {bytes} bytes for {what}")]
     Allocation {

@@ -1,5 +1,8 @@
 //! Where tensors live and operations run, chosen at run time.
 
+#[cfg(gpu)]
+mod cuda;
+
 use std::fmt;
 use std::str::FromStr;
 

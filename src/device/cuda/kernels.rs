@@ -1,0 +1,3 @@
+//! The sources in `kernels/`, embedded by build.rs.
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
