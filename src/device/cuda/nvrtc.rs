@@ -299,7 +299,8 @@ KERNEL(everything, Args, 128) {
 "#;
 
     fn unit(definitions: &[(&str, &str)], source: &str) -> Unit {
-        let definitions = definitions.iter().map(|(name, value)| format!("#define {name} {value}\n"));
+        let definitions =
+            definitions.iter().map(|(name, value)| format!("#define {name} {value}\n"));
         Unit { file: "everything.cu", text: definitions.collect::<String>() + source }
     }
 

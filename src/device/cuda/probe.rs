@@ -110,7 +110,8 @@ pub(crate) fn cublas() -> Result<String, String> {
         return Err(format!("cuBLAS ({}) is not found", library("cublas", "cublas64")));
     }
     let mut version = [0; 2];
-    for (part, value) in [Property::MAJOR_VERSION, Property::MINOR_VERSION].into_iter().zip(&mut version)
+    for (part, value) in
+        [Property::MAJOR_VERSION, Property::MINOR_VERSION].into_iter().zip(&mut version)
     {
         // SAFETY: the library is present, and `value` is an integer to be written.
         unsafe { cublasGetProperty(part, value) }

@@ -60,14 +60,13 @@ impl Runtime {
 
     fn new(stream: Arc<CudaStream>, facts: DeviceFacts, target: Target) -> Result<Self, String> {
         let queue = Queue { name: format!("cuda:{}", facts.ordinal).into(), stream };
-        let pool = match queue.stream.context().has_async_alloc() {
-            true => Some(
-                queue
-                    .attempt(|_| Pool::new(facts.ordinal))
-                    .map_err(|error| format!("its memory pool cannot be had: {}", reason(error)))?,
-            ),
-            false => None,
-        };
+        let pool =
+            match queue.stream.context().has_async_alloc() {
+                true => Some(queue.attempt(|_| Pool::new(facts.ordinal)).map_err(|error| {
+                    format!("its memory pool cannot be had: {}", reason(error))
+                })?),
+                false => None,
+            };
         Ok(Runtime { queue, facts, target, pool, blas: OnceLock::new() })
     }
 
@@ -127,7 +126,8 @@ impl Driver for Runtime {
     }
 
     fn memory(&self) -> Result<(u64, u64)> {
-        let (free, total) = self.queue.call("asking for free memory", |_| result::mem_get_info())?;
+        let (free, total) =
+            self.queue.call("asking for free memory", |_| result::mem_get_info())?;
         Ok((free as u64, total as u64))
     }
 
@@ -314,8 +314,8 @@ fn is_known(memory: &[u8]) -> bool {
     let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
     let address = memory.as_ptr() as u64;
     // SAFETY: this attribute is a 32-bit integer; the address is only looked up.
-    unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, address) }
-        == CUresult::CUDA_SUCCESS
+    let found = unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, address) };
+    found == CUresult::CUDA_SUCCESS
 }
 
 /// Whether an image ends where it says it does: the driver is not told its length. A CUBIN is an ELF file

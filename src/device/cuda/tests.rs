@@ -61,7 +61,9 @@ fn memory_is_copied_cleared_and_given_back() {
     // SAFETY: as above.
     unsafe { runtime.clear(a, 4 * 5_000).unwrap() };
     let half_cleared: Vec<f32> = download(&runtime, a, data.len());
-    assert!(half_cleared[..5_000].iter().all(|&x| x == 0.) && half_cleared[5_000..] == data[5_000..]);
+    assert!(
+        half_cleared[..5_000].iter().all(|&x| x == 0.) && half_cleared[5_000..] == data[5_000..]
+    );
     for address in [a, b] {
         // SAFETY: the allocation is used no more.
         unsafe { runtime.free(address, 4 * data.len()) };
@@ -186,7 +188,8 @@ fn cublas_multiplies_by_rows() {
     let nowhere = Matrix { address: 0, leading: 1 << 32, stride: 0, transposed: false };
     let (m, n, k, batch) = (1, 1, 1, 1);
     let (dtype, alpha, beta, tf32) = (DType::F32, 1., 0., false);
-    let gemm = Gemm { dtype, m, n, k, batch, a: nowhere, b: nowhere, c: nowhere, alpha, beta, tf32 };
+    let gemm =
+        Gemm { dtype, m, n, k, batch, a: nowhere, b: nowhere, c: nowhere, alpha, beta, tf32 };
     // SAFETY: the sizes are refused before anything is queued.
     let refused = unsafe { runtime.blas().unwrap().gemm(&gemm) };
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
