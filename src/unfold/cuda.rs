@@ -3,8 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::cuda::{
-    Axes, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, blocks, position_divisors,
-    vector,
+    Axes, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, blocks, position_divisors, vector,
 };
 use crate::element::Element;
 use crate::error::Result;

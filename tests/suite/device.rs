@@ -5,7 +5,9 @@ fn probe(part: &str) -> Result<String, String> {
     let parts = Device::probe();
     let named = |name: &str| parts.iter().find(|p| p.name == name).map(|p| p.found.clone());
     let numbered = if part == "cuda" { named("cuda:0") } else { None };
-    numbered.or_else(|| named(part)).unwrap_or_else(|| panic!("{part} is not a part that is probed"))
+    numbered
+        .or_else(|| named(part))
+        .unwrap_or_else(|| panic!("{part} is not a part that is probed"))
 }
 
 #[test]

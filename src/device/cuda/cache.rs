@@ -63,7 +63,8 @@ impl Cache {
             return None;
         };
         // The time of the last use, for `shrink`. Best effort.
-        let _ = File::options().write(true).open(&path).and_then(|f| f.set_modified(SystemTime::now()));
+        let _ =
+            File::options().write(true).open(&path).and_then(|f| f.set_modified(SystemTime::now()));
         Some(image.to_vec())
     }
 
@@ -108,7 +109,8 @@ fn seal_entry(key: &str, image: &[u8]) -> Vec<u8> {
 fn open_entry<'a>(entry: &'a [u8], key: &str) -> Option<&'a [u8]> {
     let rest = entry.strip_prefix(MAGIC)?;
     let (lengths, rest) = rest.split_at_checked(24)?;
-    let number = |at: usize| u64::from_le_bytes(lengths[8 * at..][..8].try_into().expect("8 bytes"));
+    let number =
+        |at: usize| u64::from_le_bytes(lengths[8 * at..][..8].try_into().expect("8 bytes"));
     let (found, image) = rest.split_at_checked(usize::try_from(number(0)).ok()?)?;
     let whole = image.len() as u64 == number(1) && hash(&image) == number(2);
     (found == key.as_bytes() && whole).then_some(image)
@@ -197,7 +199,10 @@ mod tests {
         }
         assert!(cache.read("a").is_some(), "which makes it the most recently used");
         cache.write("d", &[7; 800]);
-        assert_eq!(["a", "b", "c", "d"].map(|key| cache.read(key).is_some()), [true, false, true, true]);
+        assert_eq!(
+            ["a", "b", "c", "d"].map(|key| cache.read(key).is_some()),
+            [true, false, true, true]
+        );
     }
 
     #[test]

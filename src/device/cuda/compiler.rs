@@ -79,11 +79,7 @@ pub(super) struct Compiler {
 
 impl Compiler {
     pub(super) fn new(driver: &dyn Driver) -> Self {
-        Compiler {
-            toolchain: driver.toolchain(),
-            cache: Cache::open(),
-            slots: Mutex::default(),
-        }
+        Compiler { toolchain: driver.toolchain(), cache: Cache::open(), slots: Mutex::default() }
     }
 
     /// The kernel, compiled if need be. Different kernels are compiled in parallel by as many threads as

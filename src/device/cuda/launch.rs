@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn multiplying_divides_exactly() {
         let largest = (1u64 << 31) - 1;
-        let numbers = (1..70).chain([255, 256, 257, 12_544, 65_535, 1 << 20, (1 << 30) + 1, largest]);
+        let numbers =
+            (1..70).chain([255, 256, 257, 12_544, 65_535, 1 << 20, (1 << 30) + 1, largest]);
         for by in numbers {
             let divisor = Divisor::new(by as usize);
             let quotient = |n: u64| (n * u64::from(divisor.magic)) >> divisor.shift;

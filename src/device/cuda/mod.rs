@@ -4,16 +4,34 @@
 //! simulator, which runs the same sources on the CPU; all else here is the same for both. A capability's
 //! `cuda.rs` describes the kernel it wants as a [`Spec`], fills the argument struct and launches.
 
+#[cfg(feature = "cuda")]
+mod blas;
 mod buffer;
 mod cache;
 mod compiler;
 mod driver;
+#[cfg(feature = "cuda")]
+mod interop;
 mod kernels;
 mod launch;
+#[cfg(feature = "cuda")]
+mod nvrtc;
+#[cfg(feature = "cuda")]
+pub(super) mod probe;
+#[cfg(feature = "cuda")]
+mod queue;
+#[cfg(feature = "cuda")]
+mod runtime;
+#[cfg(all(test, feature = "cuda"))]
+mod tests;
 
+#[cfg(feature = "cuda")]
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
 
@@ -23,6 +41,8 @@ pub(crate) use compiler::Spec;
 use driver::{Driver, Kernel};
 pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vector};
 
+#[cfg(feature = "cuda")]
+use crate::error::Error;
 use crate::error::Result;
 
 /// A CUDA GPU with a stream, or the simulator of one. A handle: clones are the same device.
@@ -48,10 +68,34 @@ pub(crate) struct Options {
     pub wide: bool,
 }
 
+impl Options {
+    /// What a GPU is for.
+    #[cfg(feature = "cuda")]
+    fn for_speed() -> Self {
+        Options { specialise: true, wide: false }
+    }
+}
+
 impl CudaDevice {
     fn new(driver: Box<dyn Driver>, options: Options) -> Self {
         let compiler = Compiler::new(&*driver);
         CudaDevice(Arc::new(Inner { driver, compiler, options }))
+    }
+
+    /// The GPU with this ordinal, on its default stream: the same device each time.
+    #[cfg(feature = "cuda")]
+    pub(super) fn open(ordinal: usize) -> Result<Self> {
+        static OPEN: Mutex<BTreeMap<usize, CudaDevice>> = Mutex::new(BTreeMap::new());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = open.get(&ordinal) {
+            return Ok(device.clone());
+        }
+        let runtime = runtime::Runtime::open(ordinal).map_err(|reason| {
+            Error::DeviceUnavailable { device: format!("cuda:{ordinal}"), reason }
+        })?;
+        let device = Self::new(Box::new(runtime), Options::for_speed());
+        open.insert(ordinal, device.clone());
+        Ok(device)
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {
@@ -60,7 +104,10 @@ impl CudaDevice {
 
     // TEMPORARY
     pub(crate) fn not_yet(&self, what: &str) -> crate::Error {
-        crate::Error::DeviceUnavailable { device: self.to_string(), reason: format!("no {what} yet") }
+        crate::Error::DeviceUnavailable {
+            device: self.to_string(),
+            reason: format!("no {what} yet"),
+        }
     }
 
     pub(crate) fn options(&self) -> Options {

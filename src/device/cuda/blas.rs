@@ -1,0 +1,181 @@
+//! cuBLAS's matrix products on device addresses.
+//!
+//! For one handle, one stream and one version of the library the same call gives the same bytes: cuBLAS
+//! promises this as long as its atomics mode is off, which it is, and one handle does not serve several
+//! streams at once. Each runtime has a handle of its own.
+
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
+
+use cudarc::cublas::result;
+use cudarc::cublas::sys::{self, cublasComputeType_t as Compute, cudaDataType as Type};
+
+use super::probe;
+use super::queue::Queue;
+use crate::element::DType;
+use crate::error::{Error, Result};
+
+/// cuBLAS on one stream.
+#[derive(Debug)]
+pub(crate) struct Blas {
+    queue: Queue,
+    handle: sys::cublasHandle_t,
+    /// Held by the thread that uses the handle.
+    turn: Mutex<()>,
+}
+
+// SAFETY: a handle belongs to a context, not to a thread.
+unsafe impl Send for Blas {}
+// SAFETY: as above, and threads take turns.
+unsafe impl Sync for Blas {}
+
+/// A matrix by rows, or one for each product of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    pub address: u64,
+    /// From one row to the next, in elements.
+    pub leading: usize,
+    /// From one product's matrix to the next one's, in elements; 0 when they share it.
+    pub stride: usize,
+    /// Whether the factor is this matrix's transpose; its rows are then the factor's columns.
+    pub transposed: bool,
+}
+
+/// `c = alpha·a·b + beta·c`, for each product of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gemm {
+    pub dtype: DType,
+    /// Rows of `a` and `c`, columns of `b` and `c`, and what is summed over (at least 1).
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub batch: usize,
+    pub a: Matrix,
+    pub b: Matrix,
+    /// Not transposed. With `beta` 0 it is only written.
+    pub c: Matrix,
+    pub alpha: f64,
+    pub beta: f64,
+    /// Whether `f32` factors may be rounded to TF32.
+    pub tf32: bool,
+}
+
+impl Blas {
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn open(queue: &Queue) -> Result<Self, String> {
+        probe::cublas()?;
+        let failed = |error: String| format!("cuBLAS does not start: {error}");
+        let made = queue.call("making cuBLAS's handle", |_| Ok(result::create_handle()));
+        let handle = made.map_err(|error| failed(error.to_string()))?;
+        let handle = handle.map_err(|error| failed(error.to_string()))?;
+        let blas = Blas { queue: queue.clone(), handle, turn: Mutex::default() };
+        blas.configure().map_err(|error| failed(error.to_string()))?;
+        Ok(blas)
+    }
+
+    fn configure(&self) -> Result<(), result::CublasError> {
+        let host = sys::cublasPointerMode_t::CUBLAS_POINTER_MODE_HOST;
+        let off = sys::cublasAtomicsMode_t::CUBLAS_ATOMICS_NOT_ALLOWED;
+        // Parts of a sum of half types are kept in f32, too: one rounding for each element.
+        let math = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+        // SAFETY: the handle is alive, and the queue keeps its stream alive.
+        unsafe {
+            result::set_stream(self.handle, self.queue.stream.cu_stream().cast())?;
+            sys::cublasSetPointerMode_v2(self.handle, host).result()?;
+            sys::cublasSetAtomicsMode(self.handle, off).result()?;
+            sys::cublasSetMathMode(self.handle, math).result()
+        }
+    }
+
+    /// Queues the products.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when cuBLAS cannot count so far, [`Error::Device`].
+    ///
+    /// # Safety
+    /// The matrices are memory of this device, as large as sizes, leading dimensions and strides say, and
+    /// `c` overlaps neither factor.
+    pub(crate) unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        let Gemm { m, n, k, batch, a, b, c, .. } = gemm;
+        if *m == 0 || *n == 0 || *batch == 0 {
+            return Ok(());
+        }
+        let (m, n, k) = (count("rows", *m)?, count("columns", *n)?, count("summands", *k)?);
+        let batch = count("products of a batch", *batch)?;
+        let leading = |matrix: &Matrix| count("elements from row to row", matrix.leading);
+        let (lda, ldb, ldc) = (leading(a)?, leading(b)?, leading(c)?);
+        let operation = |matrix: &Matrix| match matrix.transposed {
+            true => sys::cublasOperation_t::CUBLAS_OP_T,
+            false => sys::cublasOperation_t::CUBLAS_OP_N,
+        };
+        let (kind, compute) = match gemm.dtype {
+            DType::F16 => (Type::CUDA_R_16F, Compute::CUBLAS_COMPUTE_32F),
+            DType::BF16 => (Type::CUDA_R_16BF, Compute::CUBLAS_COMPUTE_32F),
+            DType::F32 if gemm.tf32 => (Type::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F_FAST_TF32),
+            DType::F32 => (Type::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F),
+            DType::F64 => (Type::CUDA_R_64F, Compute::CUBLAS_COMPUTE_64F),
+        };
+        // The factors have the type that sums have.
+        let wide = [gemm.alpha, gemm.beta];
+        let narrow = wide.map(|factor| factor as f32);
+        let [alpha, beta]: [*const c_void; 2] = match gemm.dtype {
+            DType::F64 => [(&raw const wide[0]).cast(), (&raw const wide[1]).cast()],
+            _ => [(&raw const narrow[0]).cast(), (&raw const narrow[1]).cast()],
+        };
+        let pointer = |matrix: &Matrix| matrix.address as *mut c_void;
+        let stride = |matrix: &Matrix| matrix.stride as i64;
+
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // cuBLAS counts by columns. Matrices by rows are their transposes to it, and cᵀ = bᵀ·aᵀ.
+        let multiply = || {
+            // SAFETY: the handle is alive, the factors are read before this returns (they are on the
+            // host), and the caller answers for the matrices.
+            unsafe {
+                result::gemm_strided_batched_ex(
+                    self.handle,
+                    operation(b),
+                    operation(a),
+                    n,
+                    m,
+                    k,
+                    alpha,
+                    pointer(b),
+                    kind,
+                    ldb,
+                    stride(b),
+                    pointer(a),
+                    kind,
+                    lda,
+                    stride(a),
+                    beta,
+                    pointer(c),
+                    kind,
+                    ldc,
+                    stride(c),
+                    batch,
+                    compute,
+                    sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+                )
+            }
+        };
+        let what = "cuBLAS's matrix product";
+        let outcome = self.queue.call(what, |_| Ok(multiply()))?;
+        outcome.map_err(|error| self.queue.error(what, error.to_string()))
+    }
+}
+
+fn count(what: &str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| Error::TooLarge {
+        what: format!("the number of {what} in a matrix product"),
+        value: value.to_string(),
+        limit: i32::MAX as u64,
+    })
+}
+
+impl Drop for Blas {
+    fn drop(&mut self) {
+        // SAFETY: the handle is used by no later call. An error leaves nothing to be done.
+        let _ = self.queue.attempt(|_| Ok(unsafe { result::destroy_handle(self.handle) }));
+    }
+}
