@@ -104,6 +104,18 @@ impl<'a, T: Element> TensorView<'a, T> {
         }
     }
 
+    /// The elements in row-major order, copied to the host if they are elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Allocation`] when there is no room for them, [`Error::Device`] when copying fails.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        match &self.data {
+            Data::Cpu(data) => Ok(data.to_vec()),
+            #[cfg(gpu)]
+            Data::Cuda(data) => data.to_vec(),
+        }
+    }
+
     /// A tensor of its own with these elements, on the same device.
     pub fn to_tensor(&self) -> Result<Tensor<T>> {
         match &self.data {
