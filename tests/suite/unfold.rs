@@ -69,9 +69,9 @@ fn large_planes_are_cut_into_boxes() {
         Case { input: [1, 300, 300], stride: [1, 2, 1], ..unit.clone() },
         Case { input: [1, 1000, 1500], ..unit },
     ] {
-        check::<f32>(&case);
-        check::<f32>(&Case { layout: Layout::ChannelsLast, ..case.clone() });
-        check::<f16>(&case);
+        check::<f32>(&case, &Device::Cpu);
+        check::<f32>(&Case { layout: Layout::ChannelsLast, ..case.clone() }, &Device::Cpu);
+        check::<f16>(&case, &Device::Cpu);
     }
 }
 
