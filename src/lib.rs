@@ -72,7 +72,7 @@ mod unfold;
 
 pub use conv::Algorithm;
 #[cfg(gpu)]
-pub use device::cuda::CudaDevice;
+pub use device::cuda::{CudaDevice, KernelInfo};
 pub use device::{Device, Probe};
 pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};

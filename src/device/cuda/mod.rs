@@ -16,6 +16,7 @@ mod kernels;
 mod launch;
 #[cfg(feature = "cuda")]
 mod nvrtc;
+mod offline;
 #[cfg(feature = "cuda")]
 pub(super) mod probe;
 #[cfg(feature = "cuda")]
@@ -34,13 +35,16 @@ use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
+use rayon::prelude::*;
 
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use compiler::Compiler;
 pub(crate) use compiler::Spec;
 use driver::{Driver, Kernel};
 pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vector};
+use offline::Offline;
 
+use crate::device::Device;
 #[cfg(feature = "cuda")]
 use crate::error::Error;
 use crate::error::Result;
@@ -56,6 +60,19 @@ struct Inner {
     driver: Box<dyn Driver>,
     compiler: Compiler,
     options: Options,
+}
+
+/// A compiled kernel and what it takes of the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelInfo {
+    /// Its name and what it was compiled for.
+    pub name: String,
+    /// Registers of a thread; 0 where that is not known, as when it was read from the cache by a stand-in.
+    pub registers: u32,
+    /// Shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+    /// Local memory of a thread, in bytes: registers that were spilled.
+    pub local_bytes: u32,
 }
 
 /// How kernels are compiled.
@@ -96,6 +113,38 @@ impl CudaDevice {
         let device = Self::new(Box::new(runtime), Options::for_speed());
         open.insert(ordinal, device.clone());
         Ok(device)
+    }
+
+    /// A stand-in for a GPU of this compute capability that compiles and computes nothing.
+    #[cfg(feature = "cuda")]
+    pub(super) fn compile_only(capability: u32) -> Result<Self> {
+        match Offline::compiling(capability) {
+            Ok(offline) => Ok(Self::new(Box::new(offline), Options::for_speed())),
+            Err(reason) => {
+                let device = format!("compute capability {}", probe::dotted(capability));
+                Err(Error::DeviceUnavailable { device, reason })
+            }
+        }
+    }
+
+    pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
+        let stand_in = Box::new(Offline::instead_of(self.driver()));
+        let stand_in = CudaDevice(Arc::new(Inner {
+            compiler: Compiler::without_cache(&*stand_in),
+            driver: stand_in,
+            options: self.options(),
+        }));
+        work(&Device::Cuda(stand_in.clone()))?;
+        let specs = stand_in.0.compiler.specs();
+        specs.par_iter().try_for_each(|spec| self.kernel(spec).map(drop))?;
+        Ok(specs.len())
+    }
+
+    /// The kernels that were compiled, or read from the cache, so far: in the order of their names.
+    pub fn kernels(&self) -> Vec<KernelInfo> {
+        let mut kernels = self.0.compiler.kernels();
+        kernels.sort_by(|a, b| a.name.cmp(&b.name));
+        kernels
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {
