@@ -29,8 +29,7 @@ struct Layer {
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let device = Device::best();
     let style = Style::new();
-    let about = Device::probe().into_iter().find_map(|p| p.found.ok()).map(|f| f.1);
-    println!("{} on {device}: {}\n", style.bold("convmat digits"), about.unwrap_or_default());
+    println!("{} on {device}: {}\n", style.bold("convmat digits"), device.description());
 
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
     let mut golden = NpzReader::open(data.join("digits_golden.npz"))?;

@@ -1,8 +1,8 @@
 // The index map on the device: the mirror of src/geometry. Three axes always (those in front may have
 // extent 1), named by A = 0, 1, 2.
 //
-// What the host knows when it compiles: MODE, INDEX_BITS, LAYOUT and, for a kernel made for one layer,
-// TAPS, STRIDES and DILATIONS, each three numbers by commas; without these the arguments say.
+// What the host knows when it compiles: INDEX_BITS, LAYOUT and, for a kernel made for one layer, MODE and
+// TAPS, STRIDES, DILATIONS, each three numbers by commas; without these the arguments say.
 #pragma once
 #include "platform.cuh"
 
@@ -42,11 +42,11 @@ struct Axis {
 };
 struct Axes {
     Axis at[3];
+    i64 mode;
 };
 
 template <int A> DEVICE constexpr Index three(Index a, Index b, Index c) { return A == 0 ? a : A == 1 ? b : c; }
 #ifdef TAPS
-#define KNOWN_TAPS 1
 template <int A> DEVICE constexpr Index taps(const Axes&) { return three<A>(TAPS); }
 template <int A> DEVICE constexpr Index stride(const Axes&) { return three<A>(STRIDES); }
 template <int A> DEVICE constexpr Index dilation(const Axes&) { return three<A>(DILATIONS); }
@@ -55,59 +55,54 @@ template <int A> DEVICE Index taps(const Axes& axes) { return (Index)axes.at[A].
 template <int A> DEVICE Index stride(const Axes& axes) { return (Index)axes.at[A].stride; }
 template <int A> DEVICE Index dilation(const Axes& axes) { return (Index)axes.at[A].dilation; }
 #endif
+#ifdef TAPS
+DEVICE constexpr int mode(const Axes&) { return MODE; }
+#else
+DEVICE int mode(const Axes& axes) { return (int)axes.mode; }
+#endif
 template <int A> DEVICE Index inputs(const Axes& axes) { return (Index)axes.at[A].inputs; }
 template <int A> DEVICE Index outputs(const Axes& axes) { return (Index)axes.at[A].outputs; }
 
-#ifdef MODE
-// The input position behind position i of an axis of `inputs` elements that continues beyond its ends, or
-// -1 when the tap is dropped.
-DEVICE Index inside(Index i, Index inputs) {
-    if ((Unsigned)i < (Unsigned)inputs) return i;
-#if MODE == REFLECT
-    return i < 0 ? -i : 2 * (inputs - 1) - i;
-#elif MODE == REPLICATE
-    return i < 0 ? 0 : inputs - 1;
-#elif MODE == CIRCULAR
-    return i < 0 ? i + inputs : i - inputs;
-#else
-    return -1;
-#endif
-}
-
 // The input position that output o reads through tap k; -1 when the tap is dropped.
 template <int A> DEVICE Index source(const Axes& axes, Index o, Index k) {
-    return inside(o * stride<A>(axes) + k * dilation<A>(axes) - (Index)axes.at[A].low, inputs<A>(axes));
+    Index n = inputs<A>(axes);
+    Index i = o * stride<A>(axes) + k * dilation<A>(axes) - (Index)axes.at[A].low;
+    if ((Unsigned)i < (Unsigned)n) return i;
+    switch (mode(axes)) {
+    case REFLECT: return i < 0 ? -i : 2 * (n - 1) - i;
+    case REPLICATE: return i < 0 ? 0 : n - 1;
+    case CIRCULAR: return i < 0 ? i + n : i - n;
+    default: return -1;
+    }
 }
 
 // The number of padded positions that read input i, at most: some lie beyond the last that any output
 // reads. `padded_position` gives them in a fixed order, the one inside the input first.
 template <int A> DEVICE Index readers(const Axes& axes, Index i) {
-#if MODE == ZEROS
-    return 1;
-#elif MODE == REPLICATE
     Index low = (Index)axes.at[A].low, n = inputs<A>(axes);
     Index last = (outputs<A>(axes) - 1) * stride<A>(axes) + (taps<A>(axes) - 1) * dilation<A>(axes);
-    Index high = larger<Index>(0, last - (low + n - 1));
-    return 1 + (i == 0 ? low : 0) + (i == n - 1 ? high : 0);
-#else
-    return 3;
-#endif
+    switch (mode(axes)) {
+    case REFLECT:
+    case CIRCULAR: return 3;
+    case REPLICATE: return 1 + (i == 0 ? low : 0) + (i == n - 1 ? larger<Index>(0, last - (low + n - 1)) : 0);
+    default: return 1;
+    }
 }
+// The padded position behind `reader` < readers(i); -1 when there is none.
 template <int A> DEVICE Index padded_position(const Axes& axes, Index i, Index reader) {
     Index low = (Index)axes.at[A].low, n = inputs<A>(axes);
     if (reader == 0) return low + i;
-#if MODE == REFLECT
-    // Position 0 and n - 1 are their own mirror images.
-    if (reader == 1) return i == 0 ? -1 : low - i;
-    return i == n - 1 ? -1 : low + 2 * (n - 1) - i;
-#elif MODE == REPLICATE
-    if (i == 0 && reader <= low) return reader - 1;
-    return low + n - 1 + (reader - (i == 0 ? low : 0));
-#elif MODE == CIRCULAR
-    return reader == 1 ? low + i - n : low + i + n;
-#else
-    return -1;
-#endif
+    switch (mode(axes)) {
+    case REFLECT:
+        // The first and the last position are their own mirror images.
+        if (reader == 1) return i == 0 ? -1 : low - i;
+        return i == n - 1 ? -1 : low + 2 * (n - 1) - i;
+    case REPLICATE:
+        if (i == 0 && reader <= low) return reader - 1;
+        return low + n - 1 + (reader - (i == 0 ? low : 0));
+    case CIRCULAR: return reader == 1 ? low + i - n : low + i + n;
+    default: return -1;
+    }
 }
 
 // The output that reads padded position q through tap k; -1 when there is none.
@@ -117,7 +112,6 @@ template <int A> DEVICE Index reader_output(const Axes& axes, Index q, Index k) 
     Index o = distance / stride<A>(axes);
     return o * stride<A>(axes) == distance && o < outputs<A>(axes) ? o : -1;
 }
-#endif
 
 // Row-major positions of an axis triple.
 struct Position {

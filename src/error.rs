@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "io")]
 use crate::element::DType;
 
 /// What went wrong: every variant names the argument (or file, or device) and the offending value.
@@ -68,25 +69,25 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
-    /// A call to a device failed, or work queued before it did.
+    /// The compiler of a device refused one of the crate's kernels.
+    #[error("{device}: {kernel} does not compile:\n{log}")]
+    Compile {
+        /// The kernel and what it was to be compiled for.
+        kernel: String,
+        /// The device.
+        device: String,
+        /// What the compiler said.
+        log: String,
+    },
+    /// A device reported a failure. It may be of work queued earlier than the call that found it.
     #[error("{device}: {call} failed: {reason}")]
     Device {
         /// The device, for example `cuda:0`.
         device: String,
         /// The call that found the failure.
         call: String,
-        /// The driver's reason.
+        /// What the device said.
         reason: String,
-    },
-    /// A kernel does not compile.
-    #[error("{kernel} does not compile for {device}:\n{log}")]
-    Compile {
-        /// The kernel and its configuration.
-        kernel: String,
-        /// The device it was compiled for.
-        device: String,
-        /// What the compiler said.
-        log: String,
     },
     /// Memory could not be had.
     #[error("could not allocate {bytes} bytes for {what}")]
@@ -138,6 +139,7 @@ impl Error {
         Error::Shape { argument: argument.into(), expected: expected.into(), found: found.to_vec() }
     }
 
+    #[cfg(feature = "io")]
     pub(crate) fn element_type(
         argument: impl Into<String>,
         expected: DType,

@@ -71,6 +71,8 @@ mod tensor;
 mod unfold;
 
 pub use conv::Algorithm;
+#[cfg(gpu)]
+pub use device::cuda::CudaDevice;
 pub use device::{Device, Probe};
 pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};

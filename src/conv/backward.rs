@@ -90,6 +90,8 @@ impl<const D: usize> Conv<D> {
             Device::Cpu => {
                 cpu::backward_weight(&problem, x.host(), dy.host(), dw.host(), algorithm)
             }
+            #[cfg(gpu)]
+            Device::Cuda(device) => Err(device.not_yet("backward_weight")),
         }
     }
 
@@ -126,6 +128,8 @@ impl<const D: usize> Conv<D> {
                 let positions = size.iter().product();
                 cpu::backward_bias(self.axis_order(), batch, positions, dy.host(), db.host())
             }
+            #[cfg(gpu)]
+            Device::Cuda(device) => Err(device.not_yet("backward_bias")),
         }
     }
 
@@ -221,5 +225,7 @@ fn run_backward_input<T: Element>(
         Device::Cpu => {
             cpu::backward_input(problem, dy.host(), weight.host(), None, dx.host(), algorithm)
         }
+        #[cfg(gpu)]
+        Device::Cuda(device) => Err(device.not_yet("backward_input")),
     }
 }

@@ -63,6 +63,8 @@ impl<const D: usize> Conv<D> {
                 let bias = bias.as_ref().map(TensorView::host);
                 cpu::forward(&problem, x.host(), weight.host(), bias, y.host(), algorithm)
             }
+            #[cfg(gpu)]
+            Device::Cuda(device) => Err(device.not_yet("forward")),
         }
     }
 

@@ -124,5 +124,7 @@ fn run<T: Element>(
             let bias = bias.map(TensorView::host);
             cpu::backward_input(problem, x.host(), weight.host(), bias, y.host(), algorithm)
         }
+        #[cfg(gpu)]
+        Device::Cuda(device) => Err(device.not_yet("transposed")),
     }
 }

@@ -1,17 +1,17 @@
 //! Where tensors live and operations run, chosen at run time.
 
 #[cfg(gpu)]
-mod cuda;
+pub(crate) mod cuda;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
+#[cfg(gpu)]
+use crate::device::cuda::CudaDevice;
 use crate::error::{Error, Result};
 
 /// A place where tensors live and operations run.
-///
-/// This version computes on the CPU. CUDA devices are named, looked for and reported as absent, so
-/// that code written against this interface need not change when they arrive.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Device {
@@ -19,55 +19,130 @@ pub enum Device {
     /// inside `ThreadPool::install`.
     #[default]
     Cpu,
+    /// A CUDA GPU, or the simulator of one.
+    #[cfg(gpu)]
+    Cuda(CudaDevice),
 }
 
-/// What [`Device::probe`] found out about one kind of device.
+/// What [`Device::probe`] found out about one part: a device, or what devices need.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// The name that selects it, for example `cpu` or `cuda`.
+    /// The part: `cpu`, `cuda:0`, `simulator`; `nvrtc`, the compiler of CUDA kernels; `cuda` when there
+    /// is no such device.
     pub name: String,
-    /// The device and a description of it, or the reason why it cannot be used.
-    pub found: std::result::Result<(Device, String), String>,
+    /// A description of it, or the reason why it cannot be used.
+    pub found: std::result::Result<String, String>,
 }
 
-const NO_CUDA: &str = "this version of convmat has no CUDA kernels yet";
-const NO_SIMULATOR: &str = "this version of convmat has no kernel simulator yet";
-
 impl Device {
-    /// The fastest device present. Never fails: there is always the CPU.
+    /// The fastest device present: the first CUDA GPU when the driver, NVRTC and a device are found, else
+    /// the CPU. Never fails. Looks once, and logs one line (`log::info`) that says what was chosen and why.
     pub fn best() -> Device {
-        Device::Cpu
+        static BEST: OnceLock<Device> = OnceLock::new();
+        BEST.get_or_init(|| match Device::cuda(0) {
+            Ok(device) => {
+                log::info!("convmat computes on {device}");
+                device
+            }
+            Err(Error::DeviceUnavailable { reason, .. }) => {
+                log::info!("convmat computes on the CPU: no CUDA, as {reason}");
+                Device::Cpu
+            }
+            Err(error) => {
+                log::info!("convmat computes on the CPU: {error}");
+                Device::Cpu
+            }
+        })
+        .clone()
     }
 
-    /// Which devices exist and, for each that does not, why.
+    /// Which parts exist and, for each that does not, why. Opens no device.
     pub fn probe() -> Vec<Probe> {
-        let absent =
-            |name: &str, reason: &str| Probe { name: name.into(), found: Err(reason.into()) };
-        vec![
-            Probe { name: "cpu".into(), found: Ok((Device::Cpu, describe_cpu())) },
-            absent("cuda", NO_CUDA),
-            absent("simulator", NO_SIMULATOR),
-        ]
+        let mut parts = vec![Probe { name: "cpu".into(), found: Ok(describe_cpu()) }];
+        parts.extend(probe_cuda());
+        parts.push(Probe { name: "simulator".into(), found: probe_simulator() });
+        parts
     }
 
-    /// Gives back to the allocator what memory of dropped tensors is kept for later results.
-    pub fn release_memory(&self) {
+    /// The CUDA GPU with this ordinal, on its default stream. The same device each time.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] with the reason: no driver, no NVRTC, no such device, an NVRTC that is
+    /// too old for it, or a crate built without the feature `cuda`.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        #[cfg(feature = "cuda")]
+        return CudaDevice::open(ordinal).map(Device::Cuda);
+        #[cfg(not(feature = "cuda"))]
+        unavailable(format!("cuda:{ordinal}"), NO_CUDA)
+    }
+
+    /// A simulated CUDA GPU: runs the crate's kernels on the CPU, compiled by the host's C++ compiler, to
+    /// test them where there is no GPU. Slow, and strict: see the crate's documentation. The same device
+    /// each time.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] with the reason: no C++ compiler, or a crate built without the feature
+    /// `simulator`.
+    pub fn simulator() -> Result<Device> {
+        #[cfg(feature = "simulator")]
+        return CudaDevice::simulator().map(Device::Cuda);
+        #[cfg(not(feature = "simulator"))]
+        unavailable("simulator".into(), NO_SIMULATOR)
+    }
+
+    /// For people: what it is, in a few words.
+    pub fn description(&self) -> String {
         match self {
-            Device::Cpu => crate::memory::release_idle(),
+            Device::Cpu => describe_cpu(),
+            #[cfg(gpu)]
+            Device::Cuda(device) => device.description(),
         }
     }
 
-    /// The CUDA GPU with this ordinal.
+    /// Gives back what memory of dropped tensors is kept for later results.
+    pub fn release_memory(&self) {
+        match self {
+            Device::Cpu => crate::memory::release_idle(),
+            #[cfg(gpu)]
+            Device::Cuda(device) => device.release_memory(),
+        }
+    }
+
+    /// Waits until all work queued on the device is done. On the CPU it is done when a call returns.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`], always in this version, which has no CUDA kernels.
-    pub fn cuda(ordinal: usize) -> Result<Device> {
-        unavailable(format!("cuda:{ordinal}"), NO_CUDA)
+    /// [`Error::Device`] when some of it failed.
+    pub fn synchronize(&self) -> Result<()> {
+        match self {
+            Device::Cpu => Ok(()),
+            #[cfg(gpu)]
+            Device::Cuda(device) => device.synchronize(),
+        }
     }
 }
 
+#[cfg(not(feature = "cuda"))]
+const NO_CUDA: &str = "convmat was built without its feature cuda";
+#[cfg(not(feature = "simulator"))]
+const NO_SIMULATOR: &str = "convmat was built without its feature simulator";
+
+#[cfg(not(all(feature = "cuda", feature = "simulator")))]
 fn unavailable(device: String, reason: &str) -> Result<Device> {
     Err(Error::DeviceUnavailable { device, reason: reason.into() })
+}
+
+fn probe_cuda() -> Vec<Probe> {
+    #[cfg(feature = "cuda")]
+    return cuda::probe::parts();
+    #[cfg(not(feature = "cuda"))]
+    ["cuda", "nvrtc"].map(|name| Probe { name: name.into(), found: Err(NO_CUDA.into()) }).into()
+}
+
+fn probe_simulator() -> std::result::Result<String, String> {
+    #[cfg(feature = "simulator")]
+    return cuda::simulator::Simulator::open().map(|simulator| simulator.description());
+    #[cfg(not(feature = "simulator"))]
+    Err(NO_SIMULATOR.into())
 }
 
 fn describe_cpu() -> String {
@@ -94,6 +169,8 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu => f.write_str("cpu"),
+            #[cfg(gpu)]
+            Device::Cuda(device) => device.fmt(f),
         }
     }
 }
@@ -107,7 +184,7 @@ impl FromStr for Device {
             "auto" => Ok(Device::best()),
             "cpu" => Ok(Device::Cpu),
             "cuda" => Device::cuda(0),
-            "simulator" => unavailable(text.into(), NO_SIMULATOR),
+            "simulator" => Device::simulator(),
             _ => match text.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
                 Some(ordinal) => Device::cuda(ordinal),
                 None => Err(Error::invalid(

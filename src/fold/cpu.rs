@@ -3,7 +3,7 @@
 //!
 //! | case | path |
 //! |---|---|
-//! | channels first, planes with few patch entries | every sum reads its entries through an index table |
+//! | channels first, planes with few patch entries | every entry is added to its sum through an index table |
 //! | channels first, one spatial axis | patch rows are added to the line directly |
 //! | channels first, else | a task per plane (or box of a large, zero-padded plane): patch rows are added to a slab block by block, then the slab's lines to the plane |
 //! | channels last | a task per line of the result, to which groups of channels are added |
@@ -104,31 +104,22 @@ fn through_table<T: Element>(
 ) {
     let inputs = [0, 1, 2].map(|axis| axes[axis].inputs());
     let plane = inputs.iter().product();
-    // The entries of each position, in the order of the patch rows.
+    // Neighbouring entries belong to different positions, so the additions do not wait for each other;
+    // what is dropped goes to one more sum.
     let sources = entry_sources(axes, plane);
-    let mut entries: Vec<usize> = (0..sources.len()).filter(|&e| sources[e] < plane).collect();
-    entries.sort_by_key(|&entry| sources[entry]);
-    let mut ends = vec![0; plane];
-    sources.iter().filter(|&&s| s < plane).for_each(|&s| ends[s] += 1);
-    ends.iter_mut().fold(0, |sum, end| {
-        *end += sum;
-        *end
-    });
     let planes = ((32 << 10) / sources.len()).max(1);
     let tasks = output.par_chunks_mut(planes * plane);
     let tasks = tasks.zip(patches.par_chunks(planes * sources.len()));
-    tasks.for_each_init(Vec::new, |scratch, (output, patches)| {
+    tasks.for_each_init(Vec::new, |sums, (output, patches)| {
         for (target, patches) in output.chunks_mut(plane).zip(patches.chunks(sources.len())) {
-            into_sums(target, scratch, |sums| {
-                let mut start = 0;
-                for (sum, &end) in sums.iter_mut().zip(&ends) {
-                    entries[start..end].iter().for_each(|&e| *sum += patches[e].to_acc());
-                    start = end;
-                }
-                if let Some(overlap) = overlap {
-                    divide(overlap, &inputs.map(|n| 0..n), 1, sums);
-                }
-            });
+            sums.clear();
+            sums.resize(plane + 1, T::Acc::ZERO);
+            sources.iter().zip(patches).for_each(|(&s, patch)| sums[s] += patch.to_acc());
+            let sums = &mut sums[..plane];
+            if let Some(overlap) = overlap {
+                divide(overlap, &inputs.map(|n| 0..n), 1, sums);
+            }
+            T::narrow(sums, target);
         }
     });
 }

@@ -102,6 +102,8 @@ impl<const D: usize> Conv<D> {
                 let axes = geometry.axes()?;
                 cpu::fold(layout, &axes, counts, patches.host(), output.host(), average)
             }
+            #[cfg(gpu)]
+            Device::Cuda(device) => Err(device.not_yet("fold")),
         }
     }
 }

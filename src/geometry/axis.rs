@@ -133,6 +133,12 @@ impl AxisMap {
         self.padded_source(self.padded_position(o, k))
     }
 
+    /// Padded positions in front of the input; negative when its first positions are cropped.
+    #[cfg(gpu)]
+    pub(crate) fn low(&self) -> i64 {
+        self.low
+    }
+
     /// The padded positions behind which the input lies unchanged: `padded_source(q)` =
     /// `q − inside.start + padded_source(inside.start)`.
     pub fn inside(&self) -> Range<usize> {

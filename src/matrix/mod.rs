@@ -304,11 +304,13 @@ impl<'a, T: Element> Assembly<'a, T> {
     }
 
     fn write<I: Index>(&self, indptr: &mut [I], indices: &mut [I], data: &mut [T]) -> Result<()> {
-        match self.device {
+        match &self.device {
             Device::Cpu => {
                 let bias = self.bias.as_ref().map(TensorView::host);
                 cpu::assemble(&self.plan, self.weight.host(), bias, indptr, indices, data)
             }
+            #[cfg(gpu)]
+            Device::Cuda(device) => Err(device.not_yet("matrix")),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Borrowed tensors: what operations take.
 
 use crate::device::Device;
+#[cfg(gpu)]
+use crate::device::cuda::{DeviceSlice, DeviceSliceMut};
 use crate::element::Element;
 use crate::error::{Error, Result, checked_product};
 use crate::tensor::Tensor;
@@ -22,11 +24,15 @@ pub struct TensorViewMut<'a, T> {
 #[derive(Clone, Debug)]
 enum Data<'a, T> {
     Cpu(&'a [T]),
+    #[cfg(gpu)]
+    Cuda(DeviceSlice<'a, T>),
 }
 
 #[derive(Debug)]
 enum DataMut<'a, T> {
     Cpu(&'a mut [T]),
+    #[cfg(gpu)]
+    Cuda(DeviceSliceMut<'a, T>),
 }
 
 pub(super) fn check_length(len: usize, shape: &[usize]) -> Result<()> {
@@ -51,6 +57,12 @@ impl<'a, T: Element> TensorView<'a, T> {
         TensorView { data: Data::Cpu(data), shape }
     }
 
+    /// Elements on a device, as many as the shape has.
+    #[cfg(gpu)]
+    pub(crate) fn from_device(data: DeviceSlice<'a, T>, shape: Vec<usize>) -> Self {
+        TensorView { data: Data::Cuda(data), shape }
+    }
+
     /// Extents of the axes, slowest first, in elements.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -58,8 +70,10 @@ impl<'a, T: Element> TensorView<'a, T> {
 
     /// Where the elements are.
     pub fn device(&self) -> Device {
-        match self.data {
+        match &self.data {
             Data::Cpu(_) => Device::Cpu,
+            #[cfg(gpu)]
+            Data::Cuda(data) => Device::Cuda(data.device().clone()),
         }
     }
 
@@ -67,6 +81,8 @@ impl<'a, T: Element> TensorView<'a, T> {
     pub fn as_slice(&self) -> Option<&'a [T]> {
         match self.data {
             Data::Cpu(data) => Some(data),
+            #[cfg(gpu)]
+            Data::Cuda(_) => None,
         }
     }
 
@@ -74,13 +90,38 @@ impl<'a, T: Element> TensorView<'a, T> {
     pub(crate) fn host(&self) -> &'a [T] {
         match self.data {
             Data::Cpu(data) => data,
+            #[cfg(gpu)]
+            Data::Cuda(_) => unreachable!("the operation runs where its operands are"),
         }
     }
 
-    /// A tensor of its own with these elements.
+    /// The elements, for the CUDA side of an operation that has found them to be there.
+    #[cfg(gpu)]
+    pub(crate) fn cuda(&self) -> DeviceSlice<'a, T> {
+        match &self.data {
+            Data::Cpu(_) => unreachable!("the operation runs where its operands are"),
+            Data::Cuda(data) => data.clone(),
+        }
+    }
+
+    /// The elements in row-major order, copied to the host if they are elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Allocation`] when there is no room for them, [`Error::Device`] when copying fails.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        match &self.data {
+            Data::Cpu(data) => Ok(data.to_vec()),
+            #[cfg(gpu)]
+            Data::Cuda(data) => data.to_vec(),
+        }
+    }
+
+    /// A tensor of its own with these elements, on the same device.
     pub fn to_tensor(&self) -> Result<Tensor<T>> {
-        match self.data {
+        match &self.data {
             Data::Cpu(data) => Tensor::from_vec(&Device::Cpu, &self.shape, data.to_vec()),
+            #[cfg(gpu)]
+            Data::Cuda(data) => Ok(Tensor::from_buffer(data.to_buffer("a tensor")?, &self.shape)),
         }
     }
 }
@@ -99,6 +140,12 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         TensorViewMut { data: DataMut::Cpu(data), shape }
     }
 
+    /// Elements on a device, as many as the shape has.
+    #[cfg(gpu)]
+    pub(crate) fn from_device(data: DeviceSliceMut<'a, T>, shape: Vec<usize>) -> Self {
+        TensorViewMut { data: DataMut::Cuda(data), shape }
+    }
+
     /// Extents of the axes, slowest first, in elements.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -106,8 +153,10 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
 
     /// Where the elements are.
     pub fn device(&self) -> Device {
-        match self.data {
+        match &self.data {
             DataMut::Cpu(_) => Device::Cpu,
+            #[cfg(gpu)]
+            DataMut::Cuda(data) => Device::Cuda(data.device().clone()),
         }
     }
 
@@ -115,6 +164,17 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     pub(crate) fn host(self) -> &'a mut [T] {
         match self.data {
             DataMut::Cpu(data) => data,
+            #[cfg(gpu)]
+            DataMut::Cuda(_) => unreachable!("the operation runs where its operands are"),
+        }
+    }
+
+    /// The elements, for the CUDA side of an operation that has found them to be there.
+    #[cfg(gpu)]
+    pub(crate) fn cuda(self) -> DeviceSliceMut<'a, T> {
+        match self.data {
+            DataMut::Cpu(_) => unreachable!("the operation runs where its operands are"),
+            DataMut::Cuda(data) => data,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Unfold (im2col): patches of the input as the columns of a matrix.
 
 mod cpu;
+#[cfg(gpu)]
+mod cuda;
 pub(crate) mod slab;
 
 pub(crate) use cpu::{TABLE_ENTRIES, entry_sources, taps};
@@ -71,15 +73,13 @@ impl<const D: usize> Call<D> {
     }
 
     fn run<T: Element>(&self, input: TensorView<T>, patches: TensorViewMut<T>) -> Result<()> {
-        let device = common_device(&[("input", input.device()), ("patches", patches.device())])?;
-        match device {
-            Device::Cpu => cpu::unfold(
-                self.geometry.conv().axis_order(),
-                &self.geometry.axes()?,
-                [self.batch, self.channels, self.geometry.conv().group_count()],
-                input.host(),
-                patches.host(),
-            ),
+        let conv = self.geometry.conv();
+        let (layout, axes) = (conv.axis_order(), self.geometry.axes()?);
+        let counts = [self.batch, self.channels, conv.group_count()];
+        match common_device(&[("input", input.device()), ("patches", patches.device())])? {
+            Device::Cpu => cpu::unfold(layout, &axes, counts, input.host(), patches.host()),
+            #[cfg(gpu)]
+            Device::Cuda(_) => cuda::unfold(layout, &axes, counts, input.cuda(), patches.cuda())?,
         }
         Ok(())
     }

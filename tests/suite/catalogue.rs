@@ -1,6 +1,8 @@
 //! Cases every capability is tested on: random geometries that always include the awkward ones, and
 //! the glue that hands them to the crate whatever their number of spatial axes.
 
+use std::sync::OnceLock;
+
 use convmat::{Conv, Device, Element, Layout, PaddingMode, Tensor};
 use proptest::prelude::*;
 
@@ -91,7 +93,33 @@ pub fn tensor<T: Element>(shape: &[usize], values: &[f64]) -> Tensor<T> {
 }
 
 pub fn values<T: Element>(tensor: &Tensor<T>) -> Vec<f64> {
-    tensor.as_slice().unwrap().iter().map(|v| v.to_f64()).collect()
+    tensor.view().to_vec().unwrap().iter().map(|v| v.to_f64()).collect()
+}
+
+/// The same tensor on a device, to be read or, with another call's contents in it, to be overwritten.
+pub fn on<T: Element>(device: &Device, tensor: &Tensor<T>) -> Tensor<T> {
+    tensor.clone().to_device(device).unwrap()
+}
+
+/// Every device of this machine: the CPU, the simulator, which runs the CUDA kernels, and a GPU. What is
+/// missing is said once; `CONVMAT_REQUIRE` makes that a failure (see device.rs).
+pub fn devices() -> &'static [Device] {
+    static FOUND: OnceLock<Vec<Device>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let mut found = vec![Device::Cpu];
+        for device in [Device::simulator(), Device::cuda(0)] {
+            match device {
+                Ok(device) => found.push(device),
+                Err(reason) => eprintln!("skipped: {reason}"),
+            }
+        }
+        found
+    })
+}
+
+/// The devices other than the CPU.
+pub fn accelerators() -> &'static [Device] {
+    &devices()[1..]
 }
 
 /// One axis: (input, kernel, stride, dilation, low, high) within the mode's limits.

@@ -2,30 +2,36 @@ use convmat::{Conv, Device, Element, Error, Layout, Padding, PaddingMode, Tensor
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::catalogue::{cases, conv, integers, tensor, values};
+use crate::catalogue::{cases, conv, devices, integers, on, tensor, values};
 use crate::oracle::Case;
 use crate::with_rank;
 
-fn check<T: Element>(case: &Case) {
+fn check<T: Element>(case: &Case, device: &Device) {
     let x = integers(case.input_len(), 1, 100);
-    let input = tensor::<T>(&case.input_shape(), &x);
+    let input = on(device, &tensor::<T>(&case.input_shape(), &x));
     let patches = with_rank!(case, D => conv::<D>(case).unfold(&input)).unwrap();
     assert_eq!(patches.shape(), case.patch_shape());
     assert_eq!(values(&patches), case.unfold(&x));
     // A used buffer is overwritten completely.
-    let mut reused = tensor::<T>(patches.shape(), &vec![7.0; patches.len()]);
+    let mut reused = on(device, &tensor::<T>(patches.shape(), &vec![7.0; patches.len()]));
     with_rank!(case, D => conv::<D>(case).unfold_into(&input, &mut reused)).unwrap();
     assert_eq!(reused, patches);
+}
+
+fn check_types(case: &Case, device: &Device) {
+    check::<f32>(case, device);
+    check::<f64>(case, device);
+    check::<f16>(case, device);
+    check::<bf16>(case, device);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn unfold_equals_the_definition(case in cases()) {
-        check::<f32>(&case);
-        check::<f64>(&case);
-        check::<f16>(&case);
-        check::<bf16>(&case);
+        for device in devices() {
+            check_types(&case, device);
+        }
     }
 }
 
@@ -63,9 +69,9 @@ fn large_planes_are_cut_into_boxes() {
         Case { input: [1, 300, 300], stride: [1, 2, 1], ..unit.clone() },
         Case { input: [1, 1000, 1500], ..unit },
     ] {
-        check::<f32>(&case);
-        check::<f32>(&Case { layout: Layout::ChannelsLast, ..case.clone() });
-        check::<f16>(&case);
+        check::<f32>(&case, &Device::Cpu);
+        check::<f32>(&Case { layout: Layout::ChannelsLast, ..case.clone() }, &Device::Cpu);
+        check::<f16>(&case, &Device::Cpu);
     }
 }
 

@@ -1,21 +1,195 @@
-//! CUDA devices.
-
-#![allow(dead_code)]
-
-mod driver;
-mod kernels;
+//! CUDA devices: the crate's kernels, compiled at run time, and the memory they work on.
+//!
+//! `driver` is the interface to a machine that runs kernels. The CUDA driver is behind it, and so is the
+//! simulator, which runs the same sources on the CPU; all else here is the same for both. A capability's
+//! `cuda.rs` describes the kernel it wants as a [`Spec`], fills the argument struct and launches.
 
 #[cfg(feature = "cuda")]
 mod blas;
+mod buffer;
+mod cache;
+mod compiler;
+mod driver;
 #[cfg(feature = "cuda")]
 mod interop;
+mod kernels;
+mod launch;
 #[cfg(feature = "cuda")]
 mod nvrtc;
 #[cfg(feature = "cuda")]
-mod probe;
+pub(super) mod probe;
 #[cfg(feature = "cuda")]
 mod queue;
 #[cfg(feature = "cuda")]
 mod runtime;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
+
+#[cfg(feature = "cuda")]
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::sync::{Mutex, PoisonError};
+
+use bytemuck::Pod;
+
+pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
+use compiler::Compiler;
+pub(crate) use compiler::Spec;
+use driver::{Driver, Kernel};
+pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vector};
+
+#[cfg(feature = "cuda")]
+use crate::error::Error;
+use crate::error::Result;
+
+/// A CUDA GPU with a stream, or the simulator of one. A handle: clones are the same device.
+///
+/// Work is queued on the stream; only reads to the host wait for it. Two handles are equal, and their
+/// tensors may meet in one operation, when context and stream are the same.
+#[derive(Clone)]
+pub struct CudaDevice(Arc<Inner>);
+
+struct Inner {
+    driver: Box<dyn Driver>,
+    compiler: Compiler,
+    options: Options,
+}
+
+/// How kernels are compiled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// Whether kernels are made for a layer's taps, strides and dilations, as is fastest, or take them as
+    /// arguments, which saves compilations when every layer is another.
+    pub specialise: bool,
+    /// Whether kernels use 64-bit indices even where 32 bits suffice.
+    pub wide: bool,
+}
+
+impl Options {
+    /// What a GPU is for.
+    #[cfg(feature = "cuda")]
+    fn for_speed() -> Self {
+        Options { specialise: true, wide: false }
+    }
+}
+
+impl CudaDevice {
+    fn new(driver: Box<dyn Driver>, options: Options) -> Self {
+        let compiler = Compiler::new(&*driver);
+        CudaDevice(Arc::new(Inner { driver, compiler, options }))
+    }
+
+    /// The GPU with this ordinal, on its default stream: the same device each time.
+    #[cfg(feature = "cuda")]
+    pub(super) fn open(ordinal: usize) -> Result<Self> {
+        static OPEN: Mutex<BTreeMap<usize, CudaDevice>> = Mutex::new(BTreeMap::new());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = open.get(&ordinal) {
+            return Ok(device.clone());
+        }
+        let runtime = runtime::Runtime::open(ordinal).map_err(|reason| {
+            Error::DeviceUnavailable { device: format!("cuda:{ordinal}"), reason }
+        })?;
+        let device = Self::new(Box::new(runtime), Options::for_speed());
+        open.insert(ordinal, device.clone());
+        Ok(device)
+    }
+
+    pub(crate) fn driver(&self) -> &dyn Driver {
+        &*self.0.driver
+    }
+
+    // TEMPORARY
+    pub(crate) fn not_yet(&self, what: &str) -> crate::Error {
+        crate::Error::DeviceUnavailable {
+            device: self.to_string(),
+            reason: format!("no {what} yet"),
+        }
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        self.0.options
+    }
+
+    /// The kernel of this description, compiled if it is not at hand.
+    pub(crate) fn kernel(&self, spec: &Spec) -> Result<Arc<dyn Kernel>> {
+        self.0.compiler.kernel(self.driver(), spec)
+    }
+
+    /// Queues a launch.
+    ///
+    /// # Safety
+    /// `arguments` is the kernel's argument struct (its size is checked when the kernel is compiled), and
+    /// the addresses in it are live memory of this device, as large as the kernel takes them to be.
+    pub(crate) unsafe fn launch<A: Pod>(
+        &self,
+        spec: Spec,
+        grid: [u32; 3],
+        threads: u32,
+        arguments: &A,
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let spec = spec.define("ARGUMENT_BYTES", size_of::<A>());
+        // SAFETY: passed on to the caller.
+        unsafe { self.kernel(&spec)?.launch(grid, threads, bytemuck::bytes_of(arguments)) }
+    }
+
+    /// For people: what it is.
+    pub fn description(&self) -> String {
+        self.driver().description()
+    }
+
+    /// Waits until all work queued so far is done.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when some of it failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.driver().synchronize()
+    }
+
+    /// Free and total memory, in bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        self.driver().memory()
+    }
+
+    pub(crate) fn release_memory(&self) {
+        if let Err(error) = self.driver().trim() {
+            log::warn!("{error}");
+        }
+    }
+}
+
+impl PartialEq for CudaDevice {
+    fn eq(&self, other: &Self) -> bool {
+        self.driver().identity() == other.driver().identity()
+    }
+}
+
+impl Eq for CudaDevice {}
+
+impl Hash for CudaDevice {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.driver().identity().hash(state);
+    }
+}
+
+impl fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CudaDevice({}, {})", self.driver().name(), self.driver().description())
+    }
+}
+
+/// `cuda:0`, `simulator`.
+impl fmt::Display for CudaDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.driver().name())
+    }
+}

@@ -8,6 +8,8 @@ use std::fmt;
 
 use cudarc::driver::{DriverError, result, sys};
 
+use crate::device::Probe;
+
 /// The oldest driver and the oldest NVRTC that have all functions called here: memory pools, and the list
 /// of architectures with CUBINs for them.
 pub(super) const OLDEST: (u32, u32) = (11, 2);
@@ -51,6 +53,22 @@ impl fmt::Display for DeviceFacts {
         write!(f, "{}, compute capability {major}.{minor}, {gibibytes:.1} GiB, ", self.name)?;
         write!(f, "driver for CUDA {}.{}", self.driver.0, self.driver.1)
     }
+}
+
+/// The parts of `Device::probe` that have to do with CUDA: every device, or why there are none, and the
+/// libraries.
+pub(crate) fn parts() -> Vec<Probe> {
+    let part = |name: &str, found| Probe { name: name.into(), found };
+    let mut parts = match cuda() {
+        Ok(devices) => devices
+            .iter()
+            .map(|device| part(&format!("cuda:{}", device.ordinal), Ok(device.to_string())))
+            .collect(),
+        Err(reason) => vec![part("cuda", Err(reason))],
+    };
+    parts.push(part("nvrtc", nvrtc()));
+    parts.push(part("cublas", cublas()));
+    parts
 }
 
 /// The devices that the driver finds, at least one, or why there are none.

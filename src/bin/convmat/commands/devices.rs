@@ -10,8 +10,8 @@ pub fn run(session: &mut Session) -> Result<(), Failure> {
     let mut devices = Vec::new();
     for probe in Device::probe() {
         let (text, value) = match probe.found {
-            Ok((device, description)) => {
-                let chosen = device == session.device;
+            Ok(description) => {
+                let chosen = probe.name == session.device.to_string();
                 let mark = if chosen { " (selected)" } else { "" };
                 let value = json!({
                     "name": probe.name,

@@ -1,0 +1,103 @@
+// unfold: A[n, c·K + k, o] = x[n, c, i(o, k)], one launch for the whole batch and all groups.
+//
+// A thread writes VECTOR neighbours of the patches with one store for each tap, and reads the input
+// element by element through the caches, which serve all but one of the K times an element is read.
+// Channels first, the neighbours are output positions, and threads of a warp follow each other along a
+// patch row. Channels last, they are channels, read with one load.
+#include "element.cuh"
+#include "geometry.cuh"
+
+struct UnfoldArgs {
+    const ELEMENT* input;
+    ELEMENT* patches;
+    i64 count;     // threads that have work
+    i64 channels;  // over all groups
+    i64 per_group; // channels of a group
+    Axes axes;
+    Divisor chunks; // channels first: vectors in a plane of outputs; last: vectors in the channels
+    Divisor positions;
+    Divisor groups; // channels of a group
+    Divisor plane, line;
+};
+static_assert(sizeof(UnfoldArgs) == ARGUMENT_BYTES, "the host's struct is another");
+
+typedef Pack<ELEMENT, VECTOR> Vector;
+
+#if LAYOUT == CHANNELS_FIRST
+KERNEL(unfold, UnfoldArgs, 256) {
+    Index thread = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
+    if (thread >= (Index)args.count) return;
+    const Axes& axes = args.axes;
+    Index positions = (Index)args.positions.by;
+    Index image_channel = divide(thread, args.chunks);
+    Index first = (thread - image_channel * (Index)args.chunks.by) * VECTOR;
+    const ELEMENT* plane = args.input + image_channel * (inputs<0>(axes) * inputs<1>(axes) * inputs<2>(axes));
+    ELEMENT* rows = args.patches + image_channel * (taps<0>(axes) * taps<1>(axes) * taps<2>(axes)) * positions + first;
+
+    Position at[VECTOR];
+    at[0] = position(first, args.plane, args.line);
+    UNROLL
+    for (int v = 1; v < VECTOR; ++v) {
+        at[v] = at[v - 1];
+        if (++at[v].w == outputs<2>(axes)) {
+            at[v].w = 0;
+            if (++at[v].h == outputs<1>(axes)) at[v].h = 0, ++at[v].d;
+        }
+    }
+    UNROLL
+    for (Index kd = 0; kd < taps<0>(axes); ++kd) {
+        UNROLL
+        for (Index kh = 0; kh < taps<1>(axes); ++kh) {
+            Index line[VECTOR];
+            UNROLL
+            for (int v = 0; v < VECTOR; ++v) {
+                Index d = source<0>(axes, at[v].d, kd), h = source<1>(axes, at[v].h, kh);
+                line[v] = d < 0 || h < 0 ? -1 : (d * inputs<1>(axes) + h) * inputs<2>(axes);
+            }
+            UNROLL
+            for (Index kw = 0; kw < taps<2>(axes); ++kw) {
+                Vector out;
+                UNROLL
+                for (int v = 0; v < VECTOR; ++v) {
+                    Index w = source<2>(axes, at[v].w, kw);
+                    out.at[v] = line[v] < 0 || w < 0 ? zero<ELEMENT>() : load(plane + line[v] + w);
+                }
+                store_pack<ELEMENT, VECTOR>(rows, out);
+                rows += positions;
+            }
+        }
+    }
+}
+#else
+KERNEL(unfold, UnfoldArgs, 256) {
+    Index thread = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
+    if (thread >= (Index)args.count) return;
+    const Axes& axes = args.axes;
+    Index image_position = divide(thread, args.chunks);
+    Index channel = (thread - image_position * (Index)args.chunks.by) * VECTOR;
+    Index image = divide(image_position, args.positions);
+    Position at = position(image_position - image * (Index)args.positions.by, args.plane, args.line);
+    Index group = divide(channel, args.groups), channels = (Index)args.channels;
+    Index per_group = (Index)args.per_group;
+    Index all_taps = taps<0>(axes) * taps<1>(axes) * taps<2>(axes);
+    const ELEMENT* inner = args.input + image * (inputs<0>(axes) * inputs<1>(axes) * inputs<2>(axes)) * channels + channel;
+    ELEMENT* out = args.patches + (image_position * channels + group * per_group) * all_taps + channel - group * per_group;
+    UNROLL
+    for (Index kd = 0; kd < taps<0>(axes); ++kd) {
+        Index d = source<0>(axes, at.d, kd);
+        UNROLL
+        for (Index kh = 0; kh < taps<1>(axes); ++kh) {
+            Index h = source<1>(axes, at.h, kh);
+            Index line = d < 0 || h < 0 ? -1 : (d * inputs<1>(axes) + h) * inputs<2>(axes);
+            UNROLL
+            for (Index kw = 0; kw < taps<2>(axes); ++kw) {
+                Index w = source<2>(axes, at.w, kw);
+                Vector value = {};
+                if (line >= 0 && w >= 0) value = load_pack<ELEMENT, VECTOR>(inner + (line + w) * channels);
+                store_pack<ELEMENT, VECTOR>(out, value);
+                out += per_group;
+            }
+        }
+    }
+}
+#endif

@@ -1,0 +1,122 @@
+//! From a kernel's name and configuration to something that can be launched: compiled once, kept in
+//! memory, and on disk for the next process.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cache::Cache;
+use super::driver::{Driver, Kernel, Unit};
+use super::kernels;
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::geometry::Layout;
+
+/// A kernel and what it is compiled for: the definitions in front of its source.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Spec {
+    file: &'static str,
+    entry: &'static str,
+    definitions: Vec<(&'static str, String)>,
+}
+
+impl Spec {
+    /// The kernel `entry` of `kernels/{file}`.
+    pub(crate) fn new(file: &'static str, entry: &'static str) -> Self {
+        Spec { file, entry, definitions: Vec::new() }
+    }
+
+    pub(crate) fn define(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.definitions.push((name, value.to_string()));
+        self
+    }
+
+    pub(crate) fn element(self, dtype: DType) -> Self {
+        self.define("ELEMENT", dtype)
+    }
+
+    pub(crate) fn layout(self, layout: Layout) -> Self {
+        self.define(
+            "LAYOUT",
+            match layout {
+                Layout::ChannelsFirst => "CHANNELS_FIRST",
+                Layout::ChannelsLast => "CHANNELS_LAST",
+            },
+        )
+    }
+
+    /// For people and error messages.
+    pub(crate) fn describe(&self) -> String {
+        let definitions = self.definitions.iter().map(|(name, value)| format!(" {name}={value}"));
+        format!("{}{}", self.entry, definitions.collect::<String>())
+    }
+
+    pub(crate) fn entry(&self) -> &'static str {
+        self.entry
+    }
+
+    /// What to compile.
+    pub(crate) fn unit(&self) -> Unit {
+        let mut text = String::new();
+        for (name, value) in &self.definitions {
+            writeln!(text, "#define {name} {value}").expect("strings take writes");
+        }
+        writeln!(text, "#include \"{}\"", self.file).expect("strings take writes");
+        Unit { file: self.file, text }
+    }
+}
+
+/// A kernel that is being compiled, or is there.
+type Slot = Arc<Mutex<Option<Arc<dyn Kernel>>>>;
+
+/// The kernels of one device.
+#[derive(Debug)]
+pub(super) struct Compiler {
+    toolchain: String,
+    cache: Cache,
+    slots: Mutex<HashMap<Spec, Slot>>,
+}
+
+impl Compiler {
+    pub(super) fn new(driver: &dyn Driver) -> Self {
+        Compiler { toolchain: driver.toolchain(), cache: Cache::open(), slots: Mutex::default() }
+    }
+
+    /// The kernel, compiled if need be. Different kernels are compiled in parallel by as many threads as
+    /// ask for them; threads that ask for the same one wait for it.
+    pub(super) fn kernel(&self, driver: &dyn Driver, spec: &Spec) -> Result<Arc<dyn Kernel>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = match slots.get(spec) {
+            Some(slot) => slot.clone(),
+            None => slots.entry(spec.clone()).or_default().clone(),
+        };
+        drop(slots);
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = &*slot {
+            return Ok(kernel.clone());
+        }
+        let kernel: Arc<dyn Kernel> = self.build(driver, spec)?.into();
+        *slot = Some(kernel.clone());
+        Ok(kernel)
+    }
+
+    fn build(&self, driver: &dyn Driver, spec: &Spec) -> Result<Box<dyn Kernel>> {
+        let unit = spec.unit();
+        let key = format!("{:016x}\n{}\n{}", kernels::HASH, self.toolchain, unit.text);
+        // An image that the driver refuses was damaged in a way that the cache's checksum does not see,
+        // or is for another machine: compile it again.
+        let cached = self.cache.read(&key).and_then(|image| driver.load(&image, spec.entry).ok());
+        if let Some(kernel) = cached {
+            return Ok(kernel);
+        }
+        log::debug!("{}: compiling {}", driver.name(), spec.describe());
+        let image = driver.compile(&unit).map_err(|failure| Error::Compile {
+            kernel: spec.describe(),
+            device: driver.name(),
+            log: failure.log,
+        })?;
+        let kernel = driver.load(&image, spec.entry)?;
+        self.cache.write(&key, &image);
+        Ok(kernel)
+    }
+}
