@@ -68,6 +68,26 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
+    /// A call on a device failed.
+    #[error("{device}: {call} failed: {reason}")]
+    Device {
+        /// The device, for example `cuda:0`.
+        device: String,
+        /// What was asked of it.
+        call: String,
+        /// What it answered.
+        reason: String,
+    },
+    /// A kernel did not compile.
+    #[error("kernel {kernel} does not compile for {device}:\n{log}")]
+    Compile {
+        /// Name of the kernel.
+        kernel: String,
+        /// The device it was compiled for.
+        device: String,
+        /// What the compiler said.
+        log: String,
+    },
     /// Memory could not be had.
     #[error("could not allocate {bytes} bytes for {what}")]
     Allocation {

@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
+#[cfg(gpu)]
+mod cuda;
+
 /// A place where tensors live and operations run.
 ///
 /// This version computes on the CPU. CUDA devices are named, looked for and reported as absent, so
