@@ -71,6 +71,8 @@ mod tensor;
 mod unfold;
 
 pub use conv::Algorithm;
+#[cfg(feature = "simulator")]
+pub use device::cuda::Simulation;
 #[cfg(gpu)]
 pub use device::cuda::{CudaDevice, KernelInfo};
 pub use device::{Device, Probe};

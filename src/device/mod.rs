@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 #[cfg(gpu)]
 use crate::device::cuda::CudaDevice;
+#[cfg(feature = "simulator")]
+use crate::device::cuda::Simulation;
 use crate::error::{Error, Result};
 
 /// A place where tensors live and operations run.
@@ -88,6 +90,15 @@ impl Device {
         return CudaDevice::simulator().map(Device::Cuda);
         #[cfg(not(feature = "simulator"))]
         unavailable("simulator".into(), NO_SIMULATOR)
+    }
+
+    /// A simulated GPU of its own, other than by default.
+    ///
+    /// # Errors
+    /// As [`Device::simulator`].
+    #[cfg(feature = "simulator")]
+    pub fn simulator_with(simulation: Simulation) -> Result<Device> {
+        CudaDevice::simulated(simulation).map(Device::Cuda)
     }
 
     /// A stand-in for a GPU of this compute capability (10·major + minor, for example 90) that compiles
@@ -181,7 +192,12 @@ fn probe_cuda() -> Vec<Probe> {
 
 fn probe_simulator() -> std::result::Result<String, String> {
     #[cfg(feature = "simulator")]
-    return cuda::simulator::Simulator::open().map(|simulator| simulator.description());
+    return CudaDevice::simulator().map(|device| device.description()).map_err(
+        |error| match error {
+            Error::DeviceUnavailable { reason, .. } => reason,
+            other => other.to_string(),
+        },
+    );
     #[cfg(not(feature = "simulator"))]
     Err(NO_SIMULATOR.into())
 }

@@ -23,6 +23,8 @@ pub(super) mod probe;
 mod queue;
 #[cfg(feature = "cuda")]
 mod runtime;
+#[cfg(all(feature = "simulator", unix))]
+mod simulator;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
@@ -31,7 +33,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-#[cfg(feature = "cuda")]
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
@@ -45,9 +46,7 @@ pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vecto
 use offline::Offline;
 
 use crate::device::Device;
-#[cfg(feature = "cuda")]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A CUDA GPU with a stream, or the simulator of one. A handle: clones are the same device.
 ///
@@ -73,6 +72,22 @@ pub struct KernelInfo {
     pub shared_bytes: u32,
     /// Local memory of a thread, in bytes: registers that were spilled.
     pub local_bytes: u32,
+}
+
+/// A simulated GPU, where it is not as by default.
+#[cfg(feature = "simulator")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Simulation {
+    /// The order in which threads run between barriers follows from this number. By default from
+    /// `CONVMAT_SIMULATOR_SEED`, else 0.
+    pub seed: Option<u64>,
+    /// Memory of the device, in bytes. By default from `CONVMAT_SIMULATOR_MEMORY`, else the host's.
+    pub memory: Option<u64>,
+    /// Whether kernels are compiled for each layer's kernel extents, strides, dilations and padding mode,
+    /// as on GPUs. By default these are arguments, as compiling takes longer than most simulated work.
+    pub specialise: bool,
+    /// Whether kernels use 64-bit indices even where 32 bits suffice.
+    pub wide_indices: bool,
 }
 
 /// How kernels are compiled.
@@ -124,6 +139,35 @@ impl CudaDevice {
                 let device = format!("compute capability {}", probe::dotted(capability));
                 Err(Error::DeviceUnavailable { device, reason })
             }
+        }
+    }
+
+    /// The simulator, as by default: the same device each time.
+    #[cfg(feature = "simulator")]
+    pub(super) fn simulator() -> Result<Self> {
+        static OPEN: Mutex<Option<CudaDevice>> = Mutex::new(None);
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = &*open {
+            return Ok(device.clone());
+        }
+        let device = Self::simulated(Simulation::default())?;
+        Ok(open.insert(device).clone())
+    }
+
+    /// A simulator of its own.
+    #[cfg(feature = "simulator")]
+    pub(super) fn simulated(simulation: Simulation) -> Result<Self> {
+        let unavailable = |reason| Error::DeviceUnavailable { device: "simulator".into(), reason };
+        #[cfg(unix)]
+        {
+            let Simulation { seed, memory, specialise, wide_indices: wide } = simulation;
+            let simulator = simulator::Simulator::open(seed, memory).map_err(unavailable)?;
+            Ok(Self::new(Box::new(simulator), Options { specialise, wide }))
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = simulation;
+            Err(unavailable("it needs a Unix system".into()))
         }
     }
 
