@@ -112,10 +112,12 @@ impl Compiler {
         for (name, text) in kernels::FILES {
             fs::write(folder.path().join(name), text).map_err(failed)?;
         }
-        fs::write(folder.path().join(unit.file), &unit.text).map_err(failed)?;
+        // The unit includes its kernel file, so it has another name.
+        const UNIT: &str = "unit.cpp";
         const OBJECT: &str = "object.so";
+        fs::write(folder.path().join(UNIT), &unit.text).map_err(failed)?;
         let mut arguments = self.flags.clone();
-        arguments.extend(["-shared", unit.file, "-o", OBJECT, "-lm"]);
+        arguments.extend(["-shared", UNIT, "-o", OBJECT, "-lm"]);
         self.run(&arguments, Some(folder.path())).map_err(|log| CompileFailure { log })?;
         fs::read(folder.path().join(OBJECT)).map_err(failed)
     }
