@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 #[cfg(gpu)]
 use crate::device::cuda::CudaDevice;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::KernelOptions;
 #[cfg(feature = "simulator")]
 use crate::device::cuda::Simulation;
 use crate::error::{Error, Result};
@@ -119,8 +121,8 @@ impl Device {
     /// # Errors
     /// [`Error::DeviceUnavailable`]: no NVRTC, or one that does not know the architecture.
     #[cfg(feature = "cuda")]
-    pub fn compile_only(capability: u32) -> Result<Device> {
-        CudaDevice::compile_only(capability).map(Device::Cuda)
+    pub fn compile_only(capability: u32, options: KernelOptions) -> Result<Device> {
+        CudaDevice::compile_only(capability, options).map(Device::Cuda)
     }
 
     /// Compiles the kernels that `work` needs, on all threads at once, and returns how many there are: a

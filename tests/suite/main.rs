@@ -11,6 +11,11 @@ mod geometry;
 #[cfg(feature = "io")]
 mod io;
 mod matrix;
+#[cfg(feature = "cuda")]
+mod nvrtc;
 mod oracle;
+#[cfg(feature = "cuda")]
+#[path = "../../benches/shapes/mod.rs"]
+mod shapes;
 mod tensor;
 mod unfold;
