@@ -71,6 +71,8 @@ mod tensor;
 mod unfold;
 
 pub use conv::Algorithm;
+#[cfg(feature = "cuda")]
+pub use cudarc;
 #[cfg(feature = "simulator")]
 pub use device::cuda::Simulation;
 #[cfg(gpu)]

@@ -78,6 +78,16 @@ impl Device {
         unavailable(format!("cuda:{ordinal}"), NO_CUDA)
     }
 
+    /// The GPU of a caller's stream, which all work is queued on: for pipelines that own their streams.
+    /// Compiled kernels are kept for as long as this device or a clone of it lives.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`]; also for the per-thread default stream, which is another one on each thread.
+    #[cfg(feature = "cuda")]
+    pub fn on_stream(stream: std::sync::Arc<cudarc::driver::CudaStream>) -> Result<Device> {
+        CudaDevice::on_stream(stream).map(Device::Cuda)
+    }
+
     /// A simulated CUDA GPU: runs the crate's kernels on the CPU, compiled by the host's C++ compiler, to
     /// test them where there is no GPU. Slow, and strict: see the crate's documentation. The same device
     /// each time.

@@ -11,7 +11,7 @@ mod cache;
 mod compiler;
 mod driver;
 #[cfg(feature = "cuda")]
-mod interop;
+pub(crate) mod interop;
 mod kernels;
 mod launch;
 #[cfg(feature = "cuda")]
@@ -38,6 +38,8 @@ use std::sync::{Mutex, PoisonError};
 use bytemuck::Pod;
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+pub(crate) use buffer::Lease;
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use compiler::Compiler;
 pub(crate) use compiler::Spec;
@@ -46,6 +48,8 @@ pub(crate) use launch::{
     Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
 };
 use offline::Offline;
+#[cfg(feature = "cuda")]
+pub(crate) use runtime::Runtime;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -130,6 +134,21 @@ impl CudaDevice {
         let device = Self::new(Box::new(runtime), Options::for_speed());
         open.insert(ordinal, device.clone());
         Ok(device)
+    }
+
+    /// The GPU of a caller's stream, on that stream.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_stream(stream: Arc<cudarc::driver::CudaStream>) -> Result<Self> {
+        let name = format!("cuda:{}", stream.context().ordinal());
+        let runtime = Runtime::on_stream(stream)
+            .map_err(|reason| Error::DeviceUnavailable { device: name, reason })?;
+        Ok(Self::new(Box::new(runtime), Options::for_speed()))
+    }
+
+    /// The CUDA runtime behind this device, if it is not a simulator's.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn runtime(&self) -> Option<&Runtime> {
+        self.driver().as_any().downcast_ref()
     }
 
     /// A stand-in for a GPU of this compute capability that compiles and computes nothing.
