@@ -1,5 +1,6 @@
 //! The crate's one integration-test binary: a module per capability, one catalogue of cases.
 
+mod bias;
 mod catalogue;
 #[cfg(feature = "cli")]
 mod cli;

@@ -44,7 +44,9 @@ pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use compiler::Compiler;
 pub(crate) use compiler::Spec;
 use driver::{Driver, Kernel};
-pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vector};
+pub(crate) use launch::{
+    Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
+};
 use offline::Offline;
 #[cfg(feature = "cuda")]
 pub(crate) use runtime::Runtime;
