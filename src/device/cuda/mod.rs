@@ -9,6 +9,7 @@ mod blas;
 mod buffer;
 mod cache;
 mod compiler;
+mod constants;
 mod driver;
 #[cfg(feature = "cuda")]
 mod interop;
@@ -41,6 +42,7 @@ use rayon::prelude::*;
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use compiler::Compiler;
 pub(crate) use compiler::Spec;
+use constants::Constants;
 use driver::{Driver, Kernel};
 pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vector};
 use offline::Offline;
@@ -59,6 +61,13 @@ struct Inner {
     driver: Box<dyn Driver>,
     compiler: Compiler,
     options: Options,
+    constants: Constants,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.constants.release(&*self.driver);
+    }
 }
 
 /// A compiled kernel and what it takes of the device.
@@ -111,7 +120,7 @@ impl Options {
 impl CudaDevice {
     fn new(driver: Box<dyn Driver>, options: Options) -> Self {
         let compiler = Compiler::new(&*driver);
-        CudaDevice(Arc::new(Inner { driver, compiler, options }))
+        CudaDevice(Arc::new(Inner { driver, compiler, options, constants: Constants::default() }))
     }
 
     /// The GPU with this ordinal, on its default stream: the same device each time.
@@ -175,6 +184,7 @@ impl CudaDevice {
         let stand_in = Box::new(Offline::instead_of(self.driver()));
         let stand_in = CudaDevice(Arc::new(Inner {
             compiler: Compiler::without_cache(&*stand_in),
+            constants: Constants::default(),
             driver: stand_in,
             options: self.options(),
         }));
