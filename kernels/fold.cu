@@ -56,7 +56,8 @@ KERNEL(fold, FoldArgs, 256) {
     Index d = cell.d + (Index)axes.at[0].low / DEPTH, h = cell.h + (Index)axes.at[1].low / HEIGHT;
     Index w = cell.w + (Index)axes.at[2].low / STEP;
     Index height = outputs<1>(axes), width = outputs<2>(axes), positions = outputs<0>(axes) * height * width;
-    Index from = image_channel * (taps<0>(axes) * taps<1>(axes) * taps<2>(axes)) * positions + (d * height + h) * width + w;
+    Index from = image_channel * (taps<0>(axes) * taps<1>(axes) * taps<2>(axes)) * positions
+        + (d * height + h) * width + w;
 
     Acc sums[DEPTH][HEIGHT][SPAN] = {};
     UNROLL
@@ -65,8 +66,10 @@ KERNEL(fold, FoldArgs, 256) {
         UNROLL
         for (Index kh = 0; kh < taps<1>(axes); ++kh) {
             Index shift_h = shift<1>(axes, kh);
-            bool line = (Unsigned)(d + shift_d) < (Unsigned)outputs<0>(axes) && (Unsigned)(h + shift_h) < (Unsigned)height;
-            Index row = ((kd * taps<1>(axes) + kh) * taps<2>(axes)) * positions + (shift_d * height + shift_h) * width;
+            bool line = (Unsigned)(d + shift_d) < (Unsigned)outputs<0>(axes)
+                && (Unsigned)(h + shift_h) < (Unsigned)height;
+            Index row = ((kd * taps<1>(axes) + kh) * taps<2>(axes)) * positions
+                + (shift_d * height + shift_h) * width;
             UNROLL
             for (Index kw = 0; kw < taps<2>(axes); ++kw) {
                 Index shift_w = shift<2>(axes, kw), first = reached<2>(axes, kw);
@@ -102,13 +105,14 @@ KERNEL(fold, FoldArgs, 256) {
         UNROLL
         for (int y = 0; y < HEIGHT; ++y) {
             if (d + z >= inputs<0>(axes) || h + y >= inputs<1>(axes)) continue;
-            Index to = ((image_channel * inputs<0>(axes) + d + z) * inputs<1>(axes) + h + y) * inputs<2>(axes) + w;
+            Index row = (image_channel * inputs<0>(axes) + d + z) * inputs<1>(axes) + h + y;
+            Index to = row * inputs<2>(axes) + w;
             UNROLL
             for (int x = 0; x < SPAN; x += VECTOR) {
                 Pack<ELEMENT, VECTOR> out;
                 UNROLL
                 for (int v = 0; v < VECTOR; ++v) out.at[v] = from_acc<ELEMENT>(sums[z][y][x + v]);
-                if (w + x < inputs<2>(axes)) store_pack<ELEMENT, VECTOR>(args.output + to + x, out);
+                if (w + x < inputs<2>(axes)) store_global<ELEMENT, VECTOR>(args.output + to + x, out);
             }
         }
     }
@@ -177,6 +181,6 @@ KERNEL(fold, FoldArgs, 256) {
     Pack<ELEMENT, VECTOR> out;
     UNROLL
     for (int v = 0; v < VECTOR; ++v) out.at[v] = from_acc<ELEMENT>(sums[v]);
-    store_pack<ELEMENT, VECTOR>(args.output + thread * VECTOR, out);
+    store_global<ELEMENT, VECTOR>(args.output + thread * VECTOR, out);
 }
 #endif
