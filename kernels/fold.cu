@@ -1,15 +1,16 @@
 // fold: x[n, c, i] = Σ A[n, c·K + k, o] over all (o, k) that read i, summed in the accumulator's type and
-// rounded once; with AVERAGE, divided by the number of entries. A gather: each element has one thread, which adds up what belongs to it, taps ascending,
-// so the order of a sum depends on the geometry alone. One launch for the whole batch and all groups.
+// rounded once; with AVERAGE, divided by the number of entries. A gather: each element has one thread,
+// which adds up what belongs to it, taps ascending, so the order of a sum depends on the geometry alone.
+// One launch for the whole batch and all groups.
 //
 // Every patch entry is read once, and there are K times as many of them as results (K·L / inputs): the
 // reads decide. Two kernels:
 //
 // - CELL (channels first, zeros, taps known at compile time): a thread has a cell of STRIDE results on each
-//   axis (on the last axis SPAN, a multiple), which every tap reaches equally often whatever the stride:
-//   no load is tried in vain, and which tap goes to which result is known at compile time. Threads of a
-//   warp follow each other along a patch row, so loads are coalesced though rows are shifted against each
-//   other by the tap, which rules out wider loads. All loads of a cell are independent.
+//   axis (on the last axis SPAN, a multiple), which every tap reaches equally often whatever the stride: no
+//   load is tried in vain inside the plane, and which tap goes to which result is known at compile time.
+//   Threads of a warp follow each other along a patch row, so loads are coalesced though rows are shifted
+//   against each other by the tap, which rules out wider loads. All loads of a cell are independent.
 // - Otherwise a thread has VECTOR neighbours of the result (channels first: one; channels last: channels,
 //   loaded and stored at once) and walks over the padded positions that stand for its input and over the
 //   taps that read each.
