@@ -126,6 +126,10 @@ impl Default for KernelOptions {
 impl CudaDevice {
     fn new(driver: Box<dyn Driver>, options: KernelOptions) -> Self {
         let compiler = Compiler::new(&*driver, options.reuse);
+        Self::assemble(driver, compiler, options)
+    }
+
+    fn assemble(driver: Box<dyn Driver>, compiler: Compiler, options: KernelOptions) -> Self {
         CudaDevice(Arc::new(Inner { driver, compiler, options, constants: Constants::default() }))
     }
 
@@ -203,12 +207,8 @@ impl CudaDevice {
 
     pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
         let stand_in = Box::new(Offline::instead_of(self.driver()));
-        let stand_in = CudaDevice(Arc::new(Inner {
-            compiler: Compiler::without_cache(&*stand_in),
-            constants: Constants::default(),
-            driver: stand_in,
-            options: self.options(),
-        }));
+        let compiler = Compiler::without_cache(&*stand_in);
+        let stand_in = Self::assemble(stand_in, compiler, self.options());
         work(&Device::Cuda(stand_in.clone()))?;
         let specs = stand_in.0.compiler.specs();
         specs.par_iter().try_for_each(|spec| self.kernel(spec).map(drop))?;
