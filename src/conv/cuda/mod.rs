@@ -1,0 +1,5 @@
+//! Convolution on CUDA: one file per algorithm.
+
+mod bias;
+
+pub(super) use bias::backward_bias;
