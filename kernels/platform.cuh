@@ -48,6 +48,17 @@ DEVICE f64 fused(f64 a, f64 b, f64 c) { return __fma_rn(a, b, c); }
 template <typename T> DEVICE T load(const T* from) { return *from; }
 template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value; }
 
+// Stores to global memory, to a multiple of their size, by one instruction. (Struct copies the compiler
+// splits up as it likes.)
+DEVICE void store_words(void* to, const u32 (&words)[2]) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(words[0]), "r"(words[1]) : "memory");
+}
+DEVICE void store_words(void* to, const u32 (&words)[4]) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]), "r"(words[1]),
+                 "r"(words[2]), "r"(words[3])
+                 : "memory");
+}
+
 DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
 // Copies 16 bytes from global to shared memory in the background, or zeros if not `valid`. They are there
