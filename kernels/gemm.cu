@@ -26,6 +26,7 @@ struct GemmTarget {
           beta((Acc)args.beta) {}
     DEVICE Line row(Index r) const { return Line{r, r < rows ? r * row_step : -1}; }
     DEVICE Index column(Index c) const { return c < columns ? c : -1; }
+    DEVICE Acc start(Index, Index) const { return 0; }
     DEVICE OUTPUT value(const Line& line, Index c, Acc sum) const {
         Acc value = alpha * sum;
         // With beta 0 what C has been does not count, not even a NaN.
@@ -39,9 +40,7 @@ KERNEL(gemm_sum, GemmArgs, 256) {
     Index at = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
     if (at >= (Index)args.tiling.count) return;
     Element of = element(args.tiling, at);
-    GemmTarget target(args, of.batch);
-    Line line = target.row(of.row);
-    target.base[line.offset + of.column] = target.value(line, of.column, add_parts(args.parts, args.tiling, at));
+    add_parts(GemmTarget(args, of.batch), args.parts, args.tiling, of, at);
 }
 #else
 KERNEL_RESIDENT(gemm, GemmArgs, PRODUCT_THREADS, 2) {

@@ -8,8 +8,8 @@
 // A loader has `ALONG_K`, whether its neighbours in memory are those in k; `row(r)` and `term(k)`, what
 // there is to know about a row of A or a column of B and about an index of the sum; and `at(row, term)`,
 // the offset of that element from `base`, or -1 where it is 0. A target has `row(r)`, a `Line` with the
-// offset of a row of C from `base` or -1 outside; `column(c)`, what a column adds to that or -1; and
-// `value(line, c, sum)`, what becomes of a sum.
+// offset of a row of C from `base` or -1 outside; `column(c)`, what a column adds to that or -1;
+// `start(r, c)`, what a sum begins with; and `value(line, c, sum)`, what becomes of it.
 #pragma once
 #include "element.cuh"
 #include "geometry.cuh"
@@ -89,22 +89,25 @@ struct PartTarget {
     }
     DEVICE Line row(Index r) const { return Line{r, r < rows ? r * columns : -1}; }
     DEVICE Index column(Index c) const { return c < columns ? c : -1; }
+    DEVICE Acc start(Index, Index) const { return 0; }
     DEVICE Acc value(const Line&, Index, Acc sum) const { return sum; }
 };
 #endif
 
-// The parts of one element, in their order.
-DEVICE Acc add_parts(const Acc* parts, const Tiling& tiling, Index element) {
-    Acc sum = 0;
-    for (i64 part = 0; part < tiling.parts.by; ++part) sum += load(parts + part * tiling.count + element);
-    return sum;
-}
 struct Element {
     Index batch, row, column;
 };
 DEVICE Element element(const Tiling& tiling, Index at) {
     Index line = divide(at, tiling.columns), batch = divide(line, tiling.rows);
     return Element{batch, line - batch * (Index)tiling.rows.by, at - line * (Index)tiling.columns.by};
+}
+// Adds up the parts of an element, in their order.
+template <typename Target>
+DEVICE void add_parts(const Target& target, const Acc* parts, const Tiling& tiling, const Element& of, Index at) {
+    Acc sum = target.start(of.row, of.column);
+    for (i64 part = 0; part < tiling.parts.by; ++part) sum += load(parts + part * tiling.count + at);
+    Line line = target.row(of.row);
+    target.base[line.offset + target.column(of.column)] = target.value(line, of.column, sum);
 }
 
 // A matrix with fixed distances between its rows and between its terms.
@@ -257,26 +260,22 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
         UNROLL
         for (int j = 0; j < COLUMN_PIECES; ++j) {
             UNROLL
-            for (int e = 0; e < 4; ++e) sums[i][j][e] = 0;
+            for (int e = 0; e < 4; ++e)
+                sums[i][j][e] = target.start(work.row + warp_row + 16 * i + e / 2 * 8 + lane / 4,
+                                             work.column + warp_column + 8 * j + lane % 4 * 2 + e % 2);
         }
     }
 
+    int stage = 1, ahead_stage = 0;
     Index ahead = work.first;
-    UNROLL
-    for (int stage = 0; stage < STAGES - 1; ++stage, ahead += DEPTH) {
-        if (ahead < work.last) {
-            move_a.begin(a_tiles + stage * A_CHUNKS, ahead);
-            move_b.begin(b_tiles + stage * B_CHUNKS, ahead);
-            move_a.end(a_tiles + stage * A_CHUNKS);
-            move_b.end(b_tiles + stage * B_CHUNKS);
+    // The first steps only fill the pipeline.
+    for (Index term = ahead - (STAGES - 1) * DEPTH; term < work.last; term += DEPTH, ahead += DEPTH) {
+        bool filled = term >= work.first;
+        if (filled) {
+            // This step's tiles are there, for all threads, and no thread reads the previous step's any more.
+            copy_async_wait<STAGES - 2>();
+            barrier();
         }
-        copy_async_commit();
-    }
-    int stage = 0, ahead_stage = STAGES - 1;
-    for (Index term = work.first; term < work.last; term += DEPTH, ahead += DEPTH) {
-        // This step's tiles are there, for all threads, and no thread reads the previous step's any more.
-        copy_async_wait<STAGES - 2>();
-        barrier();
         Chunk *a_ahead = a_tiles + ahead_stage * A_CHUNKS, *b_ahead = b_tiles + ahead_stage * B_CHUNKS;
         if (ahead < work.last) {
             move_a.begin(a_ahead, ahead);
@@ -285,7 +284,7 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
         copy_async_commit();
         const Chunk *a_tile = a_tiles + stage * A_CHUNKS, *b_tile = b_tiles + stage * B_CHUNKS;
         UNROLL
-        for (int k = 0; k < DEPTH; k += 16) {
+        for (int k = 0; k < DEPTH && filled; k += 16) {
             u32 left[ROW_PIECES][4], right[COLUMN_PIECES / 2][4];
             UNROLL
             for (int i = 0; i < ROW_PIECES; ++i)
@@ -393,26 +392,22 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
     UNROLL
     for (int i = 0; i < ROWS; ++i) {
         UNROLL
-        for (int j = 0; j < COLUMNS; ++j) sums[i][j] = 0;
+        for (int j = 0; j < COLUMNS; ++j)
+            sums[i][j] = target.start(work.row + i / CHUNK * (16 * CHUNK) + thread_row + i % CHUNK,
+                                      work.column + j / CHUNK * (16 * CHUNK) + thread_column + j % CHUNK);
     }
     Chunk a_chunks[FromA::COUNT], b_chunks[FromB::COUNT];
-    if (work.first < work.last) {
-        from_a.load_chunks(a_chunks, work.first);
-        from_b.load_chunks(b_chunks, work.first);
-        store_chunks<FromA, TILE_ROWS>(a_tiles, a_chunks);
-        store_chunks<FromB, TILE_COLUMNS>(b_tiles, b_chunks);
-    }
-    barrier();
-    int now = 0;
-    for (Index term = work.first; term < work.last; term += DEPTH) {
-        bool more = term + DEPTH < work.last;
+    int now = 1;
+    // The first step only fetches.
+    for (Index term = work.first - DEPTH; term < work.last; term += DEPTH) {
+        bool filled = term >= work.first, more = term + DEPTH < work.last;
         if (more) {
             from_a.load_chunks(a_chunks, term + DEPTH);
             from_b.load_chunks(b_chunks, term + DEPTH);
         }
         const Acc *a_tile = a_tiles + now * A_TILE, *b_tile = b_tiles + now * B_TILE;
         UNROLL
-        for (int k = 0; k < DEPTH; ++k) {
+        for (int k = 0; k < DEPTH && filled; ++k) {
             Acc left[ROWS], right[COLUMNS];
             UNROLL
             for (int i = 0; i < ROWS; i += CHUNK) {

@@ -20,6 +20,7 @@ mod nvrtc;
 mod offline;
 #[cfg(feature = "cuda")]
 pub(super) mod probe;
+mod product;
 #[cfg(feature = "cuda")]
 mod queue;
 #[cfg(feature = "cuda")]
@@ -46,6 +47,7 @@ use driver::{Driver, Kernel};
 pub(crate) use gemm::{Gemm, Matrix};
 pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vector};
 use offline::Offline;
+pub(crate) use product::{Product, Tiling};
 
 use crate::device::Device;
 use crate::error::{Error, Result};

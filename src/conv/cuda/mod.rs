@@ -1,0 +1,3 @@
+//! Convolution on CUDA.
+
+pub(super) mod implicit;
