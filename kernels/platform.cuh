@@ -15,6 +15,7 @@ typedef double f64;
 #ifdef CONVMAT_SIMULATOR
 #include "simulator.h"
 #define KERNEL_RESIDENT(name, Args, threads, blocks) KERNEL(name, Args, threads)
+#define UNROLL_BY(count)
 #else
 
 // A function of the device, and a kernel: one argument, a struct, is what a launch hands over.
@@ -28,6 +29,8 @@ typedef double f64;
 // `count` elements that the threads of a block share. Declare at the top of a kernel.
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define UNROLL _Pragma("unroll")
+#define UNROLL_BY(count) PRAGMA(unroll count)
+#define PRAGMA(text) _Pragma(#text)
 
 DEVICE void barrier() { __syncthreads(); }
 DEVICE void warp_barrier() { __syncwarp(); }

@@ -27,6 +27,8 @@ constexpr int STAGES = 3;
 #else
 #define PRODUCT_THREADS 256
 constexpr int CHUNK = 16 / sizeof(Acc), DEPTH = 64 / sizeof(Acc);
+// Terms in a turn of the innermost loop: with these the largest tiles find room in the registers.
+constexpr int TERMS_AHEAD = sizeof(Acc) == 8 ? 8 : 2;
 #endif
 typedef Pack<ELEMENT, CHUNK> Chunk;
 
@@ -406,7 +408,7 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
             from_b.load_chunks(b_chunks, term + DEPTH);
         }
         const Acc *a_tile = a_tiles + now * A_TILE, *b_tile = b_tiles + now * B_TILE;
-        UNROLL
+        UNROLL_BY(TERMS_AHEAD)
         for (int k = 0; k < DEPTH && filled; ++k) {
             Acc left[ROWS], right[COLUMNS];
             UNROLL

@@ -4,12 +4,15 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::conv::problem::{Problem, Strides};
 use crate::device::cuda::{
-    Axes, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Product, Spec, THREADS, Tiling, blocks,
-    position_divisors,
+    Axes, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Product, Spec, THREADS, Tiling,
+    axis_bound, blocks, position_divisors,
 };
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{AdjointPhase, AxisMap, Layout, PaddingMode};
+
+#[cfg(all(test, feature = "simulator", unix))]
+mod tests;
 
 /// A kernel of the file, of which `part` is compiled.
 fn kernel(
@@ -258,7 +261,8 @@ impl Correlation<'_> {
         let spec = kernel(device, "correlate", "CORRELATE", p.layout, self.axes)
             .define("ADJOINT", i32::from(adjoint));
         let spec = product.vectors(device, spec, vectors);
-        let counts = [source.len(), weight.len(), target.len(), depth, positions];
+        let bound = axis_bound(self.axes);
+        let counts = [source.len(), weight.len(), target.len(), depth, positions, bound];
         let arguments = |parts| CorrelateArguments {
             patches,
             weight: weight.address(),
@@ -343,7 +347,7 @@ pub(super) fn backward_weight<T: Element>(
         weight_group: weight_group as i64,
         weight_line: weight_line as i64,
     };
-    let counts = [x.len(), dy.len(), dw.len(), depth, terms];
+    let counts = [x.len(), dy.len(), dw.len(), depth, terms, axis_bound(&p.axes)];
     // SAFETY: the kernels read inside the extents of x and dy and write inside those of dw, which the
     // caller checked against the slices.
     unsafe { product.launch(device, spec, "gradient_sum", &counts, arguments) }

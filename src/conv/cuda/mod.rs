@@ -1,3 +1,6 @@
-//! Convolution on CUDA.
+//! Convolution on CUDA: one file per algorithm.
 
-pub(super) mod implicit;
+mod bias;
+mod implicit;
+
+pub(super) use bias::backward_bias;

@@ -52,7 +52,7 @@ impl CudaDevice {
     /// `c` overlaps neither factor.
     pub(crate) unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
         #[cfg(feature = "cuda")]
-        if let Some(runtime) = self.driver().as_any().downcast_ref::<super::runtime::Runtime>()
+        if let Some(runtime) = self.runtime()
             && let Ok(blas) = runtime.blas()
         {
             // SAFETY: passed on to the caller.
