@@ -51,7 +51,7 @@ pub(crate) use launch::{
     Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
 };
 use offline::Offline;
-pub(crate) use product::{Product, Tiling};
+pub(crate) use product::{Engine, Product, Tiling};
 #[cfg(feature = "cuda")]
 pub(crate) use runtime::Runtime;
 
