@@ -11,6 +11,7 @@ mod cache;
 mod compiler;
 mod constants;
 mod driver;
+mod gemm;
 #[cfg(feature = "cuda")]
 pub(crate) mod interop;
 mod kernels;
@@ -20,6 +21,7 @@ mod nvrtc;
 mod offline;
 #[cfg(feature = "cuda")]
 pub(super) mod probe;
+mod product;
 #[cfg(feature = "cuda")]
 mod queue;
 #[cfg(feature = "cuda")]
@@ -46,10 +48,12 @@ use compiler::Compiler;
 pub(crate) use compiler::Spec;
 use constants::Constants;
 use driver::{Driver, Kernel};
+pub(crate) use gemm::{Gemm, Matrix};
 pub(crate) use launch::{
     Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
 };
 use offline::Offline;
+pub(crate) use product::{Engine, Product, Tiling};
 #[cfg(feature = "cuda")]
 pub(crate) use runtime::Runtime;
 
