@@ -63,10 +63,10 @@ DEVICE int mode(const Axes& axes) { return (int)axes.mode; }
 template <int A> DEVICE Index inputs(const Axes& axes) { return (Index)axes.at[A].inputs; }
 template <int A> DEVICE Index outputs(const Axes& axes) { return (Index)axes.at[A].outputs; }
 
-// The input position that output o reads through tap k; -1 when the tap is dropped.
-template <int A> DEVICE Index source(const Axes& axes, Index o, Index k) {
+// The input position behind padded position q; -1 when there is none.
+template <int A> DEVICE Index padded_source(const Axes& axes, Index q) {
     Index n = inputs<A>(axes);
-    Index i = o * stride<A>(axes) + k * dilation<A>(axes) - (Index)axes.at[A].low;
+    Index i = q - (Index)axes.at[A].low;
     if ((Unsigned)i < (Unsigned)n) return i;
     switch (mode(axes)) {
     case REFLECT: return i < 0 ? -i : 2 * (n - 1) - i;
@@ -75,16 +75,24 @@ template <int A> DEVICE Index source(const Axes& axes, Index o, Index k) {
     default: return -1;
     }
 }
+// The input position that output o reads through tap k; -1 when the tap is dropped.
+template <int A> DEVICE Index source(const Axes& axes, Index o, Index k) {
+    return padded_source<A>(axes, o * stride<A>(axes) + k * dilation<A>(axes));
+}
+// The last padded position that any output reads.
+template <int A> DEVICE Index last_padded(const Axes& axes) {
+    return (outputs<A>(axes) - 1) * stride<A>(axes) + (taps<A>(axes) - 1) * dilation<A>(axes);
+}
 
 // The number of padded positions that read input i, at most: some lie beyond the last that any output
 // reads. `padded_position` gives them in a fixed order, the one inside the input first.
 template <int A> DEVICE Index readers(const Axes& axes, Index i) {
     Index low = (Index)axes.at[A].low, n = inputs<A>(axes);
-    Index last = (outputs<A>(axes) - 1) * stride<A>(axes) + (taps<A>(axes) - 1) * dilation<A>(axes);
     switch (mode(axes)) {
     case REFLECT:
     case CIRCULAR: return 3;
-    case REPLICATE: return 1 + (i == 0 ? low : 0) + (i == n - 1 ? larger<Index>(0, last - (low + n - 1)) : 0);
+    case REPLICATE:
+        return 1 + (i == 0 ? low : 0) + (i == n - 1 ? larger<Index>(0, last_padded<A>(axes) - (low + n - 1)) : 0);
     default: return 1;
     }
 }
