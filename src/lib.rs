@@ -71,8 +71,10 @@ mod tensor;
 mod unfold;
 
 pub use conv::Algorithm;
+#[cfg(feature = "simulator")]
+pub use device::cuda::Simulation;
 #[cfg(gpu)]
-pub use device::cuda::CudaDevice;
+pub use device::cuda::{CudaDevice, KernelInfo};
 pub use device::{Device, Probe};
 pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};

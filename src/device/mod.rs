@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 #[cfg(gpu)]
 use crate::device::cuda::CudaDevice;
+#[cfg(feature = "simulator")]
+use crate::device::cuda::Simulation;
 use crate::error::{Error, Result};
 
 /// A place where tensors live and operations run.
@@ -90,6 +92,56 @@ impl Device {
         unavailable("simulator".into(), NO_SIMULATOR)
     }
 
+    /// A simulated GPU of its own, other than by default.
+    ///
+    /// # Errors
+    /// As [`Device::simulator`].
+    #[cfg(feature = "simulator")]
+    pub fn simulator_with(simulation: Simulation) -> Result<Device> {
+        CudaDevice::simulated(simulation).map(Device::Cuda)
+    }
+
+    /// A stand-in for a GPU of this compute capability (10·major + minor, for example 90) that compiles
+    /// kernels with NVRTC and computes nothing: results have any value. It shows that kernels compile, and
+    /// what they take ([`CudaDevice::kernels`]), on machines without a GPU, and fills the cache on disk for
+    /// machines with one.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`]: no NVRTC, or one that does not know the architecture.
+    #[cfg(feature = "cuda")]
+    pub fn compile_only(capability: u32) -> Result<Device> {
+        CudaDevice::compile_only(capability).map(Device::Cuda)
+    }
+
+    /// Compiles the kernels that `work` needs, on all threads at once, and returns how many there are: a
+    /// pipeline's first step then does not wait for them one by one. `work` is called with a stand-in of
+    /// this device on which nothing is compiled or computed, so its results have any value, and its
+    /// tensors ([`crate::Tensor::zeros`] on the stand-in) take no memory. On the CPU there is nothing to do.
+    ///
+    /// # Errors
+    /// What `work` returns, and [`Error::Compile`].
+    ///
+    /// ```
+    /// use convmat::{Conv, Device, Tensor};
+    /// let device = Device::best();
+    /// let conv = Conv::new([3, 3]).padding([1, 1]);
+    /// device.prepare(|device| {
+    ///     let x = Tensor::<f32>::zeros(device, &[64, 16, 56, 56])?;
+    ///     conv.unfold(&x).map(drop)
+    /// })?;
+    /// # Ok::<(), convmat::Error>(())
+    /// ```
+    pub fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
+        match self {
+            Device::Cpu => {
+                drop(work);
+                Ok(0)
+            }
+            #[cfg(gpu)]
+            Device::Cuda(device) => device.prepare(work),
+        }
+    }
+
     /// For people: what it is, in a few words.
     pub fn description(&self) -> String {
         match self {
@@ -140,7 +192,12 @@ fn probe_cuda() -> Vec<Probe> {
 
 fn probe_simulator() -> std::result::Result<String, String> {
     #[cfg(feature = "simulator")]
-    return cuda::simulator::Simulator::open().map(|simulator| simulator.description());
+    return CudaDevice::simulator().map(|device| device.description()).map_err(
+        |error| match error {
+            Error::DeviceUnavailable { reason, .. } => reason,
+            other => other.to_string(),
+        },
+    );
     #[cfg(not(feature = "simulator"))]
     Err(NO_SIMULATOR.into())
 }

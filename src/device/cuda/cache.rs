@@ -50,6 +50,11 @@ impl Cache {
         Cache::at(folder, LIMIT)
     }
 
+    /// One that keeps nothing.
+    pub(super) fn none() -> Self {
+        Cache::at(None, 0)
+    }
+
     fn at(folder: Option<PathBuf>, limit: u64) -> Self {
         Cache { folder, limit, unwritable: OnceLock::new() }
     }

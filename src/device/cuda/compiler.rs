@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::KernelInfo;
 use super::cache::Cache;
 use super::driver::{Driver, Kernel, Unit};
 use super::kernels;
@@ -80,6 +81,32 @@ pub(super) struct Compiler {
 impl Compiler {
     pub(super) fn new(driver: &dyn Driver) -> Self {
         Compiler { toolchain: driver.toolchain(), cache: Cache::open(), slots: Mutex::default() }
+    }
+
+    /// One that neither reads nor writes the cache on disk.
+    pub(super) fn without_cache(driver: &dyn Driver) -> Self {
+        Compiler { toolchain: driver.toolchain(), cache: Cache::none(), slots: Mutex::default() }
+    }
+
+    /// All that was asked for so far.
+    pub(super) fn specs(&self) -> Vec<Spec> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// All that is ready to be launched.
+    pub(super) fn kernels(&self) -> Vec<KernelInfo> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let info = |(spec, slot): (&Spec, &Slot)| {
+            let slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let needs = slot.as_ref()?.resources();
+            Some(KernelInfo {
+                name: spec.describe(),
+                registers: needs.registers,
+                shared_bytes: needs.shared_bytes,
+                local_bytes: needs.local_bytes,
+            })
+        };
+        slots.iter().filter_map(info).collect()
     }
 
     /// The kernel, compiled if need be. Different kernels are compiled in parallel by as many threads as

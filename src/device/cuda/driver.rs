@@ -65,7 +65,7 @@ pub(crate) trait Driver: fmt::Debug + Send + Sync {
     /// usable here, as when a file was damaged.
     fn load(&self, image: &[u8], entry: &str) -> Result<Box<dyn Kernel>>;
 
-    /// Memory with any contents, aligned to 256 bytes; `None` when there is not enough. `bytes` > 0.
+    /// Memory with any contents, aligned to at least 16 bytes (CUDA: 256); `None` when there is not enough. `bytes` > 0.
     fn allocate(&self, bytes: usize) -> Result<Option<u64>>;
 
     /// Releases memory after the work queued so far.

@@ -16,12 +16,15 @@ mod kernels;
 mod launch;
 #[cfg(feature = "cuda")]
 mod nvrtc;
+mod offline;
 #[cfg(feature = "cuda")]
 pub(super) mod probe;
 #[cfg(feature = "cuda")]
 mod queue;
 #[cfg(feature = "cuda")]
 mod runtime;
+#[cfg(all(feature = "simulator", unix))]
+mod simulator;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
@@ -30,20 +33,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-#[cfg(feature = "cuda")]
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
+use rayon::prelude::*;
 
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use compiler::Compiler;
 pub(crate) use compiler::Spec;
 use driver::{Driver, Kernel};
 pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vector};
+use offline::Offline;
 
-#[cfg(feature = "cuda")]
-use crate::error::Error;
-use crate::error::Result;
+use crate::device::Device;
+use crate::error::{Error, Result};
 
 /// A CUDA GPU with a stream, or the simulator of one. A handle: clones are the same device.
 ///
@@ -56,6 +59,35 @@ struct Inner {
     driver: Box<dyn Driver>,
     compiler: Compiler,
     options: Options,
+}
+
+/// A compiled kernel and what it takes of the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelInfo {
+    /// Its name and what it was compiled for.
+    pub name: String,
+    /// Registers of a thread; 0 where that is not known, as when it was read from the cache by a stand-in.
+    pub registers: u32,
+    /// Shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+    /// Local memory of a thread, in bytes: registers that were spilled.
+    pub local_bytes: u32,
+}
+
+/// A simulated GPU, where it is not as by default.
+#[cfg(feature = "simulator")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Simulation {
+    /// The order in which threads run between barriers follows from this number. By default from
+    /// `CONVMAT_SIMULATOR_SEED`, else 0.
+    pub seed: Option<u64>,
+    /// Memory of the device, in bytes. By default from `CONVMAT_SIMULATOR_MEMORY`, else the host's.
+    pub memory: Option<u64>,
+    /// Whether kernels are compiled for each layer's kernel extents, strides, dilations and padding mode,
+    /// as on GPUs. By default these are arguments, as compiling takes longer than most simulated work.
+    pub specialise: bool,
+    /// Whether kernels use 64-bit indices even where 32 bits suffice.
+    pub wide_indices: bool,
 }
 
 /// How kernels are compiled.
@@ -96,6 +128,67 @@ impl CudaDevice {
         let device = Self::new(Box::new(runtime), Options::for_speed());
         open.insert(ordinal, device.clone());
         Ok(device)
+    }
+
+    /// A stand-in for a GPU of this compute capability that compiles and computes nothing.
+    #[cfg(feature = "cuda")]
+    pub(super) fn compile_only(capability: u32) -> Result<Self> {
+        match Offline::compiling(capability) {
+            Ok(offline) => Ok(Self::new(Box::new(offline), Options::for_speed())),
+            Err(reason) => {
+                let device = format!("compute capability {}", probe::dotted(capability));
+                Err(Error::DeviceUnavailable { device, reason })
+            }
+        }
+    }
+
+    /// The simulator, as by default: the same device each time.
+    #[cfg(feature = "simulator")]
+    pub(super) fn simulator() -> Result<Self> {
+        static OPEN: Mutex<Option<CudaDevice>> = Mutex::new(None);
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = &*open {
+            return Ok(device.clone());
+        }
+        let device = Self::simulated(Simulation::default())?;
+        Ok(open.insert(device).clone())
+    }
+
+    /// A simulator of its own.
+    #[cfg(feature = "simulator")]
+    pub(super) fn simulated(simulation: Simulation) -> Result<Self> {
+        let unavailable = |reason| Error::DeviceUnavailable { device: "simulator".into(), reason };
+        #[cfg(unix)]
+        {
+            let Simulation { seed, memory, specialise, wide_indices: wide } = simulation;
+            let simulator = simulator::Simulator::open(seed, memory).map_err(unavailable)?;
+            Ok(Self::new(Box::new(simulator), Options { specialise, wide }))
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = simulation;
+            Err(unavailable("it needs a Unix system".into()))
+        }
+    }
+
+    pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
+        let stand_in = Box::new(Offline::instead_of(self.driver()));
+        let stand_in = CudaDevice(Arc::new(Inner {
+            compiler: Compiler::without_cache(&*stand_in),
+            driver: stand_in,
+            options: self.options(),
+        }));
+        work(&Device::Cuda(stand_in.clone()))?;
+        let specs = stand_in.0.compiler.specs();
+        specs.par_iter().try_for_each(|spec| self.kernel(spec).map(drop))?;
+        Ok(specs.len())
+    }
+
+    /// The kernels that were compiled, or read from the cache, so far: in the order of their names.
+    pub fn kernels(&self) -> Vec<KernelInfo> {
+        let mut kernels = self.0.compiler.kernels();
+        kernels.sort_by(|a, b| a.name.cmp(&b.name));
+        kernels
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {

@@ -34,12 +34,7 @@ impl Runtime {
     /// # Errors
     /// Why it cannot be used.
     pub(crate) fn open(ordinal: usize) -> Result<Self, String> {
-        let devices = probe::cuda()?;
-        let Some(facts) = devices.get(ordinal).cloned() else {
-            let plural = if devices.len() == 1 { "device" } else { "devices" };
-            return Err(format!("the CUDA driver finds {} {plural}", devices.len()));
-        };
-        let target = Target::new(facts.capability)?;
+        let (facts, target) = look(ordinal)?;
         let context = CudaContext::new(ordinal)
             .map_err(|error| format!("its context cannot be had: {}", reason(error)))?;
         Self::new(context.default_stream(), facts, target)
@@ -50,11 +45,11 @@ impl Runtime {
     /// # Errors
     /// Why it cannot be used.
     pub(crate) fn on_stream(stream: Arc<CudaStream>) -> Result<Self, String> {
-        let devices = probe::cuda()?;
-        let ordinal = stream.context().ordinal();
-        let facts = devices.get(ordinal).cloned();
-        let facts = facts.ok_or_else(|| format!("the CUDA driver finds {}", devices.len()))?;
-        let target = Target::new(facts.capability)?;
+        const PER_THREAD: usize = 2;
+        if stream.cu_stream() as usize == PER_THREAD {
+            return Err("the per-thread default stream is another one in each thread".into());
+        }
+        let (facts, target) = look(stream.context().ordinal())?;
         Self::new(stream, facts, target)
     }
 
@@ -93,6 +88,17 @@ impl Runtime {
             None => unsafe { result::malloc_sync(bytes) },
         })
     }
+}
+
+fn look(ordinal: usize) -> Result<(DeviceFacts, Target), String> {
+    let mut devices = probe::cuda()?;
+    if ordinal >= devices.len() {
+        let plural = if devices.len() == 1 { "device" } else { "devices" };
+        return Err(format!("the CUDA driver finds {} {plural}", devices.len()));
+    }
+    let facts = devices.swap_remove(ordinal);
+    let target = Target::new(facts.capability)?;
+    Ok((facts, target))
 }
 
 impl Driver for Runtime {

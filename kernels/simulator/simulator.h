@@ -1,0 +1,107 @@
+// The names of platform.cuh for the host's C++ compiler: kernels run on the CPU, block by block, as on a
+// device of capability 8.0, and are watched for mistakes that a GPU may hide.
+//
+//  - Threads run in an order drawn from a seed, each as far as it can.
+//  - Shared memory begins as NaN (integers: -1), as device memory does.
+//  - A barrier that not every thread of the block reaches, or a warp operation that not every lane
+//    reaches, is an error. Threads that have ended do not count as arrived.
+//  - An asynchronous copy leaves poison at its target until the thread that issued it waits for it; a
+//    thread that ends before that is an error.
+//  - Accesses out of bounds and divisions of integers by zero (where the processor traps them) are
+//    errors. Compiled with traps for undefined behaviour, so are misaligned accesses, overflows of signed
+//    integers and positions outside arrays.
+#pragma once
+#include "scheduler.h"
+#include "warp.h"
+
+#define __CUDA_ARCH__ 800
+#define UNROLL
+
+// The kernel, the entry that runs one block of it, and what the host checks before a launch.
+#define KERNEL(name, Args, threads) SIMULATOR_KERNEL(name, Args, threads)
+#define SIMULATOR_KERNEL(name, Args, threads)                                                          \
+    static_assert(sizeof(Args) <= 4096, "a launch takes at most 4096 bytes of arguments");             \
+    static_assert((threads) <= simulator::MOST_THREADS, "a block has at most 1024 threads");           \
+    static void name(const Args& args);                                                                \
+    extern "C" {                                                                                       \
+    __attribute__((visibility("default"))) extern const u32 convmat_limits_##name[2];                  \
+    const u32 convmat_limits_##name[2] = {(threads), sizeof(Args)};                                    \
+    __attribute__((visibility("default"))) u32 convmat_block_##name(simulator::Launch* launch) {       \
+        return simulator::run_block(launch, [](const void* args) { name(*(const Args*)args); });       \
+    }                                                                                                  \
+    }                                                                                                  \
+    static void name(const Args& args)
+
+// An array is known by the address of a variable, so that instances of a template have their own.
+#define SHARED(type, name, count)                                                                      \
+    static char name##_key;                                                                             \
+    type(&name)[count] = *(type(*)[count])simulator::shared(&name##_key, sizeof(type[count]))
+
+// The defaulted arguments say where a call stands.
+#define SIMULATOR_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+DEVICE void barrier(SIMULATOR_HERE) {
+    simulator::wait(simulator::here, {simulator::BARRIER, file, line});
+}
+
+namespace simulator {
+struct Nothing {};
+}  // namespace simulator
+DEVICE void warp_barrier(SIMULATOR_HERE) {
+    simulator::Nothing mine;
+    simulator::meet<simulator::Nothing>({"warp_barrier", file, line}, mine,
+                                        [](simulator::Nothing* const*, u32) {});
+}
+
+template <typename T> DEVICE T shuffle(T value, int lane, SIMULATOR_HERE) {
+    return simulator::exchange<T>({"shuffle", file, line}, value, (u32)lane % 32);
+}
+// A lane whose source lies outside the warp keeps its own value.
+template <typename T> DEVICE T shuffle_down(T value, int delta, SIMULATOR_HERE) {
+    u32 lane = simulator::lane(), from = lane + (u32)delta;
+    return simulator::exchange<T>({"shuffle_down", file, line}, value, from < 32 ? from : lane);
+}
+template <typename T> DEVICE T shuffle_xor(T value, int mask, SIMULATOR_HERE) {
+    u32 lane = simulator::lane(), from = lane ^ (u32)mask;
+    return simulator::exchange<T>({"shuffle_xor", file, line}, value, from < 32 ? from : lane);
+}
+DEVICE u32 ballot(bool value, SIMULATOR_HERE) {
+    u32 mine = value;
+    simulator::meet<u32>({"ballot", file, line}, mine, [](u32* const* lanes, u32 count) {
+        u32 bits = 0;
+        for (u32 i = 0; i < count; ++i) bits |= *lanes[i] << i;
+        for (u32 i = 0; i < count; ++i) *lanes[i] = bits;
+    });
+    return mine;
+}
+
+// Blocks run at the same time in threads of the host.
+DEVICE i32 atomic_add(i32* target, i32 value) { return __atomic_fetch_add(target, value, __ATOMIC_RELAXED); }
+DEVICE i64 atomic_add(i64* target, i64 value) { return __atomic_fetch_add(target, value, __ATOMIC_RELAXED); }
+
+DEVICE f32 fused(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
+DEVICE f64 fused(f64 a, f64 b, f64 c) { return __builtin_fma(a, b, c); }
+
+template <typename T> DEVICE T load(const T* from) { return *from; }
+template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value; }
+
+DEVICE void copy_async_16(void* to, const void* from, bool valid) { simulator::start_copy(to, from, valid, 16); }
+DEVICE void copy_async_4(void* to, const void* from, bool valid) { simulator::start_copy(to, from, valid, 4); }
+DEVICE void copy_async_commit() { simulator::here->all[simulator::here->running].groups++; }
+template <int N> DEVICE void copy_async_wait() { simulator::finish_copies(N); }
+
+DEVICE void load_matrices(u32 (&to)[4], const void* row, SIMULATOR_HERE) {
+    simulator::load_rows<false>({"load_matrices", file, line}, to, row);
+}
+DEVICE void load_matrices_transposed(u32 (&to)[4], const void* row, SIMULATOR_HERE) {
+    simulator::load_rows<true>({"load_matrices_transposed", file, line}, to, row);
+}
+DEVICE void mma_f16(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], SIMULATOR_HERE) {
+    simulator::multiply<simulator::PairsOfF16>({"mma_f16", file, line}, d, a, b);
+}
+DEVICE void mma_bf16(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], SIMULATOR_HERE) {
+    simulator::multiply<simulator::PairsOfBf16>({"mma_bf16", file, line}, d, a, b);
+}
+DEVICE void mma_tf32(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], SIMULATOR_HERE) {
+    simulator::multiply<simulator::Tf32>({"mma_tf32", file, line}, d, a, b);
+}

@@ -1,0 +1,136 @@
+// What the lanes of a warp do together, and copies in the background.
+#pragma once
+#include "numbers.h"
+#include "scheduler.h"
+
+namespace simulator {
+
+template <typename T> struct Exchange {
+    T value;
+    u32 from;  // the lane whose value this one gets
+    T result;
+};
+template <typename T> T exchange(const Site& site, T value, u32 from) {
+    Exchange<T> mine = {value, from, value};
+    meet<Exchange<T>>(site, mine, [](Exchange<T>* const* lanes, u32 count) {
+        for (u32 i = 0; i < count; ++i)
+            if (lanes[i]->from < count)
+                lanes[i]->result = lanes[lanes[i]->from]->value;
+            else
+                __builtin_memset(&lanes[i]->result, POISON, sizeof(T));
+    });
+    return mine.result;
+}
+inline u32 lane() { return here->running % WARP; }
+
+inline void need_whole_warp(const char* what) {
+    Block* block = here;
+    if (warp_size(block, block->running / WARP) < WARP) fail("%s in a warp of fewer than 32 threads", what);
+}
+
+struct Row {
+    const u16* from;
+    u32* to;
+};
+template <bool transposed> void load_rows(const Site& site, u32 (&to)[4], const void* row) {
+    need_whole_warp(site.what);
+    if ((u64)row % 16) fail("%s at line %d: address %p is no multiple of 16", site.what, site.line, row);
+    if (!in_shared(row, 16)) fail("%s at line %d: not in shared memory", site.what, site.line);
+    Row mine = {(const u16*)row, to};
+    meet<Row>(site, mine, [](Row* const* lanes, u32) {
+        for (u32 l = 0; l < WARP; ++l)
+            for (u32 m = 0; m < 4; ++m) {
+                u32 at = l / 4, pair = 2 * (l % 4);
+                Row* const* rows = lanes + 8 * m;
+                u32 low = transposed ? rows[pair]->from[at] : rows[at]->from[pair];
+                u32 high = transposed ? rows[pair + 1]->from[at] : rows[at]->from[pair + 1];
+                lanes[l]->to[m] = low | high << 16;
+            }
+    });
+}
+
+// Operands of 16 bits lie in pairs in a register, the lower k in the lower half; those of 32 bits alone.
+struct PairsOfF16 {
+    static constexpr u32 pairs = 2;
+    static f32 value(u32 bits, u32 half) { return f16_to_f32((u16)(bits >> 16 * half)); }
+};
+struct PairsOfBf16 {
+    static constexpr u32 pairs = 2;
+    static f32 value(u32 bits, u32 half) { return f32_of(bits >> 16 * half << 16); }
+};
+struct Tf32 {
+    static constexpr u32 pairs = 1;
+    static f32 value(u32 bits, u32) { return f32_of(bits & 0xffffe000u); }
+};
+
+struct Product {
+    f32* d;
+    const u32 *a, *b;
+};
+// d += a·b, every sum in the order of k, rounded after each step: the products themselves are exact.
+template <typename Operand> void multiply(const Site& site, f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    need_whole_warp(site.what);
+    Product mine = {d, a, b};
+    meet<Product>(site, mine, [](Product* const* lanes, u32) {
+        constexpr u32 P = Operand::pairs, K = 8 * P;
+        f32 left[16][K], right[K][8];
+        for (u32 l = 0; l < WARP; ++l)
+            for (u32 p = 0; p < P; ++p)
+                for (u32 high = 0; high < 2; ++high) {
+                    u32 g = l / 4, k = P * (l % 4) + p + high * (K / 2);
+                    left[g][k] = Operand::value(lanes[l]->a[2 * high], p);
+                    left[g + 8][k] = Operand::value(lanes[l]->a[2 * high + 1], p);
+                    right[k][g] = Operand::value(lanes[l]->b[high], p);
+                }
+        for (u32 l = 0; l < WARP; ++l)
+            for (u32 i = 0; i < 4; ++i) {
+                u32 row = l / 4 + i / 2 * 8, column = 2 * (l % 4) + i % 2;
+                f32 sum = lanes[l]->d[i];
+                for (u32 k = 0; k < K; ++k) sum += left[row][k] * right[k][column];
+                lanes[l]->d[i] = sum;
+            }
+    });
+}
+
+// A copy may happen at any time between its issue and the wait for it. Until then its target reads as
+// poison, which is what a thread sees that still reads what was there before or reads too early; the
+// source is read at the wait.
+inline void start_copy(void* to, const void* from, bool valid, u32 bytes) {
+    Block* block = here;
+    Thread& thread = block->all[block->running];
+    if ((u64)to % bytes || (u64)from % bytes)
+        fail("asynchronous copy of %u bytes from %p to %p: misaligned", bytes, from, to);
+    if (!in_shared(to, bytes)) fail("asynchronous copy to %p: not in shared memory", to);
+    u32 index = block->free_copy;
+    if (index != NONE)
+        block->free_copy = block->copies[index].next;
+    else if (block->copies_used < MOST_COPIES)
+        index = block->copies_used++;
+    else
+        fail("more than %u asynchronous copies under way", MOST_COPIES);
+    block->copies[index] = Copy{(char*)to, (const char*)from, bytes, thread.groups, NONE, valid};
+    if (thread.oldest == NONE)
+        thread.oldest = index;
+    else
+        block->copies[thread.youngest].next = index;
+    thread.youngest = index;
+    __builtin_memset(to, POISON, bytes);
+}
+inline void finish_copies(u32 groups_left) {
+    Block* block = here;
+    Thread& thread = block->all[block->running];
+    while (thread.oldest != NONE) {
+        u32 index = thread.oldest;
+        Copy& copy = block->copies[index];
+        if (copy.group + groups_left >= thread.groups) return;
+        if (copy.valid)
+            __builtin_memcpy(copy.to, copy.from, copy.bytes);
+        else
+            __builtin_memset(copy.to, 0, copy.bytes);
+        thread.oldest = copy.next;
+        copy.next = block->free_copy;
+        block->free_copy = index;
+    }
+}
+
+}  // namespace simulator

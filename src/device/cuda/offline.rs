@@ -1,0 +1,179 @@
+//! A stand-in for a GPU: takes every call, computes nothing, and so tells which kernels some work needs.
+//! It may compile them with NVRTC, which needs no GPU.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::driver::{CompileFailure, Driver, Kernel, Resources, Unit};
+#[cfg(feature = "cuda")]
+use super::nvrtc::{self, Target};
+use crate::error::Result;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Offline {
+    name: String,
+    toolchain: String,
+    capability: u32,
+    multiprocessors: u32,
+    identity: u64,
+    /// What to compile for; without, images are empty.
+    #[cfg(feature = "cuda")]
+    target: Option<Target>,
+    /// What compiled kernels need, by their images.
+    needs: Mutex<HashMap<u64, Vec<(String, Resources)>>>,
+    next_address: AtomicU64,
+}
+
+impl Offline {
+    /// A stand-in for this device, on which nothing is compiled.
+    pub(super) fn instead_of(driver: &dyn Driver) -> Self {
+        Offline {
+            name: format!("rehearsal for {}", driver.name()),
+            toolchain: driver.toolchain(),
+            capability: driver.capability(),
+            multiprocessors: driver.multiprocessors(),
+            identity: fresh_identity(),
+            #[cfg(feature = "cuda")]
+            target: None,
+            needs: Mutex::default(),
+            next_address: AtomicU64::new(ALIGNMENT),
+        }
+    }
+
+    /// A device of this compute capability on which kernels are compiled.
+    ///
+    /// # Errors
+    /// Why they cannot be.
+    #[cfg(feature = "cuda")]
+    pub(super) fn compiling(capability: u32) -> std::result::Result<Self, String> {
+        let target = Target::new(capability)?;
+        let (major, minor) = nvrtc::present()?;
+        Ok(Offline {
+            name: format!("compiler for {target}"),
+            // The words of the CUDA runtime, so that a GPU finds the images in the cache.
+            toolchain: format!("NVRTC {major}.{minor} for {target}"),
+            capability,
+            multiprocessors: 100,
+            identity: fresh_identity(),
+            target: Some(target),
+            needs: Mutex::default(),
+            next_address: AtomicU64::new(ALIGNMENT),
+        })
+    }
+}
+
+const ALIGNMENT: u64 = 256;
+
+fn fresh_identity() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // The top half of the range: contexts and simulators have other numbers.
+    u64::MAX - NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn hash(image: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    image.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Driver for Offline {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    fn description(&self) -> String {
+        format!("computes nothing; {}", self.toolchain)
+    }
+
+    fn toolchain(&self) -> String {
+        self.toolchain.clone()
+    }
+
+    fn capability(&self) -> u32 {
+        self.capability
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
+        Ok((u64::MAX / 2, u64::MAX / 2))
+    }
+
+    fn compile(&self, unit: &Unit) -> std::result::Result<Vec<u8>, CompileFailure> {
+        #[cfg(feature = "cuda")]
+        if let Some(target) = self.target {
+            let (image, log) = nvrtc::compile_with_log(unit, target)?;
+            let mut needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+            needs.insert(hash(&image), nvrtc::needs(&log));
+            return Ok(image);
+        }
+        let _ = unit;
+        Ok(Vec::new())
+    }
+
+    fn load(&self, image: &[u8], entry: &str) -> Result<Box<dyn Kernel>> {
+        let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = needs.get(&hash(image)).into_iter().flatten().find(|(name, _)| name == entry);
+        Ok(Box::new(Unlaunched(found.map(|(_, needs)| *needs).unwrap_or_default())))
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        let bytes = (bytes as u64).next_multiple_of(ALIGNMENT);
+        Ok(Some(self.next_address.fetch_add(bytes, Ordering::Relaxed)))
+    }
+
+    unsafe fn free(&self, _: u64, _: usize) {}
+
+    unsafe fn upload(&self, _: &[u8], _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn download(&self, _: u64, to: &mut [u8]) -> Result<()> {
+        to.fill(0);
+        Ok(())
+    }
+
+    unsafe fn copy(&self, _: u64, _: u64, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn clear(&self, _: u64, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn trim(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A kernel that is never run.
+#[derive(Debug)]
+struct Unlaunched(Resources);
+
+impl Kernel for Unlaunched {
+    fn resources(&self) -> Resources {
+        self.0
+    }
+
+    unsafe fn launch(&self, _: [u32; 3], _: u32, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}

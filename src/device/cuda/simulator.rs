@@ -1,0 +1,363 @@
+//! The simulator: runs the kernels on the CPU, compiled by the host's C++ compiler, and watches them for
+//! mistakes that a GPU may hide. `kernels/simulator/simulator.h` lists what it detects; in addition every
+//! allocation ends at an inaccessible page and begins as NaN, freed memory is inaccessible, and ranges
+//! given to copies are checked.
+//!
+//! Blocks run in parallel, in an order that differs from launch to launch as the order of threads does.
+//! Calls return when their work is done.
+//!
+//! Environment, read when the simulator is opened:
+//! - `CXX`: the compiler, else the first found of `c++`, `g++`, `clang++`;
+//! - `CONVMAT_SIMULATOR_SEED`: the number that orders are drawn from;
+//! - `CONVMAT_SIMULATOR_MEMORY`: bytes of device memory, else what the host has;
+//! - `CONVMAT_SIMULATOR_SANITIZE`: `undefined` makes undefined behaviour an error; `address` compiles with
+//!   AddressSanitizer, whose runtime has to be loaded with the program (`LD_PRELOAD`).
+
+use std::any::Any;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::Hasher as _;
+use std::io::Write as _;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use rayon::prelude::*;
+
+use super::driver::{CompileFailure, Driver, Kernel, Resources, Unit};
+use crate::error::{Error, Result};
+
+mod block;
+mod compiler;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use block::{Launch, Outcome, RunBlock};
+use compiler::Compiler;
+use memory::Memory;
+
+const NAME: &str = "simulator";
+/// As a device of capability 8.0: the newest whose features all have a counterpart in the simulator.
+const CAPABILITY: u32 = 80;
+/// Few, so that launches sized by this number walk through their data in several steps.
+const MULTIPROCESSORS: u32 = 4;
+/// CUDA's limit on the threads of a block.
+const MOST_THREADS: u32 = 1024;
+/// CUDA's limits on the blocks of a grid, by axis.
+const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65535, 65535];
+/// Launches of fewer threads run on the calling thread: sharing them out would take longer.
+const SMALL_LAUNCH: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Simulator {
+    identity: u64,
+    compiler: Compiler,
+    shared: Arc<Shared>,
+}
+
+/// What kernels need of the simulator that loaded them.
+#[derive(Debug)]
+struct Shared {
+    memory: Memory,
+    seed: u64,
+    launches: AtomicU64,
+}
+
+impl Simulator {
+    /// Opens a simulator, or tells why it cannot be used. What is not given the environment says.
+    pub(crate) fn open(seed: Option<u64>, memory: Option<u64>) -> Result<Simulator, String> {
+        let given = |value: Option<u64>, variable| match value {
+            Some(value) => Ok(Some(value)),
+            None => number_from(variable),
+        };
+        let seed = given(seed, "CONVMAT_SIMULATOR_SEED")?.unwrap_or(0);
+        let limit = match given(memory, "CONVMAT_SIMULATOR_MEMORY")? {
+            Some(bytes) => bytes,
+            None => memory::of_host()?,
+        };
+        Ok(Simulator::new(Compiler::find()?, seed, limit))
+    }
+
+    fn new(compiler: Compiler, seed: u64, limit: u64) -> Simulator {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        block::catch_faults();
+        Simulator {
+            // Far from the ordinals of real devices.
+            identity: 1 << 63 | NEXT.fetch_add(1, Ordering::Relaxed),
+            compiler,
+            shared: Arc::new(Shared {
+                memory: Memory::new(limit),
+                seed,
+                launches: AtomicU64::new(0),
+            }),
+        }
+    }
+}
+
+fn number_from(variable: &str) -> Result<Option<u64>, String> {
+    match std::env::var_os(variable) {
+        None => Ok(None),
+        Some(text) => match text.to_str().and_then(|text| text.parse().ok()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(format!("{variable} is {text:?}: expected a whole number")),
+        },
+    }
+}
+
+fn failure(call: impl Into<String>, reason: impl Into<String>) -> Error {
+    Error::Device { device: NAME.into(), call: call.into(), reason: reason.into() }
+}
+
+impl Driver for Simulator {
+    fn name(&self) -> String {
+        NAME.into()
+    }
+
+    fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    fn description(&self) -> String {
+        let threads = rayon::current_num_threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("kernels on the CPU, {threads} thread{plural}, {}", self.compiler.version())
+    }
+
+    fn toolchain(&self) -> String {
+        self.compiler.toolchain()
+    }
+
+    fn capability(&self) -> u32 {
+        CAPABILITY
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        MULTIPROCESSORS
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
+        Ok(self.shared.memory.free_and_total())
+    }
+
+    fn compile(&self, unit: &Unit) -> Result<Vec<u8>, CompileFailure> {
+        let mut image = self.compiler.compile(unit)?;
+        let sum = checksum(&image);
+        image.extend_from_slice(&sum);
+        Ok(image)
+    }
+
+    fn load(&self, image: &[u8], entry: &str) -> Result<Box<dyn Kernel>> {
+        let call = format!("loading {entry}");
+        let failed = |reason: String| failure(&*call, reason);
+        // The dynamic loader trusts what it is given.
+        let object = match image.split_last_chunk::<8>() {
+            Some((object, sum)) if checksum(object) == *sum => object,
+            _ => return Err(failed("the image is damaged".into())),
+        };
+        let mut file = tempfile::Builder::new()
+            .prefix("convmat-")
+            .suffix(".so")
+            .tempfile()
+            .map_err(|error| failed(format!("no temporary file: {error}")))?;
+        file.write_all(object).map_err(|error| failed(error.to_string()))?;
+        // The file can go once it is loaded: its pages stay mapped.
+        let path = file.into_temp_path();
+        // SAFETY: the object is what compile() made, as the checksum shows, and has no initialisers.
+        let library = unsafe { Library::open(Some(&*path), RTLD_NOW | RTLD_LOCAL) }
+            .map_err(|error| failed(error.to_string()))?;
+        // SAFETY: KERNEL in simulator.h defines both symbols with these types.
+        let (run, [threads, argument_bytes]) = unsafe {
+            let run = library.get::<RunBlock>(format!("convmat_block_{entry}"));
+            let limits = library.get::<*const [u32; 2]>(format!("convmat_limits_{entry}"));
+            match (run, limits) {
+                (Ok(run), Ok(limits)) => (*run, **limits),
+                (Err(error), _) | (_, Err(error)) => return Err(failed(error.to_string())),
+            }
+        };
+        Ok(Box::new(Loaded {
+            name: entry.into(),
+            run,
+            threads,
+            argument_bytes: argument_bytes as usize,
+            shared: self.shared.clone(),
+            _library: library,
+        }))
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        Ok(self.shared.memory.allocate(bytes))
+    }
+
+    unsafe fn free(&self, address: u64, bytes: usize) {
+        if let Err(reason) = self.shared.memory.free(address, bytes) {
+            log::error!("simulator: free failed: {reason}");
+        }
+    }
+
+    unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
+        self.shared.memory.check(to, from.len()).map_err(|reason| failure("upload", reason))?;
+        // SAFETY: the target is live memory of ours, and `from` is the host's.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        self.shared.memory.check(from, to.len()).map_err(|reason| failure("download", reason))?;
+        // SAFETY: the source is live memory of ours, and `to` is the host's.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let memory = &self.shared.memory;
+        memory
+            .check(from, bytes)
+            .and_then(|()| memory.check(to, bytes))
+            .map_err(|reason| failure("copy", reason))?;
+        if from.abs_diff(to) < bytes as u64 {
+            return Err(failure("copy", format!("{from:#x} and {to:#x} overlap in {bytes} bytes")));
+        }
+        // SAFETY: both are live memory of ours and do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
+    unsafe fn clear(&self, address: u64, bytes: usize) -> Result<()> {
+        self.shared.memory.check(address, bytes).map_err(|reason| failure("clear", reason))?;
+        // SAFETY: this is live memory of ours.
+        unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn trim(&self) -> Result<()> {
+        self.shared.memory.trim();
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn checksum(object: &[u8]) -> [u8; 8] {
+    // Against damage, not malice.
+    let mut hasher = DefaultHasher::new();
+    hasher.write(object);
+    hasher.finish().to_le_bytes()
+}
+
+#[derive(Debug)]
+struct Loaded {
+    name: String,
+    run: RunBlock,
+    threads: u32,
+    argument_bytes: usize,
+    shared: Arc<Shared>,
+    /// `run` is inside it.
+    _library: Library,
+}
+
+impl Loaded {
+    fn check(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<usize, String> {
+        let blocks = grid.iter().try_fold(1usize, |product, &n| product.checked_mul(n as usize));
+        if grid.iter().zip(MOST_BLOCKS).any(|(&n, most)| n == 0 || n > most) {
+            return Err(format!("a grid of {grid:?} blocks is outside 1 to {MOST_BLOCKS:?}"));
+        }
+        let most = self.threads.min(MOST_THREADS);
+        if threads == 0 || threads > most {
+            return Err(format!("a block of {threads} threads is outside 1 to {most}"));
+        }
+        if arguments.len() != self.argument_bytes {
+            let (given, taken) = (arguments.len(), self.argument_bytes);
+            return Err(format!("{given} bytes of arguments for a kernel that takes {taken}"));
+        }
+        blocks.ok_or_else(|| format!("{grid:?} blocks are too many to count"))
+    }
+}
+
+impl Kernel for Loaded {
+    fn resources(&self) -> Resources {
+        Resources::default()
+    }
+
+    unsafe fn launch(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<()> {
+        let failed = |reason: String| failure(format!("kernel {}", self.name), reason);
+        let blocks = self.check(grid, threads, arguments).map_err(failed)?;
+        let mut aligned = vec![0u128; arguments.len().div_ceil(mem::size_of::<u128>())];
+        bytemuck::cast_slice_mut(&mut aligned)[..arguments.len()].copy_from_slice(arguments);
+        let launch_number = self.shared.launches.fetch_add(1, Ordering::Relaxed);
+        let seed = mix(self.shared.seed ^ mix(launch_number));
+        let order = Order::new(blocks, seed);
+        let (width, height) = (grid[0] as usize, grid[1] as usize);
+        let run = |i: usize| {
+            let at = order.at(i);
+            let block = [at % width, at / width % height, at / width / height].map(|n| n as u32);
+            let seed = mix(seed ^ mix(at as u64));
+            // SAFETY: `run` is the entry of the kernel that takes these arguments; what they point to is
+            // the caller's promise.
+            let outcome = unsafe {
+                let launch = Launch::new(aligned.as_ptr().cast(), grid, block, threads, seed);
+                block::run(self.run, launch)
+            };
+            let reason = match outcome {
+                Outcome::Done => return None,
+                Outcome::Failed(reason) => reason,
+                Outcome::BadAccess(reason, address) => {
+                    format!("{reason} {}", self.shared.memory.locate(address))
+                }
+            };
+            Some(format!("block {block:?} of {grid:?} with {threads} threads: {reason}"))
+        };
+        let first = if blocks.saturating_mul(threads as usize) < SMALL_LAUNCH {
+            (0..blocks).find_map(run)
+        } else {
+            let together = SMALL_LAUNCH / threads as usize;
+            (0..blocks).into_par_iter().with_min_len(together.max(1)).find_map_first(run)
+        };
+        match first.or_else(|| self.shared.memory.find_overrun()) {
+            Some(reason) => Err(failed(reason)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A number with about half of its bits flipped, one to one (the finaliser of SplitMix64).
+fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// An order of `count` blocks that needs no memory: steps of one size, from a start, around a circle.
+struct Order {
+    count: u128,
+    step: u128,
+    start: u128,
+}
+
+impl Order {
+    fn new(count: usize, seed: u64) -> Order {
+        let gcd = |mut a: u128, mut b: u128| {
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            a
+        };
+        let count = count as u128;
+        let mut step = u128::from(mix(seed)) % count;
+        while gcd(step, count) != 1 {
+            step += 1;
+        }
+        Order { count, step, start: u128::from(seed) % count }
+    }
+
+    fn at(&self, i: usize) -> usize {
+        ((self.start + self.step * i as u128) % self.count) as usize
+    }
+}

@@ -1,0 +1,190 @@
+//! Runs one block of a kernel on the calling thread, and turns the signals of its mistakes into errors.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::{Once, OnceLock};
+
+/// Mirrors `Launch` in `kernels/simulator/scheduler.h`.
+#[repr(C)]
+pub(super) struct Launch {
+    arguments: *const c_void,
+    seed: u64,
+    workspace: *mut c_void,
+    workspace_bytes: u64,
+    fault: Option<unsafe extern "C" fn(*mut Launch, c_int, u64)>,
+    fault_address: u64,
+    grid: [u32; 3],
+    block: [u32; 3],
+    threads: u32,
+    fault_signal: c_int,
+    message: [c_char; 1024],
+}
+
+/// An entry made by `KERNEL` in `kernels/simulator/simulator.h`: whether the block ran to its end.
+pub(super) type RunBlock = unsafe extern "C" fn(*mut Launch) -> u32;
+
+pub(super) enum Outcome {
+    Done,
+    Failed(String),
+    /// Why it failed, and the address that was accessed.
+    BadAccess(String, u64),
+}
+
+impl Launch {
+    pub(super) fn new(
+        arguments: *const c_void,
+        grid: [u32; 3],
+        block: [u32; 3],
+        threads: u32,
+        seed: u64,
+    ) -> Launch {
+        Launch {
+            arguments,
+            seed,
+            workspace: ptr::null_mut(),
+            workspace_bytes: 0,
+            fault: None,
+            fault_address: 0,
+            grid,
+            block,
+            threads,
+            fault_signal: 0,
+            message: [0; 1024],
+        }
+    }
+}
+
+/// Scheduler state, shared arrays and the stacks of 1024 threads, each behind a guard: the addresses are
+/// taken, but memory only for what is touched. scheduler.h checks that it is enough.
+const WORKSPACE_BYTES: usize = 272 << 20;
+
+struct Workspace(*mut c_void);
+
+impl Workspace {
+    fn new() -> Option<Workspace> {
+        // SAFETY: a new mapping, placed by the system.
+        let at = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                WORKSPACE_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        (at != libc::MAP_FAILED).then_some(Workspace(at))
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no block runs in this thread any more.
+        unsafe { libc::munmap(self.0, WORKSPACE_BYTES) };
+    }
+}
+
+thread_local! {
+    static WORKSPACE: Option<Workspace> = Workspace::new();
+    /// The launch whose block this thread is running.
+    static RUNNING: Cell<*mut Launch> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// # Safety
+/// `run` is a kernel's entry and the launch has its arguments, as for [`super::Kernel::launch`].
+pub(super) unsafe fn run(run: RunBlock, mut launch: Launch) -> Outcome {
+    let Some(workspace) = WORKSPACE.with(|own| own.as_ref().map(|own| own.0)) else {
+        return Outcome::Failed(format!("no address space for {WORKSPACE_BYTES} bytes of stacks"));
+    };
+    launch.workspace = workspace;
+    launch.workspace_bytes = WORKSPACE_BYTES as u64;
+    let at = &raw mut launch;
+    RUNNING.set(at);
+    // SAFETY: the caller's promise; the workspace belongs to this thread, which runs one block at a time.
+    let done = unsafe { run(at) } != 0;
+    RUNNING.set(ptr::null_mut());
+    if done {
+        return Outcome::Done;
+    }
+    // SAFETY: the message is ended by a zero: the scheduler writes it with snprintf.
+    let reason = unsafe { CStr::from_ptr((&raw const (*at).message).cast()) };
+    let reason = reason.to_string_lossy().into_owned();
+    match launch.fault_signal {
+        libc::SIGSEGV | libc::SIGBUS => Outcome::BadAccess(reason, launch.fault_address),
+        _ => Outcome::Failed(reason),
+    }
+}
+
+/// What kernels can raise by reading, writing, dividing, and by traps for undefined behaviour.
+const SIGNALS: [c_int; 5] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+
+/// What was to happen before, by position in [`SIGNALS`].
+static PREVIOUS: OnceLock<[libc::sigaction; SIGNALS.len()]> = OnceLock::new();
+
+/// Makes the signals of a block an error of the block; all others go where they went before.
+pub(super) fn catch_faults() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        PREVIOUS.get_or_init(|| {
+            SIGNALS.map(|signal| {
+                let mut previous = MaybeUninit::<libc::sigaction>::zeroed();
+                // SAFETY: only asks; all zeros is a valid sigaction.
+                unsafe {
+                    libc::sigaction(signal, ptr::null(), previous.as_mut_ptr());
+                    previous.assume_init()
+                }
+            })
+        });
+        for signal in SIGNALS {
+            // SAFETY: all zeros is a valid sigaction, and on_signal has the signature that SA_SIGINFO
+            // asks for. SA_NODEFER: a block is left without returning from the handler, and the signal
+            // must not stay blocked.
+            unsafe {
+                let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+                let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_signal;
+                action.sa_sigaction = handler as usize;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+                libc::sigemptyset(&raw mut action.sa_mask);
+                libc::sigaction(signal, &action, ptr::null_mut());
+            }
+        }
+    });
+}
+
+extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let launch = RUNNING.get();
+    // SAFETY: while it is set, the launch is alive and read by this thread alone. `fault` is set while a
+    // kernel thread runs; it goes on in run() above, and leaves behind this frame, which owns nothing.
+    unsafe {
+        if !launch.is_null()
+            && let Some(fault) = ptr::read_volatile(&raw const (*launch).fault)
+        {
+            fault(launch, signal, (*info).si_addr() as u64);
+        }
+    }
+    let previous = PREVIOUS.get().zip(SIGNALS.iter().position(|&known| known == signal));
+    let Some((previous, at)) = previous else { return };
+    let action = previous[at];
+    // SAFETY: hands over as the system would have. The default action is put back and strikes when the
+    // instruction is repeated.
+    unsafe {
+        match action.sa_sigaction {
+            libc::SIG_DFL | libc::SIG_IGN => {
+                libc::sigaction(signal, &action, ptr::null_mut());
+            }
+            handler if action.sa_flags & libc::SA_SIGINFO != 0 => {
+                let handler = std::mem::transmute::<
+                    usize,
+                    extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void),
+                >(handler);
+                handler(signal, info, context);
+            }
+            handler => {
+                std::mem::transmute::<usize, extern "C" fn(c_int)>(handler)(signal);
+            }
+        }
+    }
+}

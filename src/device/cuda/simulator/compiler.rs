@@ -1,0 +1,145 @@
+//! Finds the host's C++ compiler and makes shared objects of kernels.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::super::driver::{CompileFailure, Unit};
+use super::super::kernels;
+
+/// Kernels see no name of the system, so warnings are about house style, not portability. Products and
+/// sums are rounded one by one, as on the device, where `fused` says otherwise.
+const FLAGS: &[&str] = &[
+    "-x",
+    "c++",
+    "-std=c++17",
+    "-O1",
+    "-g0",
+    "-w",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-strict-aliasing",
+    "-ffp-contract=off",
+    "-DCONVMAT_SIMULATOR",
+];
+/// Used where the compiler knows them. Names must stay apart between objects; variables without a value
+/// get one that stands out.
+const OPTIONAL_FLAGS: &[&str] = &["-fno-gnu-unique", "-ftrivial-auto-var-init=pattern"];
+const SANITIZERS: &[(&str, &[&str])] = &[
+    ("undefined", &["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]),
+    ("address", &["-fsanitize=address"]),
+];
+
+#[derive(Clone, Debug)]
+pub(super) struct Compiler {
+    /// The program and arguments of its own.
+    command: Vec<String>,
+    version: String,
+    flags: Vec<&'static str>,
+}
+
+impl Compiler {
+    /// The compiler and sanitizer that the environment names, or the first compiler found.
+    pub(super) fn find() -> Result<Compiler, String> {
+        let text = |variable| std::env::var(variable).ok().filter(|text| !text.trim().is_empty());
+        let named = text("CXX");
+        let candidates = match &named {
+            Some(named) => vec![named.as_str()],
+            None => vec!["c++", "g++", "clang++"],
+        };
+        let sanitizer = text("CONVMAT_SIMULATOR_SANITIZE");
+        let mut reasons = Vec::new();
+        for candidate in candidates {
+            match Compiler::new(candidate, sanitizer.as_deref()) {
+                Ok(compiler) => return Ok(compiler),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        Err(format!("no C++ compiler works: {}", reasons.join("; ")))
+    }
+
+    pub(super) fn new(command: &str, sanitizer: Option<&str>) -> Result<Compiler, String> {
+        let command: Vec<String> = command.split_whitespace().map(String::from).collect();
+        let mut compiler = Compiler { command, version: String::new(), flags: FLAGS.to_vec() };
+        let name = compiler.command.join(" ");
+        let version = compiler.run(&["--version"], None).map_err(|e| format!("{name}: {e}"))?;
+        compiler.version = version.lines().next().unwrap_or(&name).trim().to_string();
+        // A rounding once is slow without the instruction, which compilers do not use unless told to.
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("fma") {
+            compiler.flags.push("-mfma");
+        }
+        for flag in OPTIONAL_FLAGS {
+            let trial = ["-Werror", "-fsyntax-only", "-x", "c++", flag, "/dev/null"];
+            if compiler.run(&trial, None).is_ok() {
+                compiler.flags.push(flag);
+            }
+        }
+        if let Some(wanted) = sanitizer {
+            match SANITIZERS.iter().find(|(known, _)| *known == wanted) {
+                Some((_, flags)) => compiler.flags.extend(*flags),
+                None => {
+                    return Err(format!(
+                        "CONVMAT_SIMULATOR_SANITIZE is {wanted:?}: expected undefined or address"
+                    ));
+                }
+            }
+        }
+        Ok(compiler)
+    }
+
+    #[cfg(test)]
+    pub(super) fn command(&self) -> String {
+        self.command.join(" ")
+    }
+
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    pub(super) fn toolchain(&self) -> String {
+        format!("{} ({}) {}", self.command.join(" "), self.version, self.flags.join(" "))
+    }
+
+    /// The bytes of a shared object.
+    pub(super) fn compile(&self, unit: &Unit) -> Result<Vec<u8>, CompileFailure> {
+        let failed = |error: io::Error| CompileFailure { log: format!("{}: {error}", unit.file) };
+        let folder = tempfile::Builder::new().prefix("convmat-").tempdir().map_err(failed)?;
+        for (name, text) in kernels::FILES {
+            fs::write(folder.path().join(name), text).map_err(failed)?;
+        }
+        fs::write(folder.path().join(unit.file), &unit.text).map_err(failed)?;
+        const OBJECT: &str = "object.so";
+        let mut arguments = self.flags.clone();
+        arguments.extend(["-shared", unit.file, "-o", OBJECT, "-lm"]);
+        self.run(&arguments, Some(folder.path())).map_err(|log| CompileFailure { log })?;
+        fs::read(folder.path().join(OBJECT)).map_err(failed)
+    }
+
+    /// What it prints, or what it complains about.
+    fn run(
+        &self,
+        arguments: &[impl AsRef<OsStr>],
+        folder: Option<&Path>,
+    ) -> Result<String, String> {
+        let (program, own) = self.command.split_first().ok_or("no program is named")?;
+        let mut command = Command::new(program);
+        command.args(own).args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
+        // A sanitizer's runtime loaded into this program is not meant for the compiler.
+        command.env_remove("LD_PRELOAD");
+        if let Some(folder) = folder {
+            command.current_dir(folder);
+        }
+        let output = command.output().map_err(|error| error.to_string())?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(format!("{}\n{}", output.status, text(&output.stderr)))
+        }
+    }
+}
