@@ -63,13 +63,16 @@ DEVICE int mode(const Axes& axes) { return (int)axes.mode; }
 template <int A> DEVICE Index inputs(const Axes& axes) { return (Index)axes.at[A].inputs; }
 template <int A> DEVICE Index outputs(const Axes& axes) { return (Index)axes.at[A].outputs; }
 
-// The input position behind padded position q; -1 when there is none.
+// The last padded position that any output reads.
+template <int A> DEVICE Index last_padded(const Axes& axes) {
+    return (outputs<A>(axes) - 1) * stride<A>(axes) + (taps<A>(axes) - 1) * dilation<A>(axes);
+}
+// The input position behind padded position q; -1 when the tap is dropped.
 template <int A> DEVICE Index padded_source(const Axes& axes, Index q) {
-    Index n = inputs<A>(axes);
-    Index i = q - (Index)axes.at[A].low;
+    Index n = inputs<A>(axes), i = q - (Index)axes.at[A].low;
     if ((Unsigned)i < (Unsigned)n) return i;
     switch (mode(axes)) {
-    case REFLECT: return i < 0 ? -i : 2 * (n - 1) - i;
+    case REFLECT: return i < 0 ? -i : (n - 1) - (i - (n - 1));
     case REPLICATE: return i < 0 ? 0 : n - 1;
     case CIRCULAR: return i < 0 ? i + n : i - n;
     default: return -1;
@@ -78,10 +81,6 @@ template <int A> DEVICE Index padded_source(const Axes& axes, Index q) {
 // The input position that output o reads through tap k; -1 when the tap is dropped.
 template <int A> DEVICE Index source(const Axes& axes, Index o, Index k) {
     return padded_source<A>(axes, o * stride<A>(axes) + k * dilation<A>(axes));
-}
-// The last padded position that any output reads.
-template <int A> DEVICE Index last_padded(const Axes& axes) {
-    return (outputs<A>(axes) - 1) * stride<A>(axes) + (taps<A>(axes) - 1) * dilation<A>(axes);
 }
 
 // The number of padded positions that read input i, at most: some lie beyond the last that any output
@@ -96,21 +95,22 @@ template <int A> DEVICE Index readers(const Axes& axes, Index i) {
     default: return 1;
     }
 }
-// The padded position behind `reader` < readers(i); -1 when there is none.
+// The padded position behind `reader` < readers(i); -1 when there is none or no output reads it.
 template <int A> DEVICE Index padded_position(const Axes& axes, Index i, Index reader) {
-    Index low = (Index)axes.at[A].low, n = inputs<A>(axes);
-    if (reader == 0) return low + i;
-    switch (mode(axes)) {
-    case REFLECT:
-        // The first and the last position are their own mirror images.
-        if (reader == 1) return i == 0 ? -1 : low - i;
-        return i == n - 1 ? -1 : low + 2 * (n - 1) - i;
-    case REPLICATE:
-        if (i == 0 && reader <= low) return reader - 1;
-        return low + n - 1 + (reader - (i == 0 ? low : 0));
-    case CIRCULAR: return reader == 1 ? low + i - n : low + i + n;
-    default: return -1;
+    Index low = (Index)axes.at[A].low, n = inputs<A>(axes), q = low + i;
+    if (reader > 0) {
+        switch (mode(axes)) {
+        case REFLECT:
+            // The first and the last position are their own mirror images.
+            if (reader == 1) q = i == 0 ? -1 : low - i;
+            else q = i == n - 1 ? -1 : low + (n - 1) + (n - 1 - i);
+            break;
+        case REPLICATE: q = i == 0 && reader <= low ? reader - 1 : low + n - 1 + (reader - (i == 0 ? low : 0)); break;
+        case CIRCULAR: q = reader == 1 ? low + i - n : low + i + n; break;
+        default: q = -1;
+        }
     }
+    return q < 0 || q > last_padded<A>(axes) ? -1 : q;
 }
 
 // The output that reads padded position q through tap k; -1 when there is none.
@@ -119,6 +119,54 @@ template <int A> DEVICE Index reader_output(const Axes& axes, Index q, Index k) 
     if (q < 0 || distance < 0) return -1;
     Index o = distance / stride<A>(axes);
     return o * stride<A>(axes) == distance && o < outputs<A>(axes) ? o : -1;
+}
+
+// What walking over the readers of an input needs of an axis, worked out by the host: the stride as a
+// divisor, the dilation modulo the stride, and the steps from one tap that reads a padded position, and
+// from the output that does so through it, to the next.
+struct Adjoint {
+    Divisor stride;
+    i64 rest, tap_step, output_step;
+};
+// The (tap, output) pairs that read padded position q >= 0, taps ascending:
+//     for (Reads<A> r(axes, adjoint, q); r.more(axes); r.next(axes)) if (r.inside(axes)) …
+// With taps known at compile time these are all the taps, a loop to be unrolled; else only those that the
+// stride leaves.
+template <int A> struct Reads {
+    Index tap, output;
+#ifdef TAPS
+    Index q;
+    DEVICE Reads(const Axes& axes, const Adjoint (&)[3], Index q) : tap(0), output(reader_output<A>(axes, q, 0)), q(q) {}
+    DEVICE bool more(const Axes& axes) const { return tap < taps<A>(axes); }
+    DEVICE bool inside(const Axes&) const { return output >= 0; }
+    DEVICE void next(const Axes& axes) { output = reader_output<A>(axes, q, ++tap); }
+#else
+    Index tap_step, output_step;
+    DEVICE Reads(const Axes& axes, const Adjoint (&adjoint)[3], Index q)
+        : tap(0), output(-1), tap_step((Index)adjoint[A].tap_step), output_step((Index)adjoint[A].output_step) {
+        const Divisor& stride = adjoint[A].stride;
+        Index rest = q - divide(q, stride) * (Index)stride.by, step = (Index)adjoint[A].rest;
+        if (step == 1) tap = rest;
+        else
+            for (; rest != 0 && tap < tap_step; ++tap) rest += rest < step ? (Index)stride.by - step : -step;
+        Index distance = q - tap * dilation<A>(axes);
+        if (tap < tap_step && distance >= 0) output = divide(distance, stride);
+    }
+    DEVICE bool more(const Axes& axes) const { return tap < taps<A>(axes) && output >= 0; }
+    DEVICE bool inside(const Axes& axes) const { return output < outputs<A>(axes); }
+    DEVICE void next(const Axes&) { tap += tap_step, output -= output_step; }
+#endif
+};
+// The number of (tap, output) pairs that read input i.
+template <int A> DEVICE Index overlap(const Axes& axes, const Adjoint (&adjoint)[3], Index i) {
+    Index count = 0;
+    for (Index reader = 0; reader < readers<A>(axes, i); ++reader) {
+        Index q = padded_position<A>(axes, i, reader);
+        if (q < 0) continue;
+        UNROLL
+        for (Reads<A> r(axes, adjoint, q); r.more(axes); r.next(axes)) count += r.inside(axes) ? 1 : 0;
+    }
+    return count;
 }
 
 // Row-major positions of an axis triple.

@@ -79,13 +79,13 @@ KERNEL(naive_backward_input, NaiveArgs, 256) {
     Acc sum = args.bias ? to_acc(args.bias[x.channel]) : Acc(0);
     for (Index rd = 0; rd < readers<0>(axes, x.at.d); ++rd) {
         Index qd = padded_position<0>(axes, x.at.d, rd);
-        if (qd < 0 || qd > last_padded<0>(axes)) continue;
+        if (qd < 0) continue;
         for (Index rh = 0; rh < readers<1>(axes, x.at.h); ++rh) {
             Index qh = padded_position<1>(axes, x.at.h, rh);
-            if (qh < 0 || qh > last_padded<1>(axes)) continue;
+            if (qh < 0) continue;
             for (Index rw = 0; rw < readers<2>(axes, x.at.w); ++rw) {
                 Index qw = padded_position<2>(axes, x.at.w, rw);
-                if (qw < 0 || qw > last_padded<2>(axes)) continue;
+                if (qw < 0) continue;
                 for (Index kd = 0; kd < taps<0>(axes); ++kd) {
                     Index d = reader_output<0>(axes, qd, kd);
                     if (d < 0) continue;
