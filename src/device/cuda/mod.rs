@@ -10,6 +10,7 @@ mod buffer;
 mod cache;
 mod compiler;
 mod driver;
+mod gemm;
 #[cfg(feature = "cuda")]
 mod interop;
 mod kernels;
@@ -42,6 +43,7 @@ pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use compiler::Compiler;
 pub(crate) use compiler::Spec;
 use driver::{Driver, Kernel};
+pub(crate) use gemm::{Gemm, Matrix};
 pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vector};
 use offline::Offline;
 
