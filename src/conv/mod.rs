@@ -14,6 +14,8 @@
 
 mod backward;
 mod cpu;
+#[cfg(gpu)]
+mod cuda;
 mod forward;
 mod problem;
 mod transposed;

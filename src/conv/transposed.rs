@@ -1,6 +1,8 @@
 //! Transposed convolution: the adjoint of a convolution, as a layer of its own.
 
 use super::backward::adjoint_problem;
+#[cfg(gpu)]
+use super::cuda;
 use super::problem::Problem;
 use super::{Algorithm, cpu};
 use crate::device::Device;
