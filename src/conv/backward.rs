@@ -127,13 +127,15 @@ impl<const D: usize> Conv<D> {
         let (dy, db) = (dy.into(), db.into());
         let (batch, outputs, size) = self.split_output_gradient(&dy)?;
         expect_shape("bias gradient", &[outputs], db.shape())?;
+        let positions = size.iter().product();
         match common_device(&[("output gradient", dy.device()), ("bias gradient", db.device())])? {
             Device::Cpu => {
-                let positions = size.iter().product();
                 cpu::backward_bias(self.axis_order(), batch, positions, dy.host(), db.host())
             }
             #[cfg(gpu)]
-            Device::Cuda(device) => Err(device.not_yet("backward_bias")),
+            Device::Cuda(_) => {
+                cuda::backward_bias(self.axis_order(), batch, positions, dy.cuda(), db.cuda())
+            }
         }
     }
 

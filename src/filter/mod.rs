@@ -4,6 +4,9 @@
 //! channel (group, c, k) picks channel c of its group through tap k. Convolving with it copies each
 //! patch entry to an output channel of its own.
 
+#[cfg(gpu)]
+mod cuda;
+
 use crate::device::Device;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result, checked_product};
@@ -36,11 +39,29 @@ impl<const D: usize> Conv<D> {
     /// # Ok::<(), convmat::Error>(())
     /// ```
     pub fn gathering_filter<T: Element>(&self, channels: usize) -> Result<Tensor<T>> {
+        self.gathering_filter_on(&Device::Cpu, channels)
+    }
+
+    /// [`Conv::gathering_filter`], built on `device`.
+    ///
+    /// # Errors
+    /// As [`Conv::gathering_filter`]; [`Error::Compile`] or [`Error::Device`] when the device fails.
+    pub fn gathering_filter_on<T: Element>(
+        &self,
+        device: &Device,
+        channels: usize,
+    ) -> Result<Tensor<T>> {
         let size = FilterSize::new(self, channels)?;
-        let len = checked_product("the gathering filter", &[size.rows, size.block])?;
-        let mut filter: Vec<T> = try_zeroed("the gathering filter", len)?;
         let layout = self.axis_order();
         let shape = layout.weight_shape(size.rows, size.channels_per_group, &self.kernel_size());
+        let len = checked_product("the gathering filter", &[size.rows, size.block])?;
+        #[cfg(gpu)]
+        if let Device::Cuda(_) = device {
+            let mut filter = Tensor::for_result(device, &shape)?;
+            cuda::fill(layout, [size.rows, size.block], filter.view_mut().cuda())?;
+            return Ok(filter);
+        }
+        let mut filter: Vec<T> = try_zeroed("the gathering filter", len)?;
         for row in 0..size.rows {
             // Flattened to two axes, the weight is this matrix or, with channels last, its transpose.
             let (row, column) = (row, row % size.block);
@@ -50,7 +71,7 @@ impl<const D: usize> Conv<D> {
             };
             filter[at] = one();
         }
-        Tensor::from_vec(&Device::Cpu, &shape, filter)
+        Tensor::from_vec(device, &shape, filter)
     }
 
     /// [`Conv::gathering_filter`] as a sparse matrix `[C·K, (C/g)·K]` of triplets, in row-major order.

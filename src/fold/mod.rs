@@ -1,6 +1,8 @@
 //! Fold (col2im): the adjoint of unfold, which adds overlapping patches up.
 
 mod cpu;
+#[cfg(gpu)]
+pub(crate) mod cuda;
 
 use crate::device::Device;
 use crate::element::Element;
@@ -96,14 +98,14 @@ impl<const D: usize> Conv<D> {
             let expected = layout.patch_shape(batch, rows, geometry.positions());
             return Err(Error::shape("patches", format!("{expected:?}"), patches.shape()));
         }
+        let counts = [batch, channels, self.group_count()];
+        let axes = geometry.axes()?;
         match common_device(&[("patches", patches.device()), ("output", output.device())])? {
-            Device::Cpu => {
-                let counts = [batch, channels, self.group_count()];
-                let axes = geometry.axes()?;
-                cpu::fold(layout, &axes, counts, patches.host(), output.host(), average)
-            }
+            Device::Cpu => cpu::fold(layout, &axes, counts, patches.host(), output.host(), average),
             #[cfg(gpu)]
-            Device::Cuda(device) => Err(device.not_yet("fold")),
+            Device::Cuda(_) => {
+                cuda::fold(layout, &axes, counts, patches.cuda(), output.cuda(), average)
+            }
         }
     }
 }

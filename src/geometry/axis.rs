@@ -222,7 +222,7 @@ pub(crate) struct AdjointPhase {
     pub taps: Vec<usize>,
 }
 
-fn gcd(a: usize, b: usize) -> usize {
+pub(crate) fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 

@@ -10,6 +10,8 @@ mod layout;
 mod padding;
 
 pub(crate) use axis::AdjointPhase;
+#[cfg(gpu)]
+pub(crate) use axis::gcd;
 pub use axis::{AxisMap, AxisRows};
 pub use layout::Layout;
 pub use padding::{Padding, PaddingMode};

@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::cuda::{
-    Axes, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, blocks, position_divisors, vector,
+    Axes, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks,
+    position_divisors, vector,
 };
 use crate::element::Element;
 use crate::error::Result;
@@ -53,7 +54,7 @@ pub(crate) fn unfold<T: Element>(
         .layout(layout)
         .define("VECTOR", vector)
         .geometry(maps, device.options().specialise)
-        .index(&[input.len(), patches.len(), count], device.options().wide);
+        .index(&[input.len(), patches.len(), count, axis_bound(maps)], device.options().wide);
     let arguments = Arguments {
         input: input.address(),
         patches: patches.address(),

@@ -18,10 +18,13 @@
 //! | `dx` in modes other than zeros | im2col | several padded positions read one input, which fold adds up; implicit has no such path |
 //! | all else | implicit | patches are K times the input, and writing and reading them takes as long as a product with 46 outputs |
 //!
+//! `bias.rs` sums up the bias gradient, in two stages.
+//!
 //! Sums of half types are f32, with the bias added, and rounded once. Every sum has one order, whatever
 //! the device.
 
 mod arguments;
+mod bias;
 mod direct;
 mod finish;
 mod im2col;
@@ -29,6 +32,8 @@ mod lowering;
 mod naive;
 mod products;
 mod shifted;
+
+pub(super) use bias::backward_bias;
 
 use super::Algorithm;
 use super::problem::Problem;

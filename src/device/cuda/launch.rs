@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::compiler::Spec;
 use crate::error::{Error, Result};
-use crate::geometry::{AxisMap, PaddingMode};
+use crate::geometry::{AxisMap, PaddingMode, gcd};
 
 /// Threads in a block, where a kernel has no reason for another number.
 pub(crate) const THREADS: u32 = 256;
@@ -67,6 +67,31 @@ impl Axes {
     }
 }
 
+/// `Adjoint` in kernels/geometry.cuh: what walking over the readers of an input needs of an axis.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub(crate) struct Adjoint {
+    stride: Divisor,
+    rest: i64,
+    tap_step: i64,
+    output_step: i64,
+}
+
+impl Adjoint {
+    pub(crate) fn new(maps: &[AxisMap; 3]) -> [Adjoint; 3] {
+        maps.each_ref().map(|map| {
+            let (stride, dilation) = (map.stride(), map.dilation());
+            let common = gcd(stride, dilation);
+            Adjoint {
+                stride: Divisor::new(stride),
+                rest: (dilation % stride) as i64,
+                tap_step: (stride / common) as i64,
+                output_step: (dilation / common) as i64,
+            }
+        })
+    }
+}
+
 /// The mode as kernels/geometry.cuh names and numbers it. Axes that are never read outside the input say
 /// `zeros`, whatever the convolution's mode.
 fn mode(maps: &[AxisMap; 3]) -> (&'static str, i64) {
@@ -87,12 +112,26 @@ pub(crate) fn position_divisors(extents: [usize; 3]) -> [Divisor; 2] {
 /// Kernels made for one layer are worth compiling up to so many taps, whose loops are then unrolled.
 const MOST_UNROLLED_TAPS: usize = 64;
 
+/// Whether [`Spec::geometry`] makes the layer's numbers known at compile time.
+pub(crate) fn is_specialised(maps: &[AxisMap; 3], specialise: bool) -> bool {
+    specialise && maps.iter().map(AxisMap::taps).product::<usize>() <= MOST_UNROLLED_TAPS
+}
+
+/// What no number that the index map forms on an axis exceeds.
+pub(crate) fn axis_bound(maps: &[AxisMap; 3]) -> usize {
+    let bound = |map: &AxisMap| {
+        let parts = [map.inputs(), map.inputs(), map.low().unsigned_abs() as usize];
+        let parts = parts.into_iter().chain([map.padded_extent(), map.stride(), map.dilation()]);
+        parts.fold(0, usize::saturating_add)
+    };
+    maps.iter().map(bound).max().unwrap_or(0)
+}
+
 impl Spec {
     /// With `specialise`, compiles for the layer's taps, strides, dilations and padding mode; without,
     /// those are arguments.
     pub(crate) fn geometry(self, maps: &[AxisMap; 3], specialise: bool) -> Self {
-        let taps: usize = maps.iter().map(AxisMap::taps).product();
-        if !specialise || taps > MOST_UNROLLED_TAPS {
+        if !is_specialised(maps, specialise) {
             return self;
         }
         let three = |of: fn(&AxisMap) -> usize| {

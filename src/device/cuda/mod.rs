@@ -44,7 +44,9 @@ use compiler::Compiler;
 pub(crate) use compiler::Spec;
 use driver::{Driver, Kernel};
 pub(crate) use gemm::{Gemm, Matrix};
-pub(crate) use launch::{Axes, Divisor, THREADS, blocks, position_divisors, vector};
+pub(crate) use launch::{
+    Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
+};
 use offline::Offline;
 
 use crate::device::Device;
