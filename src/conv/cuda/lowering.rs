@@ -13,7 +13,7 @@ use super::products::{Operand, Products};
 use super::shifted;
 use crate::conv::problem::Problem;
 use crate::device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
-use crate::element::{DType, Element};
+use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{AxisMap, Layout};
 use crate::unfold;
