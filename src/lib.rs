@@ -71,10 +71,12 @@ mod tensor;
 mod unfold;
 
 pub use conv::Algorithm;
+#[cfg(feature = "cuda")]
+pub use cudarc;
 #[cfg(feature = "simulator")]
 pub use device::cuda::Simulation;
 #[cfg(gpu)]
-pub use device::cuda::{CudaDevice, KernelInfo};
+pub use device::cuda::{CudaDevice, KernelInfo, KernelOptions};
 pub use device::{Device, Probe};
 pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};

@@ -302,8 +302,11 @@ inline void describe_waiting(Block* block) {
     if (block->ended) say(block, ", %u have ended", block->ended);
 }
 
+// For what touches shared memory outside of arrays.
+#define UNCHECKED __attribute__((no_sanitize("kernel-address"), noinline))
+
 // The memory of one shared array, for which `key` stands.
-inline void* shared(const void* key, u64 bytes) {
+UNCHECKED inline void* shared(const void* key, u64 bytes) {
     Block* block = here;
     for (u32 i = 0; i < block->arrays_used; ++i)
         if (block->arrays[i].key == key) return block->arrays[i].at;
@@ -318,7 +321,7 @@ inline void* shared(const void* key, u64 bytes) {
     block->arrays[block->arrays_used++] = Array{key, at, bytes};
     return at;
 }
-inline bool in_shared(const void* at, u64 bytes) {
+UNCHECKED inline bool in_shared(const void* at, u64 bytes) {
     Block* block = here;
     for (u32 i = 0; i < block->arrays_used; ++i) {
         const Array& array = block->arrays[i];
@@ -328,7 +331,7 @@ inline bool in_shared(const void* at, u64 bytes) {
 }
 
 // What can only be seen when all threads have ended.
-inline void check_end(Block* block) {
+UNCHECKED inline void check_end(Block* block) {
     for (u32 i = 0; i < block->arrays_used; ++i) {
         const Array& array = block->arrays[i];
         for (u64 at = array.bytes; at < array.bytes + RED_ZONE; ++at)
@@ -407,3 +410,32 @@ inline bool run_block(Launch* launch, void (*kernel)(const void*)) {
 }
 
 }  // namespace simulator
+
+// Compiled with -fsanitize=kernel-address, every access calls one of these. Only those to shared memory
+// need a closer look: others out of bounds fault.
+#ifdef CONVMAT_SIMULATOR_ADDRESS
+namespace simulator {
+UNCHECKED inline void check_access(u64 address, u64 bytes, const char* what) {
+    Block* block = here;
+    if (!block || address - (u64)arena(block) >= ARENA_BYTES) return;
+    if (in_shared((const void*)address, bytes)) return;
+    fail("%s of %llu bytes outside of the shared arrays", what, bytes);
+}
+}  // namespace simulator
+#define CHECKED(bytes)                                                                                 \
+    extern "C" UNCHECKED void __asan_load##bytes##_noabort(u64 address) {                              \
+        simulator::check_access(address, bytes, "read");                                               \
+    }                                                                                                  \
+    extern "C" UNCHECKED void __asan_store##bytes##_noabort(u64 address) {                             \
+        simulator::check_access(address, bytes, "write");                                              \
+    }
+CHECKED(1) CHECKED(2) CHECKED(4) CHECKED(8) CHECKED(16)
+#undef CHECKED
+extern "C" UNCHECKED void __asan_loadN_noabort(u64 address, u64 bytes) {
+    simulator::check_access(address, bytes, "read");
+}
+extern "C" UNCHECKED void __asan_storeN_noabort(u64 address, u64 bytes) {
+    simulator::check_access(address, bytes, "write");
+}
+extern "C" UNCHECKED void __asan_handle_no_return() {}
+#endif

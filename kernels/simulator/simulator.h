@@ -8,8 +8,9 @@
 //  - An asynchronous copy leaves poison at its target until the thread that issued it waits for it; a
 //    thread that ends before that is an error.
 //  - Accesses out of bounds and divisions of integers by zero (where the processor traps them) are
-//    errors. Compiled with traps for undefined behaviour, so are misaligned accesses, overflows of signed
-//    integers and positions outside arrays.
+//    errors. So is a write just past a shared array, which is seen when the block ends.
+//  - Compiled to trap undefined behaviour, so are misaligned accesses, overflows of signed integers and
+//    positions outside arrays; compiled to check addresses, all accesses to shared memory outside arrays.
 #pragma once
 #include "scheduler.h"
 #include "warp.h"
@@ -85,8 +86,12 @@ DEVICE f64 fused(f64 a, f64 b, f64 c) { return __builtin_fma(a, b, c); }
 template <typename T> DEVICE T load(const T* from) { return *from; }
 template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value; }
 
-DEVICE void copy_async_16(void* to, const void* from, bool valid) { simulator::start_copy(to, from, valid, 16); }
-DEVICE void copy_async_4(void* to, const void* from, bool valid) { simulator::start_copy(to, from, valid, 4); }
+DEVICE void copy_async_16(void* to, const void* from, bool valid) {
+    simulator::start_copy(to, from, valid, 16);
+}
+DEVICE void copy_async_4(void* to, const void* from, bool valid) {
+    simulator::start_copy(to, from, valid, 4);
+}
 DEVICE void copy_async_commit() { simulator::here->all[simulator::here->running].groups++; }
 template <int N> DEVICE void copy_async_wait() { simulator::finish_copies(N); }
 

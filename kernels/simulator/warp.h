@@ -68,7 +68,8 @@ struct Product {
     const u32 *a, *b;
 };
 // d += a·b, every sum in the order of k, rounded after each step: the products themselves are exact.
-template <typename Operand> void multiply(const Site& site, f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+template <typename Operand>
+void multiply(const Site& site, f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     need_whole_warp(site.what);
     Product mine = {d, a, b};
     meet<Product>(site, mine, [](Product* const* lanes, u32) {

@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 #[cfg(gpu)]
 use crate::device::cuda::CudaDevice;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::KernelOptions;
 #[cfg(feature = "simulator")]
 use crate::device::cuda::Simulation;
 use crate::error::{Error, Result};
@@ -78,6 +80,16 @@ impl Device {
         unavailable(format!("cuda:{ordinal}"), NO_CUDA)
     }
 
+    /// The GPU of a caller's stream, which all work is queued on: for pipelines that own their streams.
+    /// Compiled kernels are kept for as long as this device or a clone of it lives.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`]; also for the per-thread default stream, which is another one on each thread.
+    #[cfg(feature = "cuda")]
+    pub fn on_stream(stream: std::sync::Arc<cudarc::driver::CudaStream>) -> Result<Device> {
+        CudaDevice::on_stream(stream).map(Device::Cuda)
+    }
+
     /// A simulated CUDA GPU: runs the crate's kernels on the CPU, compiled by the host's C++ compiler, to
     /// test them where there is no GPU. Slow, and strict: see the crate's documentation. The same device
     /// each time.
@@ -109,8 +121,8 @@ impl Device {
     /// # Errors
     /// [`Error::DeviceUnavailable`]: no NVRTC, or one that does not know the architecture.
     #[cfg(feature = "cuda")]
-    pub fn compile_only(capability: u32) -> Result<Device> {
-        CudaDevice::compile_only(capability).map(Device::Cuda)
+    pub fn compile_only(capability: u32, options: KernelOptions) -> Result<Device> {
+        CudaDevice::compile_only(capability, options).map(Device::Cuda)
     }
 
     /// Compiles the kernels that `work` needs, on all threads at once, and returns how many there are: a

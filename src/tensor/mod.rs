@@ -1,5 +1,7 @@
 //! Tensors: contiguous, row-major data with a shape and a device.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod ndarray;
 pub(crate) mod view;
 

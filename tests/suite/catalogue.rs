@@ -122,6 +122,67 @@ pub fn accelerators() -> &'static [Device] {
     &devices()[1..]
 }
 
+/// [`accelerators`], and simulators for which kernels are compiled as on GPUs, for each layer, and with
+/// 64-bit indices. Every case of theirs is compiled: keep them few.
+pub fn variants() -> Vec<Device> {
+    #[allow(unused_mut)]
+    let mut found = accelerators().to_vec();
+    #[cfg(feature = "simulator")]
+    for (specialise, wide_indices) in [(true, false), (true, true), (false, true)] {
+        let simulation = convmat::Simulation { specialise, wide_indices, ..Default::default() };
+        found.extend(Device::simulator_with(simulation));
+    }
+    found
+}
+
+/// Layers of usual and of unusual kinds, in both layouts, with extents that allow wide loads and stores.
+pub fn layers() -> Vec<Case> {
+    use PaddingMode::{Circular, Reflect, Replicate, Zeros};
+    let layer = |input, kernel, stride, dilation, low, high, mode| Case {
+        batch: 2,
+        channels: 4,
+        outputs: 4,
+        groups: 1,
+        spatial: 2,
+        input,
+        kernel,
+        stride,
+        dilation,
+        low,
+        high,
+        mode,
+        layout: Layout::ChannelsFirst,
+    };
+    let (one, two) = ([1, 1, 1], [1, 2, 2]);
+    let (none, same) = ([0, 0, 0], [0, 1, 1]);
+    let planes = [
+        layer([1, 8, 16], [1, 3, 3], one, one, same, same, Zeros),
+        layer([1, 9, 16], [1, 3, 3], two, one, same, same, Zeros),
+        layer([1, 14, 14], [1, 7, 7], two, one, [0, 3, 3], [0, 3, 3], Zeros),
+        layer([1, 7, 12], [1, 1, 1], two, one, none, none, Zeros),
+        layer([1, 8, 16], [1, 4, 4], [1, 4, 4], one, none, none, Zeros),
+        layer([1, 11, 13], [1, 2, 3], [1, 3, 4], one, [0, 2, 1], [0, 0, 5], Zeros),
+        layer([1, 10, 16], [1, 3, 3], [1, 2, 3], [1, 3, 2], [0, 4, 3], [0, 1, 4], Zeros),
+        layer([1, 23, 24], [1, 11, 11], [1, 4, 4], one, [0, 2, 2], [0, 2, 2], Zeros),
+        layer([1, 8, 8], [1, 3, 3], one, one, same, same, Reflect),
+        layer([1, 9, 16], [1, 5, 4], two, one, [0, 2, 3], [0, 5, 1], Replicate),
+    ];
+    let lines = layer([1, 1, 32], [1, 1, 3], one, one, [0, 0, 1], [0, 0, 1], Zeros);
+    let boxes = [
+        layer([4, 6, 8], [3, 3, 3], [2, 2, 2], one, one, one, Zeros),
+        layer([3, 4, 8], [2, 3, 3], [1, 2, 1], [2, 1, 1], one, [2, 1, 1], Circular),
+    ];
+    let mut found = planes.to_vec();
+    found.push(Case { spatial: 1, ..lines });
+    found.extend(boxes.into_iter().map(|case| Case { spatial: 3, ..case }));
+    let grouped = Case { channels: 16, outputs: 16, groups: 2, ..found[1].clone() };
+    found.extend([Case { groups: 16, ..grouped.clone() }, grouped]);
+    let last = |case: &Case| Case { layout: Layout::ChannelsLast, ..case.clone() };
+    let both: Vec<Case> = found.iter().map(last).collect();
+    found.extend(both);
+    found
+}
+
 /// One axis: (input, kernel, stride, dilation, low, high) within the mode's limits.
 fn axis(mode: PaddingMode) -> impl Strategy<Value = [usize; 6]> {
     (1usize..=9, 1usize..=4, 1usize..=4, 1usize..=3, 0usize..=4, 0usize..=4)

@@ -1,9 +1,10 @@
 //! The gathering filter: its sparse forms, and convolving with it is unfold.
 
-use convmat::{Conv, Error, Layout, Tensor, TensorView};
+use convmat::{Conv, Device, Element, Error, Layout, Tensor, TensorView};
+use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::catalogue::{cases, conv, integers, randoms, tensor, values};
+use crate::catalogue::{cases, conv, devices, integers, layers, randoms, tensor, values, variants};
 use crate::oracle::Case;
 use crate::with_rank;
 
@@ -30,6 +31,26 @@ fn check_unfold<const D: usize>(c: &Case, seed: u64) {
     let x = tensor::<f32>(&c.input_shape(), &randoms(c.input_len(), seed));
     let y = conv.forward(&x, &filter(c), None).unwrap();
     assert_eq!(values(&y), values(&conv.unfold(&x).unwrap()));
+}
+
+fn check_device<T: Element>(c: &Case, device: &Device) {
+    let host = with_rank!(c, D => conv::<D>(c).gathering_filter::<T>(c.channels)).unwrap();
+    let filter = with_rank!(c, D => conv::<D>(c).gathering_filter_on(device, c.channels)).unwrap();
+    assert_eq!(filter.device(), *device);
+    assert_eq!(filter.shape(), host.shape());
+    assert_eq!(values::<T>(&filter), values(&host), "{c:?} on {device}");
+}
+
+#[test]
+fn devices_build_the_same() {
+    for device in devices().iter().cloned().chain(variants()) {
+        for c in layers() {
+            check_device::<f32>(&c, &device);
+            check_device::<f64>(&c, &device);
+            check_device::<f16>(&c, &device);
+            check_device::<bf16>(&c, &device);
+        }
+    }
 }
 
 proptest! {

@@ -1,32 +1,68 @@
 use approx::assert_relative_eq;
-use convmat::{Conv, Element, Error, Layout, PaddingMode};
+use convmat::{Conv, Device, Element, Error, Layout, PaddingMode};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::catalogue::{cases, conv, integers, last, randoms, tensor, values};
+use crate::catalogue::{
+    accelerators, cases, conv, devices, integers, last, layers, on, randoms, tensor, values,
+    variants,
+};
 use crate::oracle::Case;
 use crate::with_rank;
 
 /// Sums of up to 64 overlapping entries below 2 stay exact in every type.
-fn check<T: Element>(case: &Case) {
+fn check<T: Element>(case: &Case, device: &Device) {
     let patches = integers(case.patch_shape().iter().product(), 2, 1);
-    let input = tensor::<T>(&case.patch_shape(), &patches);
+    let input = on(device, &tensor::<T>(&case.patch_shape(), &patches));
     let folded = with_rank!(case, D => conv::<D>(case).fold(&input, last(case.input))).unwrap();
     assert_eq!(folded.shape(), case.input_shape());
-    assert_eq!(values(&folded), case.fold(&patches));
-    let mut reused = tensor::<T>(folded.shape(), &vec![7.0; folded.len()]);
+    assert_eq!(values(&folded), case.fold(&patches), "{case:?} on {device}");
+    let mut reused = on(device, &tensor::<T>(folded.shape(), &vec![7.0; folded.len()]));
     with_rank!(case, D => conv::<D>(case).fold_into(&input, &mut reused)).unwrap();
     assert_eq!(reused, folded);
+}
+
+/// Full mantissas: the same bytes twice, the CPU's values up to rounding, averages as well.
+fn check_randoms<T: Element>(case: &Case, device: &Device, rounding: f64) {
+    let patches = randoms(case.patch_shape().iter().product(), 6);
+    let host = tensor::<T>(&case.patch_shape(), &patches);
+    let input = on(device, &host);
+    let (exact, size) = (case.fold(&values(&host)), case.input_shape());
+    let sizes = case.fold(&values(&host).iter().map(|v| v.abs()).collect::<Vec<_>>());
+    let counts = case.fold(&vec![1.0; patches.len()]);
+    with_rank!(case, D => {
+        let conv = conv::<D>(case);
+        for average in [false, true] {
+            let fold = || match average {
+                false => conv.fold(&input, last(case.input)).unwrap(),
+                true => conv.fold_average(&input, last(case.input)).unwrap(),
+            };
+            let folded = fold();
+            assert_eq!(folded.shape(), size);
+            assert_eq!(fold(), folded);
+            for (at, found) in values(&folded).into_iter().enumerate() {
+                let divisor = if average { counts[at].max(1.0) } else { 1.0 };
+                let (expected, scale) = (exact[at] / divisor, sizes[at] / divisor);
+                let limit = rounding * (1.0 + counts[at]) * scale;
+                assert!(
+                    (found - expected).abs() <= limit,
+                    "{found} for {expected} at {at}, {case:?} on {device}"
+                );
+            }
+        }
+    });
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn fold_equals_the_definition(case in cases()) {
-        check::<f32>(&case);
-        check::<f64>(&case);
-        check::<f16>(&case);
-        check::<bf16>(&case);
+        for device in devices() {
+            check::<f32>(&case, device);
+            check::<f64>(&case, device);
+            check::<f16>(&case, device);
+            check::<bf16>(&case, device);
+        }
     }
 
     #[test]
@@ -53,6 +89,29 @@ proptest! {
         for ((&x, &count), back) in x.iter().zip(&covered).zip(values(&back)) {
             assert_relative_eq!(back, if count > 0.0 { x } else { 0.0 }, max_relative = 1e-14);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn devices_round_alike(case in cases()) {
+        for device in accelerators() {
+            check_randoms::<f32>(&case, device, f64::from(f32::EPSILON));
+            check_randoms::<f64>(&case, device, f64::EPSILON);
+        }
+    }
+}
+
+/// Kernels as they are compiled for GPUs.
+#[test]
+fn kernels_made_for_a_layer_fold() {
+    for device in variants() {
+        for case in layers() {
+            check::<f16>(&case, &device);
+            check_randoms::<f32>(&case, &device, f64::from(f32::EPSILON));
+        }
+        check::<f64>(&layers()[0], &device);
     }
 }
 
@@ -103,9 +162,9 @@ fn large_planes_are_cut_into_boxes() {
             ..unit
         },
     ] {
-        check::<f32>(&case);
-        check::<f32>(&Case { layout: Layout::ChannelsLast, ..case.clone() });
-        check::<f16>(&case);
+        check::<f32>(&case, &Device::Cpu);
+        check::<f32>(&Case { layout: Layout::ChannelsLast, ..case.clone() }, &Device::Cpu);
+        check::<f16>(&case, &Device::Cpu);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The crate's one integration-test binary: a module per capability, one catalogue of cases.
 
+mod bias;
 mod catalogue;
 #[cfg(feature = "cli")]
 mod cli;
@@ -11,6 +12,11 @@ mod geometry;
 #[cfg(feature = "io")]
 mod io;
 mod matrix;
+#[cfg(feature = "cuda")]
+mod nvrtc;
 mod oracle;
+#[cfg(feature = "cuda")]
+#[path = "../../benches/shapes/mod.rs"]
+mod shapes;
 mod tensor;
 mod unfold;

@@ -2,7 +2,7 @@ use convmat::{Conv, Device, Element, Error, Layout, Padding, PaddingMode, Tensor
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::catalogue::{cases, conv, devices, integers, on, tensor, values};
+use crate::catalogue::{cases, conv, devices, integers, layers, on, tensor, values, variants};
 use crate::oracle::Case;
 use crate::with_rank;
 
@@ -32,6 +32,18 @@ proptest! {
         for device in devices() {
             check_types(&case, device);
         }
+    }
+}
+
+/// Kernels as they are compiled for GPUs.
+#[test]
+fn kernels_made_for_a_layer_unfold() {
+    for device in variants() {
+        for case in layers() {
+            check::<f32>(&case, &device);
+            check::<f16>(&case, &device);
+        }
+        check::<f64>(&layers()[0], &device);
     }
 }
 

@@ -75,17 +75,23 @@ type Slot = Arc<Mutex<Option<Arc<dyn Kernel>>>>;
 pub(super) struct Compiler {
     toolchain: String,
     cache: Cache,
+    /// Whether the cache is read; it is written in any case.
+    reuse: bool,
     slots: Mutex<HashMap<Spec, Slot>>,
 }
 
 impl Compiler {
-    pub(super) fn new(driver: &dyn Driver) -> Self {
-        Compiler { toolchain: driver.toolchain(), cache: Cache::open(), slots: Mutex::default() }
+    pub(super) fn new(driver: &dyn Driver, reuse: bool) -> Self {
+        Compiler { reuse, ..Compiler::with(driver, Cache::open()) }
     }
 
     /// One that neither reads nor writes the cache on disk.
     pub(super) fn without_cache(driver: &dyn Driver) -> Self {
-        Compiler { toolchain: driver.toolchain(), cache: Cache::none(), slots: Mutex::default() }
+        Compiler::with(driver, Cache::none())
+    }
+
+    fn with(driver: &dyn Driver, cache: Cache) -> Self {
+        Compiler { toolchain: driver.toolchain(), cache, reuse: true, slots: Mutex::default() }
     }
 
     /// All that was asked for so far.
@@ -132,7 +138,8 @@ impl Compiler {
         let key = format!("{:016x}\n{}\n{}", kernels::HASH, self.toolchain, unit.text);
         // An image that the driver refuses was damaged in a way that the cache's checksum does not see,
         // or is for another machine: compile it again.
-        let cached = self.cache.read(&key).and_then(|image| driver.load(&image, spec.entry).ok());
+        let cached = if self.reuse { self.cache.read(&key) } else { None };
+        let cached = cached.and_then(|image| driver.load(&image, spec.entry).ok());
         if let Some(kernel) = cached {
             return Ok(kernel);
         }

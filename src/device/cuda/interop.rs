@@ -94,7 +94,7 @@ pub(crate) unsafe fn hand_over<T>(
     let context = stream.context();
     // Making the slice's two events would panic where this fails.
     runtime.queue().call("handing over memory", |_| {
-        (context.new_event(None)?, context.new_event(None)?);
+        let _events = (context.new_event(None)?, context.new_event(None)?);
         Ok(())
     })?;
     // SAFETY: passed on to the caller; freeing on this stream is what `allocate` takes.

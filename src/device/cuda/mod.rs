@@ -12,7 +12,7 @@ mod compiler;
 mod driver;
 mod gemm;
 #[cfg(feature = "cuda")]
-mod interop;
+pub(crate) mod interop;
 mod kernels;
 mod launch;
 #[cfg(feature = "cuda")]
@@ -39,6 +39,8 @@ use std::sync::{Mutex, PoisonError};
 use bytemuck::Pod;
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+pub(crate) use buffer::Lease;
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use compiler::Compiler;
 pub(crate) use compiler::Spec;
@@ -48,6 +50,8 @@ pub(crate) use launch::{
     Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
 };
 use offline::Offline;
+#[cfg(feature = "cuda")]
+pub(crate) use runtime::Runtime;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -62,7 +66,7 @@ pub struct CudaDevice(Arc<Inner>);
 struct Inner {
     driver: Box<dyn Driver>,
     compiler: Compiler,
-    options: Options,
+    options: KernelOptions,
 }
 
 /// A compiled kernel and what it takes of the device.
@@ -94,27 +98,27 @@ pub struct Simulation {
     pub wide_indices: bool,
 }
 
-/// How kernels are compiled.
+/// How kernels are compiled. By default as is fastest.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
-    /// Whether kernels are made for a layer's taps, strides and dilations, as is fastest, or take them as
-    /// arguments, which saves compilations when every layer is another.
+pub struct KernelOptions {
+    /// Whether kernels are made for a layer's kernel extents, strides, dilations and padding mode, or take
+    /// them as arguments, which saves compilations when every layer is another.
     pub specialise: bool,
     /// Whether kernels use 64-bit indices even where 32 bits suffice.
     pub wide: bool,
+    /// Whether kernels that earlier processes compiled are read from the cache on disk.
+    pub reuse: bool,
 }
 
-impl Options {
-    /// What a GPU is for.
-    #[cfg(feature = "cuda")]
-    fn for_speed() -> Self {
-        Options { specialise: true, wide: false }
+impl Default for KernelOptions {
+    fn default() -> Self {
+        KernelOptions { specialise: true, wide: false, reuse: true }
     }
 }
 
 impl CudaDevice {
-    fn new(driver: Box<dyn Driver>, options: Options) -> Self {
-        let compiler = Compiler::new(&*driver);
+    fn new(driver: Box<dyn Driver>, options: KernelOptions) -> Self {
+        let compiler = Compiler::new(&*driver, options.reuse);
         CudaDevice(Arc::new(Inner { driver, compiler, options }))
     }
 
@@ -129,16 +133,31 @@ impl CudaDevice {
         let runtime = runtime::Runtime::open(ordinal).map_err(|reason| {
             Error::DeviceUnavailable { device: format!("cuda:{ordinal}"), reason }
         })?;
-        let device = Self::new(Box::new(runtime), Options::for_speed());
+        let device = Self::new(Box::new(runtime), KernelOptions::default());
         open.insert(ordinal, device.clone());
         Ok(device)
     }
 
+    /// The GPU of a caller's stream, on that stream.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_stream(stream: Arc<cudarc::driver::CudaStream>) -> Result<Self> {
+        let name = format!("cuda:{}", stream.context().ordinal());
+        let runtime = Runtime::on_stream(stream)
+            .map_err(|reason| Error::DeviceUnavailable { device: name, reason })?;
+        Ok(Self::new(Box::new(runtime), KernelOptions::default()))
+    }
+
+    /// The CUDA runtime behind this device, if it is not a simulator's.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn runtime(&self) -> Option<&Runtime> {
+        self.driver().as_any().downcast_ref()
+    }
+
     /// A stand-in for a GPU of this compute capability that compiles and computes nothing.
     #[cfg(feature = "cuda")]
-    pub(super) fn compile_only(capability: u32) -> Result<Self> {
+    pub(super) fn compile_only(capability: u32, options: KernelOptions) -> Result<Self> {
         match Offline::compiling(capability) {
-            Ok(offline) => Ok(Self::new(Box::new(offline), Options::for_speed())),
+            Ok(offline) => Ok(Self::new(Box::new(offline), options)),
             Err(reason) => {
                 let device = format!("compute capability {}", probe::dotted(capability));
                 Err(Error::DeviceUnavailable { device, reason })
@@ -166,7 +185,7 @@ impl CudaDevice {
         {
             let Simulation { seed, memory, specialise, wide_indices: wide } = simulation;
             let simulator = simulator::Simulator::open(seed, memory).map_err(unavailable)?;
-            Ok(Self::new(Box::new(simulator), Options { specialise, wide }))
+            Ok(Self::new(Box::new(simulator), KernelOptions { specialise, wide, reuse: true }))
         }
         #[cfg(not(unix))]
         {
@@ -207,7 +226,7 @@ impl CudaDevice {
         }
     }
 
-    pub(crate) fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> KernelOptions {
         self.0.options
     }
 

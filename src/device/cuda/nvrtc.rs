@@ -199,6 +199,25 @@ impl Drop for Program {
     }
 }
 
+/// Whether an image ends where it says it does: the driver is not told its length. A CUBIN is an ELF file
+/// of 64 bits, PTX a string with a NUL at its end.
+pub(crate) fn is_whole(image: &[u8]) -> bool {
+    if !image.starts_with(b"\x7fELF") {
+        return image.last() == Some(&0);
+    }
+    let number = |at: usize, bytes: usize| -> Option<u64> {
+        let little_endian = image.get(at..at + bytes)?.iter().rev();
+        Some(little_endian.fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    };
+    // The section and program headers come last in the file: where each begins, and size and number.
+    let end = |start, size| {
+        let headers = number(size, 2)?.checked_mul(number(size + 2, 2)?)?;
+        number(start, 8)?.checked_add(headers)
+    };
+    let ends = [end(40, 58), end(32, 54)];
+    ends.into_iter().all(|end| end.is_some_and(|end| end <= image.len() as u64))
+}
+
 /// What the log says that each kernel needs: its name, and registers, shared memory and local memory.
 pub(crate) fn needs(log: &str) -> Vec<(String, Resources)> {
     let number = |line: &str, unit: &str| -> u32 {
@@ -329,14 +348,16 @@ KERNEL(everything, Args, 128) {
                     println!("NVRTC has no machine code for {}", dotted(capability));
                     continue;
                 }
-                assert!(image.starts_with(b"\x7fELF"));
+                assert!(image.starts_with(b"\x7fELF") && is_whole(&image));
+                assert!([0, 60, image.len() / 2].iter().all(|&end| !is_whole(&image[..end])));
                 let needs = needs(&log);
                 println!("{target} {element} {mode} {bits}: {needs:?}");
                 let [(name, needs)] = &needs[..] else { panic!("{log}") };
                 assert_eq!(name, "everything");
                 assert!(needs.registers > 16, "{log}");
                 assert_eq!(needs.shared_bytes, 2048 + 512, "{log}");
-                assert_eq!(needs.local_bytes, 0, "{log}");
+                // Division of 64-bit numbers may be a call, which spills.
+                assert!(needs.local_bytes == 0 || bits == "64", "{log}");
                 assert!(!log.contains("warning"), "{log}");
             }
         }
@@ -350,7 +371,7 @@ KERNEL(everything, Args, 128) {
         let source = "extern \"C\" __global__ void nothing() {}\n";
         let target = Target { capability: 80, cubin: false, specific: false };
         let image = compile(&unit(&[], source), target).unwrap();
-        assert_eq!(image.last(), Some(&0));
+        assert!(is_whole(&image) && !is_whole(&image[..image.len() / 2]));
         let text = String::from_utf8_lossy(&image);
         assert!(text.contains(".target sm_80") && text.contains("nothing"), "{text}");
     }

@@ -143,7 +143,7 @@ impl Driver for Runtime {
 
     fn load(&self, image: &[u8], entry: &str) -> Result<Box<dyn Kernel>> {
         let what = format!("loading {entry}");
-        if !is_whole(image) {
+        if !nvrtc::is_whole(image) {
             return Err(self.queue.error(&what, "the image is damaged".into()));
         }
         self.queue.call(&what, |_| {
@@ -322,25 +322,6 @@ fn is_known(memory: &[u8]) -> bool {
     // SAFETY: this attribute is a 32-bit integer; the address is only looked up.
     let found = unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, address) };
     found == CUresult::CUDA_SUCCESS
-}
-
-/// Whether an image ends where it says it does: the driver is not told its length. A CUBIN is an ELF file
-/// of 64 bits, PTX a string with a NUL at its end.
-fn is_whole(image: &[u8]) -> bool {
-    if !image.starts_with(b"\x7fELF") {
-        return image.last() == Some(&0);
-    }
-    let number = |at: usize, bytes: usize| -> Option<u64> {
-        let little_endian = image.get(at..at + bytes)?.iter().rev();
-        Some(little_endian.fold(0, |number, &byte| number << 8 | u64::from(byte)))
-    };
-    // The section and program headers come last in the file: where each begins, and size and number.
-    let end = |start, size| {
-        let headers = number(size, 2)?.checked_mul(number(size + 2, 2)?)?;
-        number(start, 8)?.checked_add(headers)
-    };
-    let ends = [end(40, 58), end(32, 54)];
-    ends.into_iter().all(|end| end.is_some_and(|end| end <= image.len() as u64))
 }
 
 /// A kernel in a context.

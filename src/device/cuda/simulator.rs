@@ -10,8 +10,8 @@
 //! - `CXX`: the compiler, else the first found of `c++`, `g++`, `clang++`;
 //! - `CONVMAT_SIMULATOR_SEED`: the number that orders are drawn from;
 //! - `CONVMAT_SIMULATOR_MEMORY`: bytes of device memory, else what the host has;
-//! - `CONVMAT_SIMULATOR_SANITIZE`: `undefined` makes undefined behaviour an error; `address` compiles with
-//!   AddressSanitizer, whose runtime has to be loaded with the program (`LD_PRELOAD`).
+//! - `CONVMAT_SIMULATOR_SANITIZE`: `undefined` makes undefined behaviour an error, `address` (GCC only)
+//!   accesses to shared memory outside of arrays.
 
 use std::any::Any;
 use std::collections::hash_map::DefaultHasher;
@@ -76,7 +76,8 @@ impl Simulator {
             Some(bytes) => bytes,
             None => memory::of_host()?,
         };
-        Ok(Simulator::new(Compiler::find()?, seed, limit))
+        let sanitizer = std::env::var("CONVMAT_SIMULATOR_SANITIZE").ok().filter(|s| !s.is_empty());
+        Ok(Simulator::new(Compiler::find(sanitizer.as_deref())?, seed, limit))
     }
 
     fn new(compiler: Compiler, seed: u64, limit: u64) -> Simulator {

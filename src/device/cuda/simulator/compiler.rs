@@ -29,9 +29,19 @@ const FLAGS: &[&str] = &[
 /// Used where the compiler knows them. Names must stay apart between objects; variables without a value
 /// get one that stands out.
 const OPTIONAL_FLAGS: &[&str] = &["-fno-gnu-unique", "-ftrivial-auto-var-init=pattern"];
+/// With the flags of GCC, those for addresses: Clang spells them differently.
 const SANITIZERS: &[(&str, &[&str])] = &[
     ("undefined", &["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]),
-    ("address", &["-fsanitize=address"]),
+    (
+        "address",
+        &[
+            "-fsanitize=kernel-address",
+            "--param=asan-instrumentation-with-call-threshold=0",
+            "--param=asan-stack=0",
+            "--param=asan-globals=0",
+            "-DCONVMAT_SIMULATOR_ADDRESS",
+        ],
+    ),
 ];
 
 #[derive(Clone, Debug)]
@@ -43,18 +53,16 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    /// The compiler and sanitizer that the environment names, or the first compiler found.
-    pub(super) fn find() -> Result<Compiler, String> {
-        let text = |variable| std::env::var(variable).ok().filter(|text| !text.trim().is_empty());
-        let named = text("CXX");
+    /// The compiler that the environment names, or the first one found.
+    pub(super) fn find(sanitizer: Option<&str>) -> Result<Compiler, String> {
+        let named = std::env::var("CXX").ok().filter(|name| !name.trim().is_empty());
         let candidates = match &named {
             Some(named) => vec![named.as_str()],
             None => vec!["c++", "g++", "clang++"],
         };
-        let sanitizer = text("CONVMAT_SIMULATOR_SANITIZE");
         let mut reasons = Vec::new();
         for candidate in candidates {
-            match Compiler::new(candidate, sanitizer.as_deref()) {
+            match Compiler::new(candidate, sanitizer) {
                 Ok(compiler) => return Ok(compiler),
                 Err(reason) => reasons.push(reason),
             }
@@ -81,7 +89,13 @@ impl Compiler {
         }
         if let Some(wanted) = sanitizer {
             match SANITIZERS.iter().find(|(known, _)| *known == wanted) {
-                Some((_, flags)) => compiler.flags.extend(*flags),
+                Some((_, flags)) => {
+                    compiler.flags.extend(*flags);
+                    let trial = [flags, &["-fsyntax-only", "-x", "c++", "/dev/null"][..]].concat();
+                    compiler.run(&trial, None).map_err(|log| {
+                        format!("{name} cannot do CONVMAT_SIMULATOR_SANITIZE={wanted}: {log}")
+                    })?;
+                }
                 None => {
                     return Err(format!(
                         "CONVMAT_SIMULATOR_SANITIZE is {wanted:?}: expected undefined or address"
@@ -112,10 +126,12 @@ impl Compiler {
         for (name, text) in kernels::FILES {
             fs::write(folder.path().join(name), text).map_err(failed)?;
         }
-        fs::write(folder.path().join(unit.file), &unit.text).map_err(failed)?;
+        // The unit includes its kernel file, so it has another name.
+        const UNIT: &str = "unit.cpp";
         const OBJECT: &str = "object.so";
+        fs::write(folder.path().join(UNIT), &unit.text).map_err(failed)?;
         let mut arguments = self.flags.clone();
-        arguments.extend(["-shared", unit.file, "-o", OBJECT, "-lm"]);
+        arguments.extend(["-shared", UNIT, "-o", OBJECT, "-lm"]);
         self.run(&arguments, Some(folder.path())).map_err(|log| CompileFailure { log })?;
         fs::read(folder.path().join(OBJECT)).map_err(failed)
     }

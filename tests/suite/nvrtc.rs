@@ -1,0 +1,103 @@
+//! What takes NVRTC but no GPU: every kernel compiled for every architecture.
+
+use std::time::Instant;
+
+use convmat::{Algorithm, Device, Element, KernelInfo, KernelOptions, Layout, Result, Tensor};
+use half::{bf16, f16};
+
+use crate::shapes::{CATALOGUE, Shape};
+use crate::with_axes;
+
+const ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
+
+/// Compiled here and now: what a kernel takes is not known of one that was read from the cache.
+const FRESH: KernelOptions = KernelOptions { specialise: true, wide: false, reuse: false };
+
+/// Every operation on a layer, by every algorithm.
+fn every_call<T: Element>(device: &Device, shape: &Shape) -> Result<()> {
+    let zeros = |shape: &[usize]| Tensor::<T>::zeros(device, shape);
+    with_axes!(shape, D => {
+        let conv = shape.conv::<D>();
+        let size: [usize; D] = std::array::from_fn(|axis| shape.input[3 - D + axis]);
+        let x = zeros(&shape.input_shape())?;
+        let weight = zeros(&shape.weight_shape())?;
+        let bias = zeros(&[shape.outputs])?;
+        let patches = conv.unfold(&x)?;
+        conv.fold(&patches, size)?;
+        conv.fold_average(&patches, size)?;
+        let mut y = conv.forward(&x, &weight, None)?;
+        let (mut dx, mut dw) = (zeros(x.shape())?, zeros(weight.shape())?);
+        for algorithm in Algorithm::ALL {
+            conv.forward_into(&x, &weight, Some(bias.view()), &mut y, algorithm)?;
+            conv.backward_input_into(&y, &weight, &mut dx, algorithm)?;
+            conv.backward_weight_into(&x, &y, &mut dw, algorithm)?;
+        }
+        conv.backward_bias(&y)?;
+        let matrix = conv.matrix(&weight, Some(bias.view()), size)?;
+        let columns = zeros(&[matrix.columns()])?;
+        matrix.mul_vector(&columns)?;
+        matrix.mul_matrix(&columns.reshape(&[matrix.columns(), 1])?)?;
+    });
+    Ok(())
+}
+
+fn every_type(device: &Device, shape: &Shape) -> Result<()> {
+    every_call::<f32>(device, shape)?;
+    every_call::<f64>(device, shape)?;
+    every_call::<f16>(device, shape)?;
+    every_call::<bf16>(device, shape)
+}
+
+/// Layers that between them take every path: dense, few channels, grouped, depthwise; 1-D to 3-D.
+fn layers() -> impl Iterator<Item = Shape> {
+    let names = ["stem", "conv2", "down", "resnext", "convnext", "c3d", "wav2vec"];
+    CATALOGUE.into_iter().filter(move |shape| names.contains(&shape.name)).flat_map(|shape| {
+        let with = |layout| Shape { layout, ..shape };
+        [with(Layout::ChannelsFirst), with(Layout::ChannelsLast)]
+    })
+}
+
+/// The kernels of `layers`, compiled in parallel; `None` where NVRTC or the architecture is missing.
+fn compile(capability: u32, options: KernelOptions) -> Option<Vec<KernelInfo>> {
+    let device = match Device::compile_only(capability, options) {
+        Ok(device) => device,
+        Err(reason) => {
+            let required = std::env::var("CONVMAT_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|part| part == "nvrtc"), "{reason}");
+            eprintln!("skipped: {reason}");
+            return None;
+        }
+    };
+    let start = Instant::now();
+    let work = |device: &Device| layers().try_for_each(|shape| every_type(device, &shape));
+    device.prepare(work).unwrap_or_else(|error| panic!("{error}"));
+    let Device::Cuda(device) = device else { unreachable!("it compiles for CUDA") };
+    let kernels = device.kernels();
+    println!("{device}: {} kernels in {:.1} s", kernels.len(), start.elapsed().as_secs_f64());
+    Some(kernels)
+}
+
+#[test]
+fn every_kernel_compiles_for_every_architecture() {
+    for capability in ARCHITECTURES {
+        compile(capability, KernelOptions { specialise: false, ..FRESH });
+    }
+}
+
+#[test]
+fn every_kernel_compiles_with_wide_indices() {
+    compile(90, KernelOptions { specialise: false, wide: true, ..FRESH });
+}
+
+/// As GPUs run them: made for each layer. None may spill registers.
+#[test]
+fn specialised_kernels_do_not_spill() {
+    let Some(kernels) = compile(90, FRESH) else { return };
+    for KernelInfo { name, registers, shared_bytes, local_bytes } in &kernels {
+        println!(
+            "{registers:4} registers {shared_bytes:6} B shared {local_bytes:4} B local  {name}"
+        );
+    }
+    let spilled: Vec<_> = kernels.iter().filter(|kernel| kernel.local_bytes > 0).collect();
+    assert!(spilled.is_empty(), "{spilled:#?}");
+}
