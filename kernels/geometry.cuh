@@ -1,7 +1,7 @@
 // The index map on the device: the mirror of src/geometry. Three axes always (those in front may have
 // extent 1), named by A = 0, 1, 2.
 //
-// What the host knows when it compiles: INDEX_BITS, LAYOUT and, for a kernel made for one layer, MODE and
+// What the host knows when it compiles: INDEX_BITS, LAYOUT and, for a kernel made for one layer, MODE, and
 // TAPS, STRIDES, DILATIONS, each three numbers by commas; without these the arguments say.
 #pragma once
 #include "platform.cuh"
@@ -55,7 +55,7 @@ template <int A> DEVICE Index taps(const Axes& axes) { return (Index)axes.at[A].
 template <int A> DEVICE Index stride(const Axes& axes) { return (Index)axes.at[A].stride; }
 template <int A> DEVICE Index dilation(const Axes& axes) { return (Index)axes.at[A].dilation; }
 #endif
-#ifdef TAPS
+#ifdef MODE
 DEVICE constexpr int mode(const Axes&) { return MODE; }
 #else
 DEVICE int mode(const Axes& axes) { return (int)axes.mode; }

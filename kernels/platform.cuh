@@ -14,12 +14,16 @@ typedef double f64;
 
 #ifdef CONVMAT_SIMULATOR
 #include "simulator.h"
+#define KERNEL_RESIDENT(name, Args, threads, blocks) KERNEL(name, Args, threads)
 #else
 
 // A function of the device, and a kernel: one argument, a struct, is what a launch hands over.
 #define DEVICE __device__ __forceinline__
 #define KERNEL(name, Args, threads)                                                                    \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
+// The same, with registers for at least so many blocks at a time on a multiprocessor.
+#define KERNEL_RESIDENT(name, Args, threads, blocks)                                                   \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args args)
 
 // `count` elements that the threads of a block share. Declare at the top of a kernel.
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]

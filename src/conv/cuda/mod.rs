@@ -28,6 +28,7 @@ mod bias;
 mod direct;
 mod finish;
 mod im2col;
+mod implicit;
 mod lowering;
 mod naive;
 mod products;
@@ -65,7 +66,7 @@ pub(super) fn forward<T: Element>(
         Algorithm::Shifted => shifted::lowering(p)?.forward(&x, &w, bias, y),
         Algorithm::Im2col => im2col::lowering(p).forward(&x, &w, bias, y),
         Algorithm::Auto if is_product(p) => im2col::lowering(p).forward(&x, &w, bias, y),
-        Algorithm::Auto | Algorithm::Implicit => im2col::lowering(p).forward(&x, &w, bias, y),
+        Algorithm::Auto | Algorithm::Implicit => implicit::forward(p, &x, &w, bias, y),
     }
 }
 
@@ -91,11 +92,11 @@ pub(super) fn backward_input<T: Element>(
         }
         Algorithm::Naive => naive::backward_input(p, &dy, &w, bias, dx),
         Algorithm::Shifted => shifted::lowering(p)?.backward_input(&dy, &w, bias, dx),
-        Algorithm::Im2col => im2col::lowering(p).backward_input(&dy, &w, bias, dx),
         Algorithm::Auto if is_product(p) => im2col::lowering(p).backward_input(&dy, &w, bias, dx),
-        Algorithm::Auto | Algorithm::Implicit => {
-            im2col::lowering(p).backward_input(&dy, &w, bias, dx)
+        Algorithm::Auto | Algorithm::Implicit if implicit::has_adjoint(p) => {
+            implicit::backward_input(p, &dy, &w, bias, dx)
         }
+        _ => im2col::lowering(p).backward_input(&dy, &w, bias, dx),
     }
 }
 
@@ -119,9 +120,7 @@ pub(super) fn backward_weight<T: Element>(
         Algorithm::Shifted => shifted::lowering(p)?.backward_weight(&x, &dy, dw),
         Algorithm::Im2col => im2col::lowering(p).backward_weight(&x, &dy, dw),
         Algorithm::Auto if is_product(p) => im2col::lowering(p).backward_weight(&x, &dy, dw),
-        Algorithm::Auto | Algorithm::Implicit => {
-            im2col::lowering(p).backward_weight(&x, &dy, dw)
-        }
+        Algorithm::Auto | Algorithm::Implicit => implicit::backward_weight(p, &x, &dy, dw),
     }
 }
 

@@ -27,6 +27,11 @@ impl Spec {
         Spec { file, entry, definitions: Vec::new() }
     }
 
+    /// Another kernel of the same file.
+    pub(crate) fn entry_of(self, entry: &'static str) -> Self {
+        Spec { entry, ..self }
+    }
+
     pub(crate) fn define(mut self, name: &'static str, value: impl ToString) -> Self {
         self.definitions.push((name, value.to_string()));
         self

@@ -20,6 +20,7 @@ mod nvrtc;
 mod offline;
 #[cfg(feature = "cuda")]
 pub(super) mod probe;
+mod product;
 #[cfg(feature = "cuda")]
 mod queue;
 #[cfg(feature = "cuda")]
@@ -50,6 +51,7 @@ pub(crate) use launch::{
     Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
 };
 use offline::Offline;
+pub(crate) use product::{Product, Tiling};
 #[cfg(feature = "cuda")]
 pub(crate) use runtime::Runtime;
 
