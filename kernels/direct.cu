@@ -40,7 +40,6 @@ constexpr int DH = three<1>(DILATIONS), DW = three<2>(DILATIONS);
 #define DEPTHWISE 0
 #endif
 
-typedef Pack<ELEMENT, OUTS> Outs;
 typedef Pack<ELEMENT, INS> Ins;
 
 struct Place {
@@ -79,15 +78,29 @@ DEVICE void read_column(Ins (&values)[ROWS_READ], const ELEMENT* from, const Ind
 DEVICE Acc value(const Ins& values, int in, int out) { return to_acc(values.at[DEPTHWISE ? out : in]); }
 
 // Stores OUTS channels of an element.
-DEVICE void write(ELEMENT* to, const Acc (&sums)[OUTS], const ELEMENT* bias, Index channel_step) {
-    Outs out;
+DEVICE void write(ELEMENT* to, Acc (&sums)[OUTS], const ELEMENT* bias, Index channel_step) {
     UNROLL
-    for (int o = 0; o < OUTS; ++o) out.at[o] = from_acc<ELEMENT>(bias ? sums[o] + to_acc(bias[o]) : sums[o]);
+    for (int o = 0; o < OUTS; ++o)
+        if (bias) sums[o] += to_acc(bias[o]);
 #if LAYOUT == CHANNELS_LAST
+    Pack<ELEMENT, OUTS> out;
+    UNROLL
+    for (int o = 0; o < OUTS; ++o) out.at[o] = from_acc<ELEMENT>(sums[o]);
     store_pack<ELEMENT, OUTS>(to, out);
 #else
     UNROLL
-    for (int o = 0; o < OUTS; ++o) to[o * channel_step] = out.at[o];
+    for (int o = 0; o < OUTS; ++o) to[o * channel_step] = from_acc<ELEMENT>(sums[o]);
+#endif
+}
+// Loads them.
+DEVICE void read(Acc (&values)[OUTS], const ELEMENT* from, Index channel_step) {
+#if LAYOUT == CHANNELS_LAST
+    Pack<ELEMENT, OUTS> in = load_pack<ELEMENT, OUTS>(from);
+    UNROLL
+    for (int o = 0; o < OUTS; ++o) values[o] = to_acc(in.at[o]);
+#else
+    UNROLL
+    for (int o = 0; o < OUTS; ++o) values[o] = to_acc(load(from + o * channel_step));
 #endif
 }
 
@@ -259,21 +272,11 @@ KERNEL(direct_backward_weight, DirectArgs, 128) {
         Index first = at.row * ROWS;
         const ELEMENT* x = args.x + offset(xs, rest, source_channel, 0);
         const ELEMENT* dy = args.y + offset(ys, rest, channel, 0);
-        Acc gradients[ROWS][OUTS];
+        Acc gradients[ROWS][OUTS] = {};
         UNROLL
         for (int row = 0; row < ROWS; ++row) {
-            Outs read = {};
-            if (first + row < outputs<1>(axes)) {
-                const ELEMENT* from = dy + output_at(axes, at.depth, first + row, at.column) * POSITION(ys);
-#if LAYOUT == CHANNELS_LAST
-                read = load_pack<ELEMENT, OUTS>(from);
-#else
-                UNROLL
-                for (int o = 0; o < OUTS; ++o) read.at[o] = load(from + o * (Index)ys.channel);
-#endif
-            }
-            UNROLL
-            for (int o = 0; o < OUTS; ++o) gradients[row][o] = to_acc(read.at[o]);
+            Index from = output_at(axes, at.depth, first + row, at.column) * POSITION(ys);
+            if (first + row < outputs<1>(axes)) read(gradients[row], dy + from, (Index)ys.channel);
         }
         UNROLL
         for (int kd = 0; kd < KD; ++kd) {
