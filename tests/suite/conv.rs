@@ -13,11 +13,6 @@ use crate::catalogue::{
 use crate::oracle::Case;
 use crate::with_rank;
 
-fn all() -> Vec<Algorithm> {
-    let Ok(names) = std::env::var("ALGORITHMS") else { return Algorithm::ALL.to_vec() };
-    names.split(',').map(|name| name.parse().unwrap()).collect()
-}
-
 /// Operands of a case, rounded to T, and their values.
 struct Operands<T: Element> {
     x: Tensor<T>,
@@ -103,7 +98,7 @@ fn check_integers<T: Element>(
 /// The same call twice gives the same bytes.
 fn check_bytes(case: &Case, device: &Device) {
     let at = Operands::<f32>::new(case, randoms).on(device);
-    for algorithm in all() {
+    for algorithm in Algorithm::ALL {
         let [once, twice] = [0, 1].map(|_| run_case(case, &at, algorithm));
         assert_eq!(once, twice, "{algorithm} on {device}, {case:?}");
     }
@@ -159,7 +154,7 @@ fn check_adjoint<const D: usize>(case: &Case) -> Result<(), TestCaseError> {
         products.fold((0.0, 0.0), |(sum, scale), p| (sum + p, scale + p.abs()))
     };
     let conv = conv::<D>(case);
-    for algorithm in all() {
+    for algorithm in Algorithm::ALL {
         let mut y = at.dy.clone();
         conv.forward_into(&at.x, &at.w, None, &mut y, algorithm).unwrap();
         let [_, dx, dw, _] = run::<f64, D>(case, &at, algorithm);
@@ -195,7 +190,7 @@ fn check_transposed<const D: usize>(case: &Case, device: &Device) -> Result<(), 
     let y = conv.transposed(&x, &w, Some(b.view()), last(padding)).unwrap();
     prop_assert_eq!(y.shape(), case.input_shape());
     prop_assert_eq!(values(&y), expected.clone());
-    for algorithm in all() {
+    for algorithm in Algorithm::ALL {
         let mut y = Tensor::zeros(device, &case.input_shape()).unwrap();
         conv.transposed_into(&x, &w, Some(b.view()), &mut y, algorithm).unwrap();
         prop_assert_eq!(values(&y), expected.clone(), "{} on {}", algorithm, device);
@@ -252,17 +247,17 @@ proptest! {
 }
 
 fn check_integers_of_all_types(case: &Case, device: &Device) -> Result<(), TestCaseError> {
-    check_integers::<f32>(case, device, all().into_iter())?;
-    check_integers::<f64>(case, device, all().into_iter())?;
-    check_integers::<f16>(case, device, all().into_iter())?;
-    check_integers::<bf16>(case, device, all().into_iter())
+    check_integers::<f32>(case, device, every())?;
+    check_integers::<f64>(case, device, every())?;
+    check_integers::<f16>(case, device, every())?;
+    check_integers::<bf16>(case, device, every())
 }
 
 fn check_randoms_of_all_types(case: &Case, device: &Device) -> Result<(), TestCaseError> {
-    check_randoms::<f32>(case, device, all().into_iter())?;
-    check_randoms::<f64>(case, device, all().into_iter())?;
-    check_randoms::<f16>(case, device, all().into_iter())?;
-    check_randoms::<bf16>(case, device, all().into_iter())
+    check_randoms::<f32>(case, device, every())?;
+    check_randoms::<f64>(case, device, every())?;
+    check_randoms::<f16>(case, device, every())?;
+    check_randoms::<bf16>(case, device, every())
 }
 
 proptest! {
@@ -369,9 +364,13 @@ fn extreme() -> Vec<Case> {
     layouts.into_iter().flat_map(with).collect()
 }
 
+fn every() -> impl Iterator<Item = Algorithm> {
+    Algorithm::ALL.into_iter()
+}
+
 /// All algorithms but the slow one.
 fn fast() -> impl Iterator<Item = Algorithm> {
-    all().into_iter().filter(|&a| a != Algorithm::Naive)
+    every().filter(|&a| a != Algorithm::Naive)
 }
 
 #[test]
@@ -384,6 +383,16 @@ fn large_shapes_are_exact() {
             for (what, found) in run_case(&case, &at, algorithm).iter().enumerate() {
                 assert!(values(found) == expected[what], "{algorithm}, result {what}, {case:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn large_shapes_are_exact_on_accelerators() {
+    for device in accelerators() {
+        for case in large().into_iter().step_by(2) {
+            check_integers::<f32>(&case, device, fast()).unwrap();
+            check_bytes(&case, device);
         }
     }
 }
@@ -422,7 +431,7 @@ fn the_callers_pool_is_honoured() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let case = plain(2, 8, 20, 8, 3);
         let at = Operands::<f32>::new(&case, randoms);
-        for algorithm in all() {
+        for algorithm in Algorithm::ALL {
             pool.install(|| run_case(&case, &at, algorithm));
         }
         done.send(()).unwrap();
@@ -496,7 +505,7 @@ fn the_notebooks_algorithms_agree() {
     let case = Case { low: [0; 3], high: [0; 3], ..case };
     let at = Operands::<f64>::new(&case, randoms);
     let reference = run_case(&case, &at, Algorithm::Naive);
-    for algorithm in all() {
+    for algorithm in Algorithm::ALL {
         for (found, reference) in run_case(&case, &at, algorithm).iter().zip(&reference) {
             for (a, b) in values(found).iter().zip(values(reference)) {
                 assert!((a - b).abs() < 1e-11, "{algorithm}: {a} for {b}");
@@ -533,21 +542,28 @@ fn pytorchs_answers() {
         let [x, y, dy, dx] = ["input", "output", "grad_output", "grad_input"]
             .map(|part| read(&format!("{name}.{part}")));
         let dw = read(&format!("grad.{name}.weight"));
-        for algorithm in all() {
-            let mut found = y.clone();
-            let bias = bias.as_ref().map(Tensor::view);
-            conv.forward_into(&x, &weight, bias, &mut found, algorithm).unwrap();
-            close(&format!("{name}, {algorithm}, output"), &found, &y);
-            let mut found = dx.clone();
-            conv.backward_input_into(&dy, &weight, &mut found, algorithm).unwrap();
-            close(&format!("{name}, {algorithm}, input gradient"), &found, &dx);
-            let mut found = dw.clone();
-            conv.backward_weight_into(&x, &dy, &mut found, algorithm).unwrap();
-            close(&format!("{name}, {algorithm}, weight gradient"), &found, &dw);
-        }
-        if bias.is_some() {
-            let db = read(&format!("grad.{name}.bias"));
-            close(&format!("{name}, bias gradient"), &conv.backward_bias(&dy).unwrap(), &db);
+        let db = bias.is_some().then(|| read(&format!("grad.{name}.bias")));
+        for device in devices() {
+            let [x, dy, weight] = [&x, &dy, &weight].map(|tensor| on(device, tensor));
+            let bias = bias.as_ref().map(|bias| on(device, bias));
+            let zeros = |like: &Tensor<f64>| Tensor::zeros(device, like.shape()).unwrap();
+            for algorithm in Algorithm::ALL {
+                let call = format!("{name}, {algorithm} on {device}");
+                let mut found = zeros(&y);
+                let bias = bias.as_ref().map(Tensor::view);
+                conv.forward_into(&x, &weight, bias, &mut found, algorithm).unwrap();
+                close(&format!("{call}, output"), &found, &y);
+                let mut found = zeros(&dx);
+                conv.backward_input_into(&dy, &weight, &mut found, algorithm).unwrap();
+                close(&format!("{call}, input gradient"), &found, &dx);
+                let mut found = zeros(&dw);
+                conv.backward_weight_into(&x, &dy, &mut found, algorithm).unwrap();
+                close(&format!("{call}, weight gradient"), &found, &dw);
+            }
+            if let Some(db) = &db {
+                let call = format!("{name}, bias gradient on {device}");
+                close(&call, &conv.backward_bias(&dy).unwrap(), db);
+            }
         }
     }
 }
@@ -561,12 +577,15 @@ fn output_padding_beyond_the_stride() {
     let w: Tensor<f64> = tensor(&[1, 1, 2], &[10., 1.]);
     let b: Tensor<f64> = tensor(&[1], &[0.5]);
     let exact = [10.5, 20.5, 30.5, 41.5, 2.5, 3.5, 4.5, 0.5, 0.5];
-    let y = conv.transposed(&x, &w, Some(b.view()), [2]).unwrap();
-    assert_eq!(values(&y), exact);
-    for algorithm in all() {
-        let mut y = Tensor::zeros(&Device::Cpu, &[1, 1, 9]).unwrap();
-        conv.transposed_into(&x, &w, Some(b.view()), &mut y, algorithm).unwrap();
-        assert_eq!(values(&y), exact, "{algorithm}");
+    for device in devices() {
+        let [x, w, b] = [&x, &w, &b].map(|tensor| on(device, tensor));
+        let y = conv.transposed(&x, &w, Some(b.view()), [2]).unwrap();
+        assert_eq!(values(&y), exact, "{device}");
+        for algorithm in Algorithm::ALL {
+            let mut y = Tensor::zeros(device, &[1, 1, 9]).unwrap();
+            conv.transposed_into(&x, &w, Some(b.view()), &mut y, algorithm).unwrap();
+            assert_eq!(values(&y), exact, "{algorithm} on {device}");
+        }
     }
     // Here all of the output is padding: without it there would be nothing.
     let conv = Conv::new([2]).stride([2]).padding([1]);
@@ -580,17 +599,20 @@ fn output_padding_beyond_the_stride() {
 #[test]
 fn an_empty_batch_gives_empty_outputs_and_zero_gradients() {
     let case = plain(0, 4, 5, 6, 3);
-    let at = Operands::<f32>::new(&case, randoms);
-    for algorithm in all() {
-        let [y, dx, dw, db] = run_case(&case, &at, algorithm);
-        assert_eq!((y.len(), dx.len()), (0, 0));
-        assert!(values(&dw).iter().chain(&values(&db)).all(|&v| v == 0.0), "{algorithm}");
+    for device in devices() {
+        let at = Operands::<f32>::new(&case, randoms).on(device);
+        for algorithm in Algorithm::ALL {
+            let [y, dx, dw, db] = run_case(&case, &at, algorithm);
+            assert_eq!((y.len(), dx.len()), (0, 0));
+            let zeros = values(&dw).iter().chain(&values(&db)).all(|&v| v == 0.0);
+            assert!(zeros, "{algorithm} on {device}");
+        }
     }
 }
 
 #[test]
 fn algorithms_have_names() {
-    for algorithm in all() {
+    for algorithm in Algorithm::ALL {
         assert_eq!(algorithm.to_string().parse::<Algorithm>().unwrap(), algorithm);
     }
     let message = "fft".parse::<Algorithm>().unwrap_err().to_string();

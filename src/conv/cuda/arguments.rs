@@ -63,10 +63,7 @@ pub(super) fn spec<T: Element>(
     let outputs = p.batch * p.outputs * p.output_positions();
     let weights = p.outputs * p.channels_per_group() * p.taps();
     let counts = [inputs, outputs, weights, count, axis_bound(&p.axes)];
-    Spec::new(file, entry)
-        .element(T::DTYPE)
-        .layout(p.layout)
-        .index(&counts, device.options().wide)
+    Spec::new(file, entry).element(T::DTYPE).layout(p.layout).index(&counts, device.options().wide)
 }
 
 /// Divisors by the sizes of an activation's two inner axes together, and of the innermost.

@@ -276,11 +276,8 @@ pub(super) fn backward_weight<T: Element>(
     }
     let plan = WeightPlan::new::<T>(p, &[x.address(), dy.address()]);
     let elements = dw.len();
-    let partial = DeviceBuffer::<T::Acc>::new(
-        device,
-        "partial weight gradients",
-        plan.chunks * elements,
-    )?;
+    let partial =
+        DeviceBuffer::<T::Acc>::new(device, "partial weight gradients", plan.chunks * elements)?;
     let first = Operand { address: partial.view().address(), dtype: T::Acc::DTYPE };
     let [depths, _, columns] = p.output_extents();
     let vectors = p.outputs / plan.tile.outs;

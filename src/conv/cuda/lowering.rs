@@ -102,10 +102,7 @@ impl Lowering<'_> {
         let sums = if direct { 0 } else { p.channels * p.input_positions() };
         let bytes = size_of::<T::Acc>();
         let weights = if self.reorders() { self.weights() } else { 0 };
-        Workspace {
-            weights,
-            ..Workspace::new(p.batch, [self.patches(), bytes], [sums, bytes])
-        }
+        Workspace { weights, ..Workspace::new(p.batch, [self.patches(), bytes], [sums, bytes]) }
     }
 
     pub fn backward_weight_workspace<T: Element>(&self) -> Workspace {

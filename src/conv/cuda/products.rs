@@ -55,13 +55,8 @@ impl Products<'_> {
         let p = self.p;
         let (entries, outputs, positions) =
             (self.entries(), p.outputs_per_group(), p.output_positions());
-        let part = |first, leading, image, group| Part {
-            first,
-            leading,
-            transposed: false,
-            image,
-            group,
-        };
+        let part =
+            |first, leading, image, group| Part { first, leading, transposed: false, image, group };
         match p.layout {
             Layout::ChannelsFirst => {
                 let patches = p.groups * entries * positions;
