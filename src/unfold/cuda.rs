@@ -27,7 +27,7 @@ struct Arguments {
 }
 
 /// Writes all of `patches`, whose shape fits the input's; `counts` are batch, channels and groups.
-pub(super) fn unfold<T: Element>(
+pub(crate) fn unfold<T: Element>(
     layout: Layout,
     maps: &[AxisMap; 3],
     [batch, channels, groups]: [usize; 3],

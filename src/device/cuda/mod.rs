@@ -230,14 +230,6 @@ impl CudaDevice {
         &*self.0.driver
     }
 
-    // TEMPORARY
-    pub(crate) fn not_yet(&self, what: &str) -> crate::Error {
-        crate::Error::DeviceUnavailable {
-            device: self.to_string(),
-            reason: format!("no {what} yet"),
-        }
-    }
-
     pub(crate) fn options(&self) -> KernelOptions {
         self.0.options
     }
