@@ -57,10 +57,6 @@ impl Spec {
         format!("{}{}", self.entry, definitions.collect::<String>())
     }
 
-    pub(crate) fn entry(&self) -> &'static str {
-        self.entry
-    }
-
     /// What to compile.
     pub(crate) fn unit(&self) -> Unit {
         let mut text = String::new();
