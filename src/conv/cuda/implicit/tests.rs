@@ -81,30 +81,30 @@ fn check_layouts<T: Element, const D: usize>(
     channels: [usize; 2],
 ) {
     for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
-        check::<T, D>(conv.clone().layout(layout), size, batch, channels);
+        check::<T, D>(conv.layout(layout), size, batch, channels);
     }
 }
 
 #[test]
 fn whole_vectors_and_several_tiles() {
     let conv = Conv::new([3, 3]).padding([1, 1]);
-    check_layouts::<f32, 2>(conv.clone(), [16, 12], 1, [40, 136]);
-    check_layouts::<f64, 2>(conv.clone(), [16, 12], 1, [40, 136]);
-    check_layouts::<f16, 2>(conv.clone(), [16, 12], 1, [40, 136]);
+    check_layouts::<f32, 2>(conv, [16, 12], 1, [40, 136]);
+    check_layouts::<f64, 2>(conv, [16, 12], 1, [40, 136]);
+    check_layouts::<f16, 2>(conv, [16, 12], 1, [40, 136]);
     check_layouts::<bf16, 2>(conv, [16, 12], 1, [40, 136]);
 }
 
 #[test]
 fn large_tiles() {
     let conv = Conv::new([3, 3]).padding([1, 1]);
-    check_layouts::<bf16, 2>(conv.clone(), [16, 16], 3, [16, 256]);
+    check_layouts::<bf16, 2>(conv, [16, 16], 3, [16, 256]);
     check_layouts::<f32, 2>(conv, [16, 16], 3, [16, 256]);
 }
 
 #[test]
 fn strides_and_odd_sizes() {
     let conv = Conv::new([3, 3]).stride([2, 2]).padding([1, 1]);
-    check_layouts::<f32, 2>(conv.clone(), [13, 11], 2, [5, 7]);
+    check_layouts::<f32, 2>(conv, [13, 11], 2, [5, 7]);
     check_layouts::<f16, 2>(conv, [13, 11], 2, [5, 7]);
     let dilated = Conv::new([2, 3]).stride([3, 1]).dilation([1, 2]);
     check_layouts::<f32, 2>(dilated, [11, 10], 1, [8, 9]);
@@ -114,7 +114,7 @@ fn strides_and_odd_sizes() {
 #[test]
 fn groups() {
     let conv = Conv::new([3]).padding([1]).groups(3);
-    check_layouts::<f32, 1>(conv.clone(), [40], 2, [24, 48]);
+    check_layouts::<f32, 1>(conv, [40], 2, [24, 48]);
     check_layouts::<bf16, 1>(conv, [40], 2, [24, 48]);
     check_layouts::<f32, 1>(Conv::new([3]).groups(4), [19], 2, [4, 8]);
 }
@@ -122,10 +122,10 @@ fn groups() {
 #[test]
 fn three_axes_and_other_paddings() {
     let conv = Conv::new([2, 3, 3]).padding([1, 1, 2]);
-    check_layouts::<f32, 3>(conv.clone(), [4, 6, 5], 1, [8, 16]);
+    check_layouts::<f32, 3>(conv, [4, 6, 5], 1, [8, 16]);
     for mode in [PaddingMode::Reflect, PaddingMode::Replicate, PaddingMode::Circular] {
-        let conv = conv.clone().padding_mode(mode).layout(Layout::ChannelsLast);
-        check::<f32, 3>(conv.clone(), [4, 6, 5], 1, [3, 4]);
+        let conv = conv.padding_mode(mode).layout(Layout::ChannelsLast);
+        check::<f32, 3>(conv, [4, 6, 5], 1, [3, 4]);
         check::<f16, 3>(conv, [4, 6, 5], 1, [8, 16]);
     }
 }
@@ -134,7 +134,7 @@ fn three_axes_and_other_paddings() {
 #[test]
 fn sums_over_many_positions() {
     let conv = Conv::new([3, 3]).padding([1, 1]);
-    check_layouts::<f32, 2>(conv.clone(), [24, 24], 2, [8, 8]);
+    check_layouts::<f32, 2>(conv, [24, 24], 2, [8, 8]);
     check_layouts::<bf16, 2>(conv, [24, 24], 2, [8, 8]);
 }
 
@@ -142,6 +142,6 @@ fn sums_over_many_positions() {
 fn indices_of_64_bits() {
     let wide = simulator(Simulation { wide_indices: true, ..Simulation::default() });
     let conv = Conv::new([3, 3]).stride([2, 1]).padding([1, 1]);
-    check_on::<f32, 2>(&wide, conv.clone(), [9, 8], 2, [5, 6]);
+    check_on::<f32, 2>(&wide, conv, [9, 8], 2, [5, 6]);
     check_on::<bf16, 2>(&wide, conv.layout(Layout::ChannelsLast), [9, 8], 2, [8, 16]);
 }
