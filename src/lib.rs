@@ -82,6 +82,6 @@ pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};
 pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMode};
 pub use matrix::{
-    Coo, Csc, Csr, CsrBuffers, Index, IndexView, IndexWidth, Indices, MatrixSize, Row,
+    Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixSize, Row,
 };
 pub use tensor::{Tensor, TensorView, TensorViewMut};

@@ -94,7 +94,6 @@ impl<T: Pod> DeviceBuffer<T> {
     }
 
     /// Gives the memory away: whoever takes the address frees it.
-    #[cfg(feature = "cuda")]
     pub(crate) fn into_address(self) -> (u64, usize) {
         let buffer = std::mem::ManuallyDrop::new(self);
         // SAFETY: the buffer is not dropped, so its handle is moved out once.

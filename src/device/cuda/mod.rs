@@ -9,6 +9,7 @@ mod blas;
 mod buffer;
 mod cache;
 mod compiler;
+mod constants;
 mod driver;
 #[cfg(feature = "cuda")]
 pub(crate) mod interop;
@@ -43,6 +44,7 @@ pub(crate) use buffer::Lease;
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use compiler::Compiler;
 pub(crate) use compiler::Spec;
+use constants::Constants;
 use driver::{Driver, Kernel};
 pub(crate) use launch::{
     Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
@@ -65,6 +67,13 @@ struct Inner {
     driver: Box<dyn Driver>,
     compiler: Compiler,
     options: KernelOptions,
+    constants: Constants,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.constants.release(&*self.driver);
+    }
 }
 
 /// A compiled kernel and what it takes of the device.
@@ -117,7 +126,7 @@ impl Default for KernelOptions {
 impl CudaDevice {
     fn new(driver: Box<dyn Driver>, options: KernelOptions) -> Self {
         let compiler = Compiler::new(&*driver, options.reuse);
-        CudaDevice(Arc::new(Inner { driver, compiler, options }))
+        CudaDevice(Arc::new(Inner { driver, compiler, options, constants: Constants::default() }))
     }
 
     /// The GPU with this ordinal, on its default stream: the same device each time.
@@ -196,6 +205,7 @@ impl CudaDevice {
         let stand_in = Box::new(Offline::instead_of(self.driver()));
         let stand_in = CudaDevice(Arc::new(Inner {
             compiler: Compiler::without_cache(&*stand_in),
+            constants: Constants::default(),
             driver: stand_in,
             options: self.options(),
         }));
