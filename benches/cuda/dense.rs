@@ -81,8 +81,12 @@ impl Operation {
         matches!(self, BackwardWeight | BackwardBias)
     }
 
+    fn has_algorithms(self) -> bool {
+        matches!(self, Forward | BackwardInput | BackwardWeight)
+    }
+
     fn algorithms(self, bench: &Bench, shape: &Shape) -> Vec<Algorithm> {
-        if !matches!(self, Forward | BackwardInput | BackwardWeight) {
+        if !self.has_algorithms() {
             return vec![Algorithm::Auto];
         }
         let mut algorithms = bench.options.algorithms().to_vec();
@@ -92,12 +96,10 @@ impl Operation {
 
     fn work(self, shape: &Shape, element: usize) -> Work {
         let elements = |shape: Vec<usize>| shape.iter().product::<usize>();
-        let read: usize = self.operands(shape).into_iter().map(|(_, shape, _)| elements(shape)).sum();
+        let read: usize =
+            self.operands(shape).into_iter().map(|(_, shape, _)| elements(shape)).sum();
         let bytes = (element * (read + elements(self.result(shape)))) as f64;
-        let operations = match self {
-            Forward | BackwardInput | BackwardWeight => 2.0 * shape.products() as f64,
-            Unfold | Fold | BackwardBias => 0.0,
-        };
+        let operations = if self.has_algorithms() { 2.0 * shape.products() as f64 } else { 0.0 };
         Work { operations, bytes, writes_only: false }
     }
 
@@ -187,13 +189,11 @@ pub fn run<T: Element>(bench: &mut Bench, examples: &mut Examples) -> Result<()>
     for operation in Operation::ALL {
         let name = operation.to_string();
         let mut algorithms = operation.algorithms(bench, shape);
-        let row = |algorithm| Row { op: &name, algorithm, shape, dtype: T::DTYPE };
-        // Where there is one way only, it has no name.
-        let label = |algorithm: Algorithm| match operation {
-            Forward | BackwardInput | BackwardWeight => algorithm.to_string(),
-            Unfold | Fold | BackwardBias => String::new(),
+        let row = |algorithm| {
+            let algorithm = operation.has_algorithms().then_some(algorithm);
+            Row { op: &name, algorithm, shape, dtype: T::DTYPE }
         };
-        algorithms.retain(|&algorithm| bench.options.wants(&row(&label(algorithm)).name()));
+        algorithms.retain(|&algorithm| bench.options.wants(&row(algorithm).name()));
         if !bench.options.has(&name) || algorithms.is_empty() {
             continue;
         }
@@ -206,21 +206,18 @@ pub fn run<T: Element>(bench: &mut Bench, examples: &mut Examples) -> Result<()>
             let values = converted::<T>(values, 1).repeat(if *batched { repeats } else { 1 });
             operands.push(Tensor::from_vec(&device, extents, values)?);
         }
-        let expected = converted::<T>(
-            &example.result,
-            if operation.sums_batch() { repeats } else { 1 },
-        );
+        let expected =
+            converted::<T>(&example.result, if operation.sums_batch() { repeats } else { 1 });
         let extents = operation.result(shape);
         for algorithm in algorithms {
             // What a call does not write stays what nothing computes.
             let poison = vec![T::from_f64(f64::NAN); extents.iter().product()];
             let mut result = Tensor::from_vec(&device, &extents, poison)?;
-            let label = label(algorithm);
             let work = operation.work(shape, size_of::<T>());
             with_axes!(shape, D => {
                 let conv = shape.conv::<D>();
                 bench.row(
-                    row(&label),
+                    row(algorithm),
                     work,
                     &mut result,
                     |result| operation.call(&conv, algorithm, &operands, result),
@@ -263,7 +260,9 @@ pub fn compare<T: Element>(expected: &[T], found: &[T]) -> Result<()> {
         Some((chunk * expected.len() + at, found[at], expected[at]))
     };
     if expected.is_empty() || !found.len().is_multiple_of(expected.len()) {
-        return Err(format!("{} elements, not a multiple of {}", found.len(), expected.len()).into());
+        return Err(
+            format!("{} elements, not a multiple of {}", found.len(), expected.len()).into()
+        );
     }
     match found.par_chunks(expected.len()).enumerate().find_map_any(wrong) {
         Some((at, found, expected)) => {

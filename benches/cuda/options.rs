@@ -84,10 +84,15 @@ impl Options {
                 "--ops" => options.ops = known("operation", list()?, &options.ops)?,
                 "--algorithms" => options.algorithms = parsed(list()?)?,
                 "--layouts" => options.layouts = parsed(list()?)?,
-                "--dtype" => options.dtypes = list()?.iter().map(|name| dtype(name)).collect::<Result<_>>()?,
+                "--dtype" => {
+                    options.dtypes =
+                        list()?.iter().map(|name| dtype(name)).collect::<Result<_>>()?
+                }
                 "--shapes" => {
                     let shape = |name: &String| {
-                        Shape::find(name).map(for_gpu).ok_or_else(|| format!("no shape {name:?}").into())
+                        Shape::find(name)
+                            .map(for_gpu)
+                            .ok_or_else(|| format!("no shape {name:?}").into())
                     };
                     options.shapes = list()?.iter().map(shape).collect::<Result<_>>()?;
                 }

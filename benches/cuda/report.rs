@@ -1,6 +1,6 @@
 //! Rows: checked, timed, printed.
 
-use convmat::{DType, Device, Layout};
+use convmat::{Algorithm, DType, Device, Layout};
 use serde_json::{Value, json};
 
 use crate::Result;
@@ -12,8 +12,8 @@ use crate::shapes::Shape;
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
     pub op: &'a str,
-    /// Empty where there is no choice.
-    pub algorithm: &'a str,
+    /// Where there is a choice.
+    pub algorithm: Option<Algorithm>,
     pub shape: &'a Shape,
     pub dtype: DType,
 }
@@ -32,8 +32,8 @@ pub struct Work {
 impl Row<'_> {
     pub fn name(&self) -> String {
         let Row { op, algorithm, shape, dtype } = self;
-        let slash = if algorithm.is_empty() { "" } else { "/" };
-        format!("{op}{slash}{algorithm}/{}/{}/{dtype}", shape.name, shape.layout)
+        let algorithm = algorithm.map_or(String::new(), |algorithm| format!("/{algorithm}"));
+        format!("{op}{algorithm}/{}/{}/{dtype}", shape.name, shape.layout)
     }
 }
 
@@ -98,8 +98,9 @@ impl<'a> Bench<'a> {
 
     fn line(&self, row: &Row, work: Work, outcome: &Result<Option<Times>>) -> String {
         let Row { op, algorithm, shape, dtype } = row;
+        let algorithm = algorithm.map_or(String::new(), |algorithm| algorithm.to_string());
         let layout = if shape.layout == Layout::ChannelsLast { "last" } else { "first" };
-        let start = format!("{op:<16}{algorithm:<9}{:<10}{layout:<6}{dtype:<5}", shape.name);
+        let start = format!("{op:<16}{algorithm:<9}{:<10}{layout:<6}{dtype:<6}", shape.name);
         let end = match outcome {
             Ok(Some(times)) => {
                 let Times { median, shortest, calls } = times;
@@ -121,7 +122,7 @@ impl<'a> Bench<'a> {
         let Row { op, algorithm, shape, dtype } = row;
         let axes = |extents: [usize; 3]| extents[3 - shape.spatial..].to_vec();
         let mut object = json!({
-            "op": op, "algorithm": algorithm, "shape": shape.name, "dtype": dtype.to_string(),
+            "op": op, "algorithm": algorithm.map(|a| a.to_string()), "shape": shape.name, "dtype": dtype.to_string(),
             "layout": shape.layout.to_string(), "batch": shape.batch, "channels": shape.channels,
             "outputs": shape.outputs, "groups": shape.groups, "input": axes(shape.input),
             "kernel": axes(shape.kernel), "stride": axes(shape.stride),
@@ -165,7 +166,7 @@ impl<'a> Bench<'a> {
             gemm.iter().map(|(dtype, rate)| format!("{dtype} {:.1}", rate / 1e12)).collect();
         println!(
             "{device}\ncopy {:.0} GB/s (read + written), store {:.0} GB/s, cuBLAS TFLOP/s: {}\n\n\
-             {:<16}{:<9}{:<10}{:<6}{:<5}{:>9} (min)       rate              of roofline",
+             {:<16}{:<9}{:<10}{:<6}{:<6}{:>9} (min)       rate              of roofline",
             copy / 1e9,
             store / 1e9,
             if products.is_empty() { "not found".into() } else { products.join(", ") },

@@ -1,5 +1,7 @@
 //! The matrix of a layer, and products with it. Checked against the CPU's, bit for bit.
 
+use std::path::Path;
+
 use convmat::{Csr, Device, Element, Tensor};
 
 use crate::dense::compare;
@@ -46,7 +48,7 @@ impl<T: Element> Parameters<T> {
 /// Assembly of a layer's matrix and products with it, in one element type.
 pub fn run<T: Element>(bench: &mut Bench, shape: &Shape) -> Result<()> {
     let shape = Shape { batch: 1, ..shape.for_matrix()? };
-    let row = |op| Row { op, algorithm: "", shape: &shape, dtype: T::DTYPE };
+    let row = |op| Row { op, algorithm: None, shape: &shape, dtype: T::DTYPE };
     let wanted = NAMES.map(|op| bench.options.has(op) && bench.options.wants(&row(op).name()));
     if wanted == [false; 3] {
         return Ok(());
@@ -58,10 +60,8 @@ pub fn run<T: Element>(bench: &mut Bench, shape: &Shape) -> Result<()> {
         let size = shape.input_size::<D>();
         shape.conv::<D>().matrix_size(&shape.weight_shape(), true, size)?.bytes(T::DTYPE) as f64
     });
-    if let Some(folder) = &bench.options.save
-        && T::DTYPE == convmat::DType::F32
-    {
-        expected.save_npz(folder.join(format!("{}-{}-matrix.npz", shape.name, shape.layout)))?;
+    if let Some(folder) = &bench.options.save {
+        save(&shape, folder)?;
     }
     if wanted[0] {
         let parameters = Parameters::new(&shape, &device)?;
@@ -74,9 +74,12 @@ pub fn run<T: Element>(bench: &mut Bench, shape: &Shape) -> Result<()> {
                 Some(matrix) => parameters.matrix_into(&shape, matrix),
                 None => Ok(*matrix = Some(parameters.matrix(&shape)?)),
             },
-            |matrix| match matrix.clone().map(|matrix| matrix.to_device(&Device::Cpu)) {
-                Some(found) if found? == expected => Ok(()),
-                _ => Err("another matrix than the CPU's".into()),
+            |matrix| {
+                let found = matrix.clone().map(|matrix| matrix.to_device(&Device::Cpu));
+                match found.transpose()?.as_ref() == Some(&expected) {
+                    true => Ok(()),
+                    false => Err("another matrix than the CPU's".into()),
+                }
             },
         );
     }
@@ -86,6 +89,18 @@ pub fn run<T: Element>(bench: &mut Bench, shape: &Shape) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes the matrix and what it is made of, in `f32`: other types hold the same values.
+fn save(shape: &Shape, folder: &Path) -> Result<()> {
+    let name = |end: &str| folder.join(format!("{}-{}-matrix{end}", shape.name, shape.layout));
+    if name(".npz").exists() {
+        return Ok(());
+    }
+    let parameters = Parameters::<f32>::new(shape, &Device::Cpu)?;
+    convmat::io::write_npy(name("-w.npy"), &parameters.weight)?;
+    convmat::io::write_npy(name("-b.npy"), &parameters.bias)?;
+    Ok(parameters.matrix(shape)?.save_npz(name(".npz"))?)
 }
 
 fn multiply<T: Element>(
