@@ -239,7 +239,8 @@ def run_partner(program, arguments, shape, folder):
 
 
 def torch_times(row, folder, clock, checked):
-    """Median and shortest milliseconds of PyTorch's way to do it, once it is known to be right."""
+    """Median and shortest milliseconds of PyTorch's way to do it, once it is known to be right; None
+    where there is none."""
     make = OPERATIONS[row["op"]]
     layer = Layer(row, folder, row["batch"])
     if not issubclass(make, torch_side.Matrix):
@@ -248,7 +249,11 @@ def torch_times(row, folder, clock, checked):
     elif layer.prefix not in checked:
         check_matrix(row, layer)
         checked.add(layer.prefix)
-    return clock.milliseconds(make(layer).call)
+    try:
+        return clock.milliseconds(make(layer).call)
+    except RuntimeError as error:  # such as a type that its sparse products do not take
+        print(f"PyTorch, {row['op']} {row['shape']}: {error}", file=sys.stderr)
+        return None
 
 
 def compare(rows, folder, clock):
@@ -260,23 +265,25 @@ def compare(rows, folder, clock):
             if key not in times:
                 times[key] = torch_times(row, folder, clock, checked)
                 torch.cuda.empty_cache()
-            row["torch_ms"], row["torch_min_ms"] = times[key]
-            row["ratio"] = row["torch_ms"] / row["ms"]
-            if row["roofline"] is not None:
-                row["torch_roofline"] = row["roofline"] / row["ratio"]
+            if times[key]:
+                row["torch_ms"], row["torch_min_ms"] = times[key]
+                row["ratio"] = row["torch_ms"] / row["ms"]
+                if row["roofline"] is not None:
+                    row["torch_roofline"] = row["roofline"] / row["ratio"]
         yield row
 
 
 def print_row(row):
     start = f"{row['op']:<16}{row['algorithm'] or '':<9}{row['shape']:<10}{row['layout'][9:]:<6}"
-    start += f"{row['dtype']:<5}"
+    start += f"{row['dtype']:<6}"
     if "error" in row:
         return print(f"{start}FAILED: {row['error']}", flush=True)
-    ours, theirs = (f"{row[key + 'ms']:9.4f} ({row[key + 'min_ms']:.4f})" for key in ("", "torch_"))
-    fraction = lambda value: "     –" if value is None else f"{value:6.0%}"
+    time = lambda key: f"{row[key + 'ms']:9.4f} ({row[key + 'min_ms']:.4f})" if key + "ms" in row else "–"
+    ratio = f"{row['ratio']:6.2f}x" if "ratio" in row else "–"
+    fraction = lambda key: "–" if row.get(key) is None else f"{row[key]:.0%}"
     print(
-        f"{start}{ours:<21}{theirs:<21}{row['ratio']:6.2f}x {row['rate']:9.1f} {row['unit']:<8}"
-        f"{fraction(row['roofline'])} {fraction(row.get('torch_roofline'))}",
+        f"{start}{time(''):<21}{time('torch_'):<21}{ratio:>7} {row['rate']:9.1f} {row['unit']:<8}"
+        f"{fraction('roofline'):>6}{fraction('torch_roofline'):>7}",
         flush=True,
     )
 
