@@ -54,6 +54,15 @@ DEVICE void warp_barrier(SIMULATOR_HERE) {
                                         [](simulator::Nothing* const*, u32) {});
 }
 
+template <int N> struct alignas(4 * N) Words {
+    u32 at[N];
+};
+template <int N> DEVICE void store_words(void* to, const u32 (&words)[N]) {
+    Words<N> copy;
+    for (int i = 0; i < N; ++i) copy.at[i] = words[i];
+    *(Words<N>*)to = copy;
+}
+
 template <typename T> DEVICE T shuffle(T value, int lane, SIMULATOR_HERE) {
     return simulator::exchange<T>({"shuffle", file, line}, value, (u32)lane % 32);
 }

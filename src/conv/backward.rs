@@ -93,7 +93,9 @@ impl<const D: usize> Conv<D> {
                 cpu::backward_weight(&problem, x.host(), dy.host(), dw.host(), algorithm)
             }
             #[cfg(gpu)]
-            Device::Cuda(device) => Err(device.not_yet("backward_weight")),
+            Device::Cuda(_) => {
+                cuda::backward_weight(&problem, x.cuda(), dy.cuda(), dw.cuda(), algorithm)
+            }
         }
     }
 
@@ -230,6 +232,8 @@ fn run_backward_input<T: Element>(
             cpu::backward_input(problem, dy.host(), weight.host(), None, dx.host(), algorithm)
         }
         #[cfg(gpu)]
-        Device::Cuda(device) => Err(device.not_yet("backward_input")),
+        Device::Cuda(_) => {
+            cuda::backward_input(problem, dy.cuda(), weight.cuda(), None, dx.cuda(), algorithm)
+        }
     }
 }

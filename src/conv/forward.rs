@@ -1,5 +1,7 @@
 //! The convolution itself.
 
+#[cfg(gpu)]
+use super::cuda;
 use super::problem::Problem;
 use super::{Algorithm, check_weight, cpu};
 use crate::device::Device;
@@ -64,7 +66,10 @@ impl<const D: usize> Conv<D> {
                 cpu::forward(&problem, x.host(), weight.host(), bias, y.host(), algorithm)
             }
             #[cfg(gpu)]
-            Device::Cuda(device) => Err(device.not_yet("forward")),
+            Device::Cuda(_) => {
+                let bias = bias.as_ref().map(TensorView::cuda);
+                cuda::forward(&problem, x.cuda(), weight.cuda(), bias, y.cuda(), algorithm)
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! Transposed convolution: the adjoint of a convolution, as a layer of its own.
 
 use super::backward::adjoint_problem;
+#[cfg(gpu)]
+use super::cuda;
 use super::problem::Problem;
 use super::{Algorithm, cpu};
 use crate::device::Device;
@@ -125,6 +127,9 @@ fn run<T: Element>(
             cpu::backward_input(problem, x.host(), weight.host(), bias, y.host(), algorithm)
         }
         #[cfg(gpu)]
-        Device::Cuda(device) => Err(device.not_yet("transposed")),
+        Device::Cuda(_) => {
+            let bias = bias.map(TensorView::cuda);
+            cuda::backward_input(problem, x.cuda(), weight.cuda(), bias, y.cuda(), algorithm)
+        }
     }
 }

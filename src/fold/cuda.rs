@@ -28,7 +28,7 @@ struct Arguments {
 }
 
 /// Writes all of `output`, whose shape fits the patches'; `counts` are batch, channels and groups.
-pub(super) fn fold<T: Element>(
+pub(crate) fn fold<T: Element>(
     layout: Layout,
     maps: &[AxisMap; 3],
     [batch, channels, groups]: [usize; 3],

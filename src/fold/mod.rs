@@ -2,7 +2,7 @@
 
 mod cpu;
 #[cfg(gpu)]
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::device::Device;
 use crate::element::Element;

@@ -157,6 +157,13 @@ impl AxisMap {
         AxisMap::new(self.inputs, self.padded.len(), 1, 1, 1, self.low, self.mode)
     }
 
+    /// What one tap alone reads: the map with one tap, at the same outputs.
+    #[cfg(gpu)]
+    pub(crate) fn tap_axis(&self, tap: usize) -> Result<AxisMap> {
+        let low = self.low - (tap * self.dilation) as i64;
+        AxisMap::new(self.inputs, self.outputs, 1, self.stride, 1, low, self.mode)
+    }
+
     /// For each input, the number of (output, tap) pairs that read it.
     pub fn overlap(&self) -> Vec<usize> {
         let mut counts = vec![0; self.inputs];

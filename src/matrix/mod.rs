@@ -97,7 +97,7 @@ impl<const D: usize> Conv<D> {
     ) -> Result<()> {
         let weight = weight.into();
         let shape = MatrixShape::forward(self, weight.shape(), bias.is_some(), input_size)?;
-        Assembly::new(shape, weight, bias)?.into_target(target.into().0)
+        Assembly::new(shape, weight, bias)?.write_target(target.into().0)
     }
 
     /// The size that [`Conv::matrix`] has for a weight of this shape. Takes no more memory than the
@@ -161,7 +161,7 @@ impl<const D: usize> Conv<D> {
         let weight = weight.into();
         let bound = (input_size, output_padding);
         let shape = MatrixShape::transposed(self, weight.shape(), bias.is_some(), bound)?;
-        Assembly::new(shape, weight, bias)?.into_target(target.into().0)
+        Assembly::new(shape, weight, bias)?.write_target(target.into().0)
     }
 
     /// The size that [`Conv::transposed_matrix`] has for a weight of this shape.
@@ -291,7 +291,7 @@ impl<'a, T: Element> Assembly<'a, T> {
         Ok(Csr::trusted([rows, columns], Pattern { indptr, indices }, data))
     }
 
-    fn into_target(self, target: Target<'_, T>) -> Result<()> {
+    fn write_target(&self, target: Target<'_, T>) -> Result<()> {
         common_device(&[("weight", self.device.clone()), ("the matrix", target.device())])?;
         let width = target.width();
         if self.size.index_width().limit() > width.limit() {
@@ -303,13 +303,13 @@ impl<'a, T: Element> Assembly<'a, T> {
             });
         }
         match target {
-            Target::I32(buffers) => self.into_buffers(buffers),
-            Target::I64(buffers) => self.into_buffers(buffers),
-            Target::Matrix(matrix) => self.into_matrix(matrix),
+            Target::I32(buffers) => self.write_buffers(buffers),
+            Target::I64(buffers) => self.write_buffers(buffers),
+            Target::Matrix(matrix) => self.write_matrix(matrix),
         }
     }
 
-    fn into_buffers<I: Index>(&self, buffers: CsrBuffers<'_, T, I>) -> Result<()> {
+    fn write_buffers<I: Index>(&self, buffers: CsrBuffers<'_, T, I>) -> Result<()> {
         let CsrBuffers { indptr, indices, data } = buffers;
         let [rows, _, nnz] = self.extents();
         expect_shape("indptr", &[rows + 1], &[indptr.len()])?;
@@ -318,7 +318,7 @@ impl<'a, T: Element> Assembly<'a, T> {
         self.write(indptr, indices, data)
     }
 
-    fn into_matrix(&self, matrix: &mut Csr<T>) -> Result<()> {
+    fn write_matrix(&self, matrix: &mut Csr<T>) -> Result<()> {
         let [rows, columns, nnz] = self.extents();
         expect_shape("the matrix", &[rows, columns], &matrix.shape())?;
         expect_shape("the matrix's data", &[nnz], &[matrix.nnz()])?;

@@ -2,7 +2,7 @@
 
 mod cpu;
 #[cfg(gpu)]
-mod cuda;
+pub(crate) mod cuda;
 pub(crate) mod slab;
 
 pub(crate) use cpu::{TABLE_ENTRIES, entry_sources, taps};

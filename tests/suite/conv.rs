@@ -1,12 +1,15 @@
 //! Convolution, its gradients and transposed convolution, by every algorithm.
 
+mod direct;
 mod errors;
 
 use convmat::{Algorithm, Conv, DType, Device, Element, Layout, PaddingMode, Tensor};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::catalogue::{cases, conv, integers, last, randoms, tensor, values};
+use crate::catalogue::{
+    accelerators, cases, conv, devices, integers, last, on, randoms, tensor, values,
+};
 use crate::oracle::Case;
 use crate::with_rank;
 
@@ -27,9 +30,15 @@ impl<T: Element> Operands<T> {
             dy: tensor(&case.output_shape(), &make(case.output_len(), 4)),
         }
     }
+
+    fn on(&self, device: &Device) -> Self {
+        let [x, w, b, dy] = [&self.x, &self.w, &self.b, &self.dy].map(|tensor| on(device, tensor));
+        Operands { x, w, b, dy }
+    }
 }
 
-/// The result of every operation, `_into` a buffer full of garbage: y with bias, dx, dw, db.
+/// The result of every operation, `_into` a buffer full of garbage, where the operands are: y with bias,
+/// dx, dw, db.
 fn run<T: Element, const D: usize>(
     case: &Case,
     at: &Operands<T>,
@@ -38,7 +47,7 @@ fn run<T: Element, const D: usize>(
     let conv = conv::<D>(case);
     let dirty = |shape: &[usize]| {
         let len = shape.iter().product();
-        Tensor::from_vec(&Device::Cpu, shape, vec![T::from_f64(f64::NAN); len]).unwrap()
+        Tensor::from_vec(&at.x.device(), shape, vec![T::from_f64(f64::NAN); len]).unwrap()
     };
     let mut y = dirty(&case.output_shape());
     conv.forward_into(&at.x, &at.w, Some(at.b.view()), &mut y, algorithm).unwrap();
@@ -65,22 +74,39 @@ fn expected(case: &Case, [x, w, b, dy]: [&[f64]; 4]) -> [Vec<f64>; 4] {
     ]
 }
 
-fn check_integers<T: Element>(case: &Case) -> Result<(), TestCaseError> {
+fn check_integers<T: Element>(
+    case: &Case,
+    device: &Device,
+    algorithms: impl Iterator<Item = Algorithm>,
+) -> Result<(), TestCaseError> {
     let at = Operands::<T>::new(case, |len, seed| integers(len, seed, 2));
     let [x, w, b, dy] = [&at.x, &at.w, &at.b, &at.dy].map(values);
     let expected = expected(case, [&x, &w, &b, &dy]);
-    for algorithm in Algorithm::ALL {
-        for (found, exact) in run_case(case, &at, algorithm).iter().zip(&expected) {
+    let at = at.on(device);
+    for algorithm in algorithms {
+        let results = run_case(case, &at, algorithm);
+        for (what, (found, exact)) in results.iter().zip(&expected).enumerate() {
             // The sums are exact in the accumulator; one rounding remains for the half types.
             let rounded: Vec<f64> = exact.iter().map(|&v| T::from_f64(v).to_f64()).collect();
-            prop_assert_eq!(values(found), rounded, "{} {}", T::DTYPE, algorithm);
+            let call = format!("{} {algorithm} on {device}, result {what}", T::DTYPE);
+            prop_assert_eq!(values(found), rounded, "{}", call);
         }
     }
     Ok(())
 }
 
+/// The same call twice gives the same bytes.
+fn check_bytes(case: &Case, device: &Device) {
+    let at = Operands::<f32>::new(case, randoms).on(device);
+    for algorithm in Algorithm::ALL {
+        let [once, twice] = [0, 1].map(|_| run_case(case, &at, algorithm));
+        assert_eq!(once, twice, "{algorithm} on {device}, {case:?}");
+    }
+}
+
 fn check_randoms<T: Element>(
     case: &Case,
+    device: &Device,
     algorithms: impl Iterator<Item = Algorithm>,
 ) -> Result<(), TestCaseError> {
     let at = Operands::<T>::new(case, randoms);
@@ -99,6 +125,7 @@ fn check_randoms<T: Element>(
     let u_acc = if T::DTYPE == DType::F64 { u_out } else { DType::F32.unit_roundoff() };
     // Where f16 is subnormal, its spacing no longer shrinks with the value.
     let subnormal = if T::DTYPE == DType::F16 { 2f64.powi(-25) } else { 0.0 };
+    let at = at.on(device);
     for algorithm in algorithms {
         let found = run_case(case, &at, algorithm);
         for what in 0..4 {
@@ -110,7 +137,7 @@ fn check_randoms<T: Element>(
                 let allowed = slack * scale + u_out * y.abs() + subnormal;
                 prop_assert!(
                     (found - y).abs() <= allowed,
-                    "{} {algorithm}, result {what}, element {i}: {found} for {y}",
+                    "{} {algorithm} on {device}, result {what}, element {i}: {found} for {y}",
                     T::DTYPE
                 );
             }
@@ -140,7 +167,7 @@ fn check_adjoint<const D: usize>(case: &Case) -> Result<(), TestCaseError> {
 }
 
 /// The transposed convolution is the oracle's adjoint plus the bias, by either of its forms.
-fn check_transposed<const D: usize>(case: &Case) -> Result<(), TestCaseError> {
+fn check_transposed<const D: usize>(case: &Case, device: &Device) -> Result<(), TestCaseError> {
     let conv = conv::<D>(case);
     let x: Tensor<f32> = tensor(&case.output_shape(), &integers(case.output_len(), 5, 3));
     let w: Tensor<f32> = tensor(&case.weight_shape(), &integers(case.weight_len(), 6, 3));
@@ -159,15 +186,16 @@ fn check_transposed<const D: usize>(case: &Case) -> Result<(), TestCaseError> {
         let span = case.dilation[a] * (case.kernel[a] - 1) + 1;
         (case.input[a] + case.low[a] + case.high[a] - span) % case.stride[a]
     });
+    let [x, w, b] = [&x, &w, &b].map(|tensor| on(device, tensor));
     let y = conv.transposed(&x, &w, Some(b.view()), last(padding)).unwrap();
     prop_assert_eq!(y.shape(), case.input_shape());
     prop_assert_eq!(values(&y), expected.clone());
     for algorithm in Algorithm::ALL {
-        let mut y = Tensor::zeros(&Device::Cpu, &case.input_shape()).unwrap();
+        let mut y = Tensor::zeros(device, &case.input_shape()).unwrap();
         conv.transposed_into(&x, &w, Some(b.view()), &mut y, algorithm).unwrap();
-        prop_assert_eq!(values(&y), expected.clone(), "{}", algorithm);
+        prop_assert_eq!(values(&y), expected.clone(), "{} on {}", algorithm, device);
         conv.transposed_into(&x, &w, None, &mut y, algorithm).unwrap();
-        prop_assert_eq!(values(&y), plain.clone(), "{}", algorithm);
+        prop_assert_eq!(values(&y), plain.clone(), "{} on {}", algorithm, device);
     }
     Ok(())
 }
@@ -189,18 +217,12 @@ proptest! {
 
     #[test]
     fn small_integers_are_exact(case in cases()) {
-        check_integers::<f32>(&case)?;
-        check_integers::<f64>(&case)?;
-        check_integers::<f16>(&case)?;
-        check_integers::<bf16>(&case)?;
+        check_integers_of_all_types(&case, &Device::Cpu)?;
     }
 
     #[test]
     fn random_floats_are_within_tolerance(case in cases()) {
-        check_randoms::<f32>(&case, Algorithm::ALL.into_iter())?;
-        check_randoms::<f64>(&case, Algorithm::ALL.into_iter())?;
-        check_randoms::<f16>(&case, Algorithm::ALL.into_iter())?;
-        check_randoms::<bf16>(&case, Algorithm::ALL.into_iter())?;
+        check_randoms_of_all_types(&case, &Device::Cpu)?;
     }
 
     #[test]
@@ -215,12 +237,41 @@ proptest! {
 
     #[test]
     fn transposed_is_the_adjoint(case in cases()) {
-        with_rank!(case, D => check_transposed::<D>(&case))?;
+        with_rank!(case, D => check_transposed::<D>(&case, &Device::Cpu))?;
     }
 
     #[test]
     fn fresh_forms_are_the_into_forms(case in cases()) {
         with_rank!(case, D => check_fresh::<D>(&case))?;
+    }
+}
+
+fn check_integers_of_all_types(case: &Case, device: &Device) -> Result<(), TestCaseError> {
+    check_integers::<f32>(case, device, every())?;
+    check_integers::<f64>(case, device, every())?;
+    check_integers::<f16>(case, device, every())?;
+    check_integers::<bf16>(case, device, every())
+}
+
+fn check_randoms_of_all_types(case: &Case, device: &Device) -> Result<(), TestCaseError> {
+    check_randoms::<f32>(case, device, every())?;
+    check_randoms::<f64>(case, device, every())?;
+    check_randoms::<f16>(case, device, every())?;
+    check_randoms::<bf16>(case, device, every())
+}
+
+proptest! {
+    // The simulator takes about a second for a case.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn accelerators_compute_the_same(case in cases()) {
+        for device in accelerators() {
+            check_integers_of_all_types(&case, device)?;
+            check_randoms_of_all_types(&case, device)?;
+            check_bytes(&case, device);
+            with_rank!(case, D => check_transposed::<D>(&case, device))?;
+        }
     }
 }
 
@@ -313,9 +364,13 @@ fn extreme() -> Vec<Case> {
     layouts.into_iter().flat_map(with).collect()
 }
 
+fn every() -> impl Iterator<Item = Algorithm> {
+    Algorithm::ALL.into_iter()
+}
+
 /// All algorithms but the slow one.
 fn fast() -> impl Iterator<Item = Algorithm> {
-    Algorithm::ALL.into_iter().filter(|&a| a != Algorithm::Naive)
+    every().filter(|&a| a != Algorithm::Naive)
 }
 
 #[test]
@@ -333,9 +388,19 @@ fn large_shapes_are_exact() {
 }
 
 #[test]
+fn large_shapes_are_exact_on_accelerators() {
+    for device in accelerators() {
+        for case in large().into_iter().step_by(2) {
+            check_integers::<f32>(&case, device, fast()).unwrap();
+            check_bytes(&case, device);
+        }
+    }
+}
+
+#[test]
 fn halves_of_large_shapes_are_rounded_once() {
     for case in large().into_iter().step_by(3) {
-        check_randoms::<bf16>(&case, fast()).unwrap();
+        check_randoms::<bf16>(&case, &Device::Cpu, fast()).unwrap();
     }
 }
 
@@ -477,21 +542,28 @@ fn pytorchs_answers() {
         let [x, y, dy, dx] = ["input", "output", "grad_output", "grad_input"]
             .map(|part| read(&format!("{name}.{part}")));
         let dw = read(&format!("grad.{name}.weight"));
-        for algorithm in Algorithm::ALL {
-            let mut found = y.clone();
-            let bias = bias.as_ref().map(Tensor::view);
-            conv.forward_into(&x, &weight, bias, &mut found, algorithm).unwrap();
-            close(&format!("{name}, {algorithm}, output"), &found, &y);
-            let mut found = dx.clone();
-            conv.backward_input_into(&dy, &weight, &mut found, algorithm).unwrap();
-            close(&format!("{name}, {algorithm}, input gradient"), &found, &dx);
-            let mut found = dw.clone();
-            conv.backward_weight_into(&x, &dy, &mut found, algorithm).unwrap();
-            close(&format!("{name}, {algorithm}, weight gradient"), &found, &dw);
-        }
-        if bias.is_some() {
-            let db = read(&format!("grad.{name}.bias"));
-            close(&format!("{name}, bias gradient"), &conv.backward_bias(&dy).unwrap(), &db);
+        let db = bias.is_some().then(|| read(&format!("grad.{name}.bias")));
+        for device in devices() {
+            let [x, dy, weight] = [&x, &dy, &weight].map(|tensor| on(device, tensor));
+            let bias = bias.as_ref().map(|bias| on(device, bias));
+            let zeros = |like: &Tensor<f64>| Tensor::zeros(device, like.shape()).unwrap();
+            for algorithm in Algorithm::ALL {
+                let call = format!("{name}, {algorithm} on {device}");
+                let mut found = zeros(&y);
+                let bias = bias.as_ref().map(Tensor::view);
+                conv.forward_into(&x, &weight, bias, &mut found, algorithm).unwrap();
+                close(&format!("{call}, output"), &found, &y);
+                let mut found = zeros(&dx);
+                conv.backward_input_into(&dy, &weight, &mut found, algorithm).unwrap();
+                close(&format!("{call}, input gradient"), &found, &dx);
+                let mut found = zeros(&dw);
+                conv.backward_weight_into(&x, &dy, &mut found, algorithm).unwrap();
+                close(&format!("{call}, weight gradient"), &found, &dw);
+            }
+            if let Some(db) = &db {
+                let call = format!("{name}, bias gradient on {device}");
+                close(&call, &conv.backward_bias(&dy).unwrap(), db);
+            }
         }
     }
 }
@@ -505,12 +577,15 @@ fn output_padding_beyond_the_stride() {
     let w: Tensor<f64> = tensor(&[1, 1, 2], &[10., 1.]);
     let b: Tensor<f64> = tensor(&[1], &[0.5]);
     let exact = [10.5, 20.5, 30.5, 41.5, 2.5, 3.5, 4.5, 0.5, 0.5];
-    let y = conv.transposed(&x, &w, Some(b.view()), [2]).unwrap();
-    assert_eq!(values(&y), exact);
-    for algorithm in Algorithm::ALL {
-        let mut y = Tensor::zeros(&Device::Cpu, &[1, 1, 9]).unwrap();
-        conv.transposed_into(&x, &w, Some(b.view()), &mut y, algorithm).unwrap();
-        assert_eq!(values(&y), exact, "{algorithm}");
+    for device in devices() {
+        let [x, w, b] = [&x, &w, &b].map(|tensor| on(device, tensor));
+        let y = conv.transposed(&x, &w, Some(b.view()), [2]).unwrap();
+        assert_eq!(values(&y), exact, "{device}");
+        for algorithm in Algorithm::ALL {
+            let mut y = Tensor::zeros(device, &[1, 1, 9]).unwrap();
+            conv.transposed_into(&x, &w, Some(b.view()), &mut y, algorithm).unwrap();
+            assert_eq!(values(&y), exact, "{algorithm} on {device}");
+        }
     }
     // Here all of the output is padding: without it there would be nothing.
     let conv = Conv::new([2]).stride([2]).padding([1]);
@@ -524,11 +599,14 @@ fn output_padding_beyond_the_stride() {
 #[test]
 fn an_empty_batch_gives_empty_outputs_and_zero_gradients() {
     let case = plain(0, 4, 5, 6, 3);
-    let at = Operands::<f32>::new(&case, randoms);
-    for algorithm in Algorithm::ALL {
-        let [y, dx, dw, db] = run_case(&case, &at, algorithm);
-        assert_eq!((y.len(), dx.len()), (0, 0));
-        assert!(values(&dw).iter().chain(&values(&db)).all(|&v| v == 0.0), "{algorithm}");
+    for device in devices() {
+        let at = Operands::<f32>::new(&case, randoms).on(device);
+        for algorithm in Algorithm::ALL {
+            let [y, dx, dw, db] = run_case(&case, &at, algorithm);
+            assert_eq!((y.len(), dx.len()), (0, 0));
+            let zeros = values(&dw).iter().chain(&values(&db)).all(|&v| v == 0.0);
+            assert!(zeros, "{algorithm} on {device}");
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use cudarc::cublas::result;
 use cudarc::cublas::sys::{self, cublasComputeType_t as Compute, cudaDataType as Type};
 
+use super::gemm::{Gemm, Matrix};
 use super::probe;
 use super::queue::Queue;
 use crate::element::DType;
@@ -28,37 +29,6 @@ pub(crate) struct Blas {
 unsafe impl Send for Blas {}
 // SAFETY: as above, and threads take turns.
 unsafe impl Sync for Blas {}
-
-/// A matrix by rows, or one for each product of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Matrix {
-    pub address: u64,
-    /// From one row to the next, in elements.
-    pub leading: usize,
-    /// From one product's matrix to the next one's, in elements; 0 when they share it.
-    pub stride: usize,
-    /// Whether the factor is this matrix's transpose; its rows are then the factor's columns.
-    pub transposed: bool,
-}
-
-/// `c = alpha·a·b + beta·c`, for each product of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Gemm {
-    pub dtype: DType,
-    /// Rows of `a` and `c`, columns of `b` and `c`, and what is summed over (at least 1).
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    pub batch: usize,
-    pub a: Matrix,
-    pub b: Matrix,
-    /// Not transposed. With `beta` 0 it is only written.
-    pub c: Matrix,
-    pub alpha: f64,
-    pub beta: f64,
-    /// Whether `f32` factors may be rounded to TF32.
-    pub tf32: bool,
-}
 
 impl Blas {
     /// # Errors
@@ -109,12 +79,17 @@ impl Blas {
             true => sys::cublasOperation_t::CUBLAS_OP_T,
             false => sys::cublasOperation_t::CUBLAS_OP_N,
         };
-        let (kind, compute) = match gemm.dtype {
-            DType::F16 => (Type::CUDA_R_16F, Compute::CUBLAS_COMPUTE_32F),
-            DType::BF16 => (Type::CUDA_R_16BF, Compute::CUBLAS_COMPUTE_32F),
-            DType::F32 if gemm.tf32 => (Type::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F_FAST_TF32),
-            DType::F32 => (Type::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F),
-            DType::F64 => (Type::CUDA_R_64F, Compute::CUBLAS_COMPUTE_64F),
+        let kind = |dtype: DType| match dtype {
+            DType::F16 => Type::CUDA_R_16F,
+            DType::BF16 => Type::CUDA_R_16BF,
+            DType::F32 => Type::CUDA_R_32F,
+            DType::F64 => Type::CUDA_R_64F,
+        };
+        let (factor, output) = (kind(gemm.dtype), kind(gemm.output));
+        let compute = match gemm.dtype {
+            DType::F32 if gemm.tf32 => Compute::CUBLAS_COMPUTE_32F_FAST_TF32,
+            DType::F64 => Compute::CUBLAS_COMPUTE_64F,
+            _ => Compute::CUBLAS_COMPUTE_32F,
         };
         // The factors have the type that sums have.
         let wide = [gemm.alpha, gemm.beta];
@@ -141,16 +116,16 @@ impl Blas {
                     k,
                     alpha,
                     pointer(b),
-                    kind,
+                    factor,
                     ldb,
                     stride(b),
                     pointer(a),
-                    kind,
+                    factor,
                     lda,
                     stride(a),
                     beta,
                     pointer(c),
-                    kind,
+                    output,
                     ldc,
                     stride(c),
                     batch,

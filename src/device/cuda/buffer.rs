@@ -1,7 +1,9 @@
 //! Memory of a device.
 
+use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytemuck::Pod;
@@ -171,6 +173,13 @@ impl<'a, T: Pod> DeviceSlice<'a, T> {
         self.len
     }
 
+    /// Some of the elements.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len);
+        let address = self.address + (range.start * size_of::<T>()) as u64;
+        DeviceSlice { address, len: range.len(), ..self.clone() }
+    }
+
     /// Copies the elements to the host, after the work queued so far.
     pub(crate) fn to_vec(&self) -> Result<Vec<T>> {
         let mut data: Vec<T> = try_zeroed("a tensor's elements on the host", self.len)?;
@@ -260,14 +269,18 @@ impl<'a, T: Pod> DeviceSliceMut<'a, T> {
         unsafe { self.device().driver().clear(self.address(), self.len() * size_of::<T>()) }
     }
 
-    /// The same elements, borrowed from this borrow.
-    pub(crate) fn reborrow(&mut self) -> DeviceSliceMut<'_, T> {
-        DeviceSliceMut { whole: self.whole.clone(), elements: PhantomData }
+    /// The same elements, when they are of this type.
+    pub(crate) fn of_type<U: Pod>(&mut self) -> Option<DeviceSliceMut<'_, U>> {
+        let DeviceSlice { device, address, len, lease, .. } = self.whole.clone();
+        (TypeId::of::<T>() == TypeId::of::<U>()).then_some(DeviceSliceMut {
+            whole: DeviceSlice { device, address, len, lease, elements: PhantomData },
+            elements: PhantomData,
+        })
     }
 
-    /// The same elements, to be read.
-    pub(crate) fn as_slice(&self) -> DeviceSlice<'_, T> {
-        self.whole.clone()
+    /// Some of the elements.
+    pub(crate) fn slice(&mut self, range: Range<usize>) -> DeviceSliceMut<'_, T> {
+        DeviceSliceMut { whole: self.whole.slice(range), elements: PhantomData }
     }
 }
 

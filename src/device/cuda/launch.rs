@@ -143,10 +143,15 @@ impl Spec {
             let [d, h, w] = maps.each_ref().map(of);
             format!("{d}, {h}, {w}")
         };
-        self.define("MODE", mode(maps).0)
+        self.mode(maps, specialise)
             .define("TAPS", three(AxisMap::taps))
             .define("STRIDES", three(AxisMap::stride))
             .define("DILATIONS", three(AxisMap::dilation))
+    }
+
+    /// With `specialise`, compiles for the layer's padding mode alone.
+    pub(crate) fn mode(self, maps: &[AxisMap; 3], specialise: bool) -> Self {
+        if specialise { self.define("MODE", mode(maps).0) } else { self }
     }
 
     /// The width of indices: 64 bits if any of these counts, which bound every number the kernel forms,

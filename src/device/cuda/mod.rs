@@ -11,6 +11,7 @@ mod cache;
 mod compiler;
 mod constants;
 mod driver;
+mod gemm;
 #[cfg(feature = "cuda")]
 pub(crate) mod interop;
 mod kernels;
@@ -20,6 +21,7 @@ mod nvrtc;
 mod offline;
 #[cfg(feature = "cuda")]
 pub(super) mod probe;
+mod product;
 #[cfg(feature = "cuda")]
 mod queue;
 #[cfg(feature = "cuda")]
@@ -46,10 +48,12 @@ use compiler::Compiler;
 pub(crate) use compiler::Spec;
 use constants::Constants;
 use driver::{Driver, Kernel};
+pub(crate) use gemm::{Gemm, Matrix};
 pub(crate) use launch::{
     Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
 };
 use offline::Offline;
+pub(crate) use product::{Engine, Product, Tiling};
 #[cfg(feature = "cuda")]
 pub(crate) use runtime::Runtime;
 
@@ -126,6 +130,10 @@ impl Default for KernelOptions {
 impl CudaDevice {
     fn new(driver: Box<dyn Driver>, options: KernelOptions) -> Self {
         let compiler = Compiler::new(&*driver, options.reuse);
+        Self::assemble(driver, compiler, options)
+    }
+
+    fn assemble(driver: Box<dyn Driver>, compiler: Compiler, options: KernelOptions) -> Self {
         CudaDevice(Arc::new(Inner { driver, compiler, options, constants: Constants::default() }))
     }
 
@@ -203,12 +211,8 @@ impl CudaDevice {
 
     pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
         let stand_in = Box::new(Offline::instead_of(self.driver()));
-        let stand_in = CudaDevice(Arc::new(Inner {
-            compiler: Compiler::without_cache(&*stand_in),
-            constants: Constants::default(),
-            driver: stand_in,
-            options: self.options(),
-        }));
+        let compiler = Compiler::without_cache(&*stand_in);
+        let stand_in = Self::assemble(stand_in, compiler, self.options());
         work(&Device::Cuda(stand_in.clone()))?;
         let specs = stand_in.0.compiler.specs();
         specs.par_iter().try_for_each(|spec| self.kernel(spec).map(drop))?;
@@ -224,14 +228,6 @@ impl CudaDevice {
 
     pub(crate) fn driver(&self) -> &dyn Driver {
         &*self.0.driver
-    }
-
-    // TEMPORARY
-    pub(crate) fn not_yet(&self, what: &str) -> crate::Error {
-        crate::Error::DeviceUnavailable {
-            device: self.to_string(),
-            reason: format!("no {what} yet"),
-        }
     }
 
     pub(crate) fn options(&self) -> KernelOptions {

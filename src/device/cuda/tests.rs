@@ -3,8 +3,8 @@
 use cudarc::driver::{CudaContext, DevicePtr};
 use half::{bf16, f16};
 
-use super::blas::{Gemm, Matrix};
 use super::driver::{Driver, Unit};
+use super::gemm::{Gemm, Matrix};
 use super::interop;
 use super::runtime::Runtime;
 use crate::element::{DType, Element};
@@ -144,6 +144,7 @@ fn products<T: Element>(runtime: &Runtime, dtype: DType) {
         };
         let gemm = Gemm {
             dtype,
+            output: dtype,
             m,
             n,
             k,
@@ -188,8 +189,8 @@ fn cublas_multiplies_by_rows() {
     let nowhere = Matrix { address: 0, leading: 1 << 32, stride: 0, transposed: false };
     let (m, n, k, batch) = (1, 1, 1, 1);
     let (dtype, alpha, beta, tf32) = (DType::F32, 1., 0., false);
-    let gemm =
-        Gemm { dtype, m, n, k, batch, a: nowhere, b: nowhere, c: nowhere, alpha, beta, tf32 };
+    let (a, b, c, output) = (nowhere, nowhere, nowhere, dtype);
+    let gemm = Gemm { dtype, output, m, n, k, batch, a, b, c, alpha, beta, tf32 };
     // SAFETY: the sizes are refused before anything is queued.
     let refused = unsafe { runtime.blas().unwrap().gemm(&gemm) };
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");

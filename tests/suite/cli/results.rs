@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 
 use super::Folder;
-use crate::catalogue::{conv, integers, last, tensor, values};
+use crate::catalogue::{conv, devices, integers, last, tensor, values};
 use crate::oracle::Case;
 use crate::with_rank;
 
@@ -75,8 +75,10 @@ fn geometries() -> [Case; 4] {
 
 #[test]
 fn every_command_equals_the_definition() {
-    for c in geometries() {
-        let folder = Folder::new();
+    for (c, device) in
+        geometries().into_iter().flat_map(|c| devices().iter().map(move |d| (c.clone(), d)))
+    {
+        let folder = Folder::on(device);
         let flags = flags(&c);
         let axes = 3 - c.spatial..3;
         let (kernel, size) = (join(&c.kernel[axes.clone()]), join(&c.input[axes]));

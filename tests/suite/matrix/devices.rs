@@ -1,7 +1,7 @@
 //! Matrices on every device: the same ones, bit by bit.
 
 use super::*;
-use crate::catalogue::{accelerators, devices, on};
+use crate::catalogue::{accelerators, devices, layers, on, variants};
 
 fn assemble_on<T: Element>(
     device: &Device,
@@ -33,7 +33,7 @@ fn host<T: Element>(matrix: Csr<T>) -> Csr<T> {
 }
 
 /// Overwriting a matrix gives the same bytes as making one.
-fn check_assembly<T: Element>(c: &Case, with_bias: bool, seed: u64) {
+fn check_assembly<T: Element>(c: &Case, with_bias: bool, seed: u64, devices: &[Device]) {
     let c = &single(c);
     let weight = tensor::<T>(&c.weight_shape(), &randoms(c.weight_len(), seed));
     let bias = tensor::<T>(&[c.outputs], &randoms(c.outputs, seed ^ 1));
@@ -42,7 +42,7 @@ fn check_assembly<T: Element>(c: &Case, with_bias: bool, seed: u64) {
     let up_bias = with_bias.then_some(&up_bias);
     let expected = assemble(c, &weight, bias);
     let up = transposed_on(&Device::Cpu, c, &weight, up_bias);
-    for device in devices() {
+    for device in devices {
         let mut matrix = assemble_on(device, c, &weight, bias);
         assert_eq!(matrix.device(), *device);
         assert_eq!(host(matrix.clone()), expected);
@@ -72,6 +72,10 @@ fn widened<T: Element>(matrix: &Csr<T>) -> Csr<T> {
 
 /// Products, transposes and the dense matrix of matrices on the device. Sums of small integers are exact.
 fn check_algebra<T: Element>(matrix: &Csr<T>, vectors: usize, seed: u64) {
+    check_algebra_on(accelerators(), matrix, vectors, seed);
+}
+
+fn check_algebra_on<T: Element>(devices: &[Device], matrix: &Csr<T>, vectors: usize, seed: u64) {
     let [rows, columns] = matrix.shape();
     let x = tensor::<T>(&[columns], &integers(columns, seed ^ 1, 1));
     let xs = tensor::<T>(&[columns, vectors], &integers(columns * vectors, seed ^ 2, 1));
@@ -92,7 +96,7 @@ fn check_algebra<T: Element>(matrix: &Csr<T>, vectors: usize, seed: u64) {
         (host(csc.into_transposed_csr()), tensors.map(|t| on(&Device::Cpu, &t)))
     };
     let expected = results(&Device::Cpu);
-    for device in accelerators() {
+    for device in devices {
         assert_eq!(results(device), expected);
         assert_eq!(results(device), expected, "again");
     }
@@ -103,8 +107,8 @@ proptest! {
 
     #[test]
     fn matrices_are_the_same_everywhere(c in cases(), with_bias: bool, seed: u64) {
-        check_assembly::<f32>(&c, with_bias, seed);
-        check_assembly::<bf16>(&c, with_bias, seed);
+        check_assembly::<f32>(&c, with_bias, seed, devices());
+        check_assembly::<bf16>(&c, with_bias, seed, devices());
     }
 }
 
@@ -113,8 +117,8 @@ proptest! {
 
     #[test]
     fn matrices_of_other_types_are_too(c in cases(), with_bias: bool, seed: u64) {
-        check_assembly::<f64>(&c, with_bias, seed);
-        check_assembly::<f16>(&c, with_bias, seed);
+        check_assembly::<f64>(&c, with_bias, seed, devices());
+        check_assembly::<f16>(&c, with_bias, seed, devices());
     }
 
     #[test]
@@ -159,6 +163,16 @@ proptest! {
     }
 }
 
+/// Kernels made as on GPUs, and those with 64-bit indices.
+#[test]
+fn layers_have_the_same_matrices_everywhere() {
+    for (case, with_bias) in layers().iter().zip([true, false].into_iter().cycle()) {
+        check_assembly::<f32>(case, with_bias, 1, &variants());
+    }
+    let matrix = assemble(&single(&layers()[0]), &weight::<f32>(&layers()[0], 2).0, None);
+    check_algebra_on(&variants(), &matrix, 4, 3);
+}
+
 fn planar(channels: usize, groups: usize, input: usize, kernel: usize, low: usize) -> Case {
     Case {
         batch: 1,
@@ -192,8 +206,8 @@ fn rows_of_every_length_are_the_same_everywhere() {
         },
         Case { mode: PaddingMode::Circular, ..planar(40, 1, 4, 5, 4) },
     ] {
-        check_assembly::<f32>(&c, true, 5);
-        check_assembly::<f64>(&c, false, 6);
+        check_assembly::<f32>(&c, true, 5, accelerators());
+        check_assembly::<f64>(&c, false, 6, accelerators());
     }
 }
 

@@ -1,0 +1,19 @@
+// A bias on every position, or zeros: what a gradient by the input is where no output reads the input.
+#include "element.cuh"
+#include "geometry.cuh"
+
+struct FillArgs {
+    const ELEMENT* bias;  // may be null
+    ELEMENT* target;
+    i64 count;
+    Divisor run, channels;  // elements of a channel that follow each other
+};
+static_assert(sizeof(FillArgs) == ARGUMENT_BYTES, "the host's struct is another");
+
+KERNEL(fill, FillArgs, 256) {
+    Index at = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
+    if (at >= (Index)args.count) return;
+    Index run = divide(at, args.run);
+    Index channel = run - divide(run, args.channels) * (Index)args.channels.by;
+    args.target[at] = args.bias ? load(args.bias + channel) : zero<ELEMENT>();
+}

@@ -1,0 +1,359 @@
+//! Groups with few channels, by `kernels/direct.cu`: no patches, no products, and every element read from
+//! memory about once.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::arguments::{Convolution, spec};
+use super::finish::{Sums, finish};
+use super::products::Operand;
+use crate::conv::problem::Problem;
+use crate::device::cuda::{
+    CudaDevice, DeviceBuffer, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, blocks,
+    is_specialised, vector,
+};
+use crate::element::{DType, Element};
+use crate::error::Result;
+use crate::geometry::{AxisMap, Layout, PaddingMode};
+
+/// Channels of the result that a thread computes, at most, where they are not neighbours.
+const OUTS: usize = 8;
+/// Rows that a thread computes, at most.
+const ROWS: usize = 8;
+/// Registers that a thread may spend on one kind of number: its sums, a column's weights or inputs.
+const REGISTERS: usize = 64;
+/// Threads that are worth having, before each of them computes more rows.
+const ENOUGH_THREADS: usize = 1 << 17;
+/// Threads in a block of the weight's kernel, of which each should have so many columns of rows to add up.
+const WEIGHT_THREADS: usize = 128;
+const COLUMNS_PER_THREAD: usize = 8;
+/// Blocks of the weight's kernel, unless there are more units of work, and bytes of their partial sums.
+const WEIGHT_BLOCKS: usize = 2048;
+const PARTIAL_BYTES: usize = 32 << 20;
+/// Shared memory of a block, in bytes.
+const SHARED_BYTES: usize = 48 << 10;
+
+/// `DirectArgs` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Arguments {
+    x: u64,
+    y: u64,
+    weight: u64,
+    bias: u64,
+    result: u64,
+    count: i64,
+    conv: Convolution,
+    cells: [i64; 2],
+    length: i64,
+    elements: i64,
+    depths: Divisor,
+    rows: Divisor,
+    columns: Divisor,
+    vectors: Divisor,
+    group: Divisor,
+    units: Divisor,
+}
+
+impl Arguments {
+    /// For threads that have `extents` of depths, rows and columns, and so many vectors of channels.
+    fn new(p: &Problem, extents: [usize; 3], vectors: usize, group: usize) -> Self {
+        let [depths, rows, columns] = extents.map(Divisor::new);
+        Arguments {
+            x: 0,
+            y: 0,
+            weight: 0,
+            bias: 0,
+            result: 0,
+            count: (p.batch * extents.iter().product::<usize>() * vectors) as i64,
+            conv: Convolution::new(p),
+            cells: [0; 2],
+            length: 0,
+            elements: 0,
+            depths,
+            rows,
+            columns,
+            vectors: Divisor::new(vectors),
+            group: Divisor::new(group),
+            units: Divisor::new(1),
+        }
+    }
+}
+
+/// What a kernel is made for, besides the geometry.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    depthwise: bool,
+    /// Channels of the result that a thread computes, and of the operand that it reads at a time.
+    outs: usize,
+    ins: usize,
+    rows: usize,
+}
+
+impl Tile {
+    fn spec(self, spec: Spec, p: &Problem) -> Spec {
+        spec.geometry(&p.axes, true)
+            .define("DEPTHWISE", usize::from(self.depthwise))
+            .define("OUTS", self.outs)
+            .define("INS", self.ins)
+            .define("ROWS", self.rows)
+    }
+}
+
+/// Registers that a sum takes.
+fn words(dtype: DType) -> usize {
+    dtype.size().div_ceil(4)
+}
+
+/// Whether channels are neighbours and groups are one channel, so that several are computed as one.
+fn is_depthwise(p: &Problem) -> bool {
+    p.layout == Layout::ChannelsLast && p.channels_per_group() == 1 && p.outputs_per_group() == 1
+}
+
+/// How many channels of the result a thread computes: of `per_group`, at most `limit`.
+fn outs<T: Element>(p: &Problem, per_group: usize, limit: usize, addresses: &[u64]) -> usize {
+    match p.layout {
+        Layout::ChannelsFirst => {
+            (1..=OUTS.min(limit)).rev().find(|&outs| per_group.is_multiple_of(outs)).unwrap_or(1)
+        }
+        Layout::ChannelsLast => {
+            let neighbours = if is_depthwise(p) { p.channels } else { per_group };
+            let mut outs = vector(size_of::<T>(), &[neighbours], addresses);
+            while outs > limit.max(1) {
+                outs /= 2;
+            }
+            outs
+        }
+    }
+}
+
+/// How many channels of the operand a thread reads at a time, from `span` rows.
+fn ins<T: Element>(p: &Problem, outs: usize, per_group: usize, span: usize, address: u64) -> usize {
+    if is_depthwise(p) {
+        return outs;
+    }
+    if p.layout == Layout::ChannelsFirst {
+        return 1;
+    }
+    let mut ins = vector(size_of::<T>(), &[per_group], &[address]);
+    while ins > 1 && ins * span > REGISTERS {
+        ins /= 2;
+    }
+    ins
+}
+
+/// `extent` cut evenly into pieces of at most `limit`: (length, number).
+fn pieces(extent: usize, limit: usize) -> [usize; 2] {
+    let number = extent.div_ceil(limit.max(1)).max(1);
+    let length = extent.div_ceil(number).max(1);
+    [length, extent.div_ceil(length)]
+}
+
+/// The same, with smaller pieces where those give too few threads, `others` for each piece.
+fn rows(extent: usize, mut limit: usize, others: usize) -> [usize; 2] {
+    limit = limit.clamp(1, ROWS);
+    while limit > 1 && pieces(extent, limit)[1].saturating_mul(others) < ENOUGH_THREADS {
+        limit /= 2;
+    }
+    pieces(extent, limit)
+}
+
+/// Rows between the first and the last that one output reads, on the middle axis.
+fn reach(p: &Problem) -> usize {
+    (p.axes[1].taps() - 1) * p.axes[1].dilation()
+}
+
+/// Whether there are kernels for this geometry: each is made for one.
+fn is_known(device: &CudaDevice, p: &Problem) -> bool {
+    is_specialised(&p.axes, device.options().specialise) && reach(p) <= REGISTERS / 2
+}
+
+/// Computes `y`, or returns false where there is no kernel for the problem.
+pub(super) fn forward<T: Element>(
+    p: &Problem,
+    x: &DeviceSlice<'_, T>,
+    w: &DeviceSlice<'_, T>,
+    bias: Option<&DeviceSlice<'_, T>>,
+    y: &mut DeviceSliceMut<'_, T>,
+) -> Result<bool> {
+    let device = y.device();
+    if !is_known(device, p) {
+        return Ok(false);
+    }
+    let [depths, heights, columns] = p.output_extents();
+    let registers = REGISTERS / words(T::Acc::DTYPE);
+    let per_group = p.outputs_per_group();
+    let addresses = [x.address(), y.address()];
+    let outs = outs::<T>(p, per_group, registers / p.axes[1].taps(), &addresses);
+    let vectors = p.outputs / outs;
+    let [rows, blocks_of_rows] =
+        rows(heights, registers / 2 / outs, p.batch * vectors * depths * columns);
+    let span = (rows - 1) * p.axes[1].stride() + reach(p) + 1;
+    let ins = ins::<T>(p, outs, p.channels_per_group(), span, x.address());
+    let tile = Tile { depthwise: is_depthwise(p), outs, ins, rows };
+    let arguments = Arguments {
+        x: x.address(),
+        weight: w.address(),
+        bias: bias.map_or(0, DeviceSlice::address),
+        result: y.address(),
+        ..Arguments::new(p, [depths, blocks_of_rows, columns], vectors, (per_group / outs).max(1))
+    };
+    // SAFETY: the operands have the problem's extents, outside of which the kernel does not reach; it
+    // writes `y` only.
+    unsafe { launch::<T>(device, p, tile, "direct_forward", &arguments)? };
+    Ok(true)
+}
+
+/// Computes `dx`, or returns false where there is no kernel for the problem.
+pub(super) fn backward_input<T: Element>(
+    p: &Problem,
+    dy: &DeviceSlice<'_, T>,
+    w: &DeviceSlice<'_, T>,
+    bias: Option<&DeviceSlice<'_, T>>,
+    dx: &mut DeviceSliceMut<'_, T>,
+) -> Result<bool> {
+    let device = dx.device();
+    let cell = p.axes[1].stride() * p.axes[2].stride();
+    let registers = REGISTERS / words(T::Acc::DTYPE);
+    let zeros = p.axes.iter().all(|map| map.mode() == PaddingMode::Zeros);
+    if !is_known(device, p) || !zeros || cell > registers / 2 {
+        return Ok(false);
+    }
+    // The cells that the inputs of an axis lie in.
+    let cells = |map: &AxisMap| {
+        let (low, stride) = (map.low() as usize, map.stride());
+        [low / stride, (low + map.inputs() - 1) / stride - low / stride + 1]
+    };
+    let ([first_row, heights], [first_column, columns]) = (cells(&p.axes[1]), cells(&p.axes[2]));
+    let depths = p.axes[0].inputs();
+    let per_group = p.channels_per_group();
+    let addresses = [dy.address(), dx.address()];
+    let limit = (registers / p.axes[1].taps()).min(registers / 2 / cell);
+    let outs = outs::<T>(p, per_group, limit, &addresses);
+    let vectors = p.channels / outs;
+    let [rows, blocks_of_rows] =
+        rows(heights, registers / 2 / (outs * cell), p.batch * vectors * depths * columns);
+    let span = rows + reach(p) / p.axes[1].stride();
+    let ins = ins::<T>(p, outs, p.outputs_per_group(), span, dy.address());
+    let tile = Tile { depthwise: is_depthwise(p), outs, ins, rows };
+    let arguments = Arguments {
+        y: dy.address(),
+        weight: w.address(),
+        bias: bias.map_or(0, DeviceSlice::address),
+        result: dx.address(),
+        cells: [first_row as i64, first_column as i64],
+        ..Arguments::new(p, [depths, blocks_of_rows, columns], vectors, (per_group / outs).max(1))
+    };
+    // SAFETY: as in `forward`; it writes `dx` only.
+    unsafe { launch::<T>(device, p, tile, "direct_backward_input", &arguments)? };
+    Ok(true)
+}
+
+/// # Safety
+/// The addresses are operands of the problem.
+unsafe fn launch<T: Element>(
+    device: &CudaDevice,
+    p: &Problem,
+    tile: Tile,
+    entry: &'static str,
+    arguments: &Arguments,
+) -> Result<()> {
+    let count = arguments.count as usize;
+    let spec = tile.spec(spec::<T>(device, p, "direct.cu", entry, count), p);
+    // SAFETY: passed on to the caller.
+    unsafe { device.launch(spec, blocks(count, THREADS)?, THREADS, arguments) }
+}
+
+/// Computes `dw`, or returns false where there is no kernel for the problem.
+pub(super) fn backward_weight<T: Element>(
+    p: &Problem,
+    x: &DeviceSlice<'_, T>,
+    dy: &DeviceSlice<'_, T>,
+    dw: &mut DeviceSliceMut<'_, T>,
+) -> Result<bool> {
+    let device = x.device();
+    if !is_known(device, p) {
+        return Ok(false);
+    }
+    let plan = WeightPlan::new::<T>(p, &[x.address(), dy.address()]);
+    let elements = dw.len();
+    let partial =
+        DeviceBuffer::<T::Acc>::new(device, "partial weight gradients", plan.chunks * elements)?;
+    let first = Operand { address: partial.view().address(), dtype: T::Acc::DTYPE };
+    let [depths, _, columns] = p.output_extents();
+    let vectors = p.outputs / plan.tile.outs;
+    let group = (p.outputs_per_group() / plan.tile.outs).max(1);
+    let arguments = Arguments {
+        x: x.address(),
+        y: dy.address(),
+        result: first.address,
+        count: plan.count as i64,
+        length: plan.length as i64,
+        elements: elements as i64,
+        units: Divisor::new(plan.unit_blocks),
+        ..Arguments::new(p, [depths, plan.blocks_of_rows, columns], vectors, group)
+    };
+    let largest = (plan.chunks + 1) * plan.length.max(elements);
+    let spec = spec::<T>(device, p, "direct.cu", "direct_backward_weight", largest);
+    let spec = plan.tile.spec(spec, p).define("LANES", plan.lanes);
+    let grid = blocks(plan.unit_blocks * plan.chunks, 1)?;
+    // SAFETY: the operands have the problem's extents, outside of which the kernel does not reach; it
+    // writes the partial sums, a weight's length for each chunk.
+    unsafe { device.launch(spec, grid, WEIGHT_THREADS as u32, &arguments)? };
+    let sums = Sums { parts: plan.chunks, part: elements, ..Sums::whole(first) };
+    // SAFETY: as above.
+    unsafe { finish(sums, None, dw)? };
+    Ok(true)
+}
+
+/// How the weight's gradient is shared out.
+struct WeightPlan {
+    tile: Tile,
+    blocks_of_rows: usize,
+    /// Columns of rows, over all images.
+    count: usize,
+    /// Neighbours of a warp that have a unit each.
+    lanes: usize,
+    unit_blocks: usize,
+    chunks: usize,
+    /// Columns of rows in a chunk.
+    length: usize,
+}
+
+impl WeightPlan {
+    fn new<T: Element>(p: &Problem, addresses: &[u64]) -> Self {
+        let (depthwise, taps) = (is_depthwise(p), p.taps());
+        let words = words(T::Acc::DTYPE);
+        let outs = outs::<T>(p, p.outputs_per_group(), REGISTERS / (words * taps), addresses);
+        let [depths, heights, columns] = p.output_extents();
+        let [rows, blocks_of_rows] = pieces(heights, (16 / (words * outs)).clamp(1, ROWS));
+        let inputs = if depthwise { 1 } else { p.channels_per_group() };
+        let units = inputs * (p.outputs / outs);
+        let mut lanes = match p.layout {
+            Layout::ChannelsFirst => 1,
+            Layout::ChannelsLast => units.next_power_of_two().min(32),
+        };
+        let bytes = size_of::<T::Acc>();
+        while lanes > 1 && WEIGHT_THREADS / 32 * taps * outs * lanes * bytes > SHARED_BYTES {
+            lanes /= 2;
+        }
+        let unit_blocks = units.div_ceil(lanes);
+        let count = p.batch * depths * blocks_of_rows * columns;
+        let elements = p.outputs * p.channels_per_group() * taps;
+        let length = COLUMNS_PER_THREAD * WEIGHT_THREADS / lanes;
+        let chunks = (WEIGHT_BLOCKS / unit_blocks)
+            .min(count.div_ceil(length))
+            .min(PARTIAL_BYTES / (elements * bytes))
+            .max(1);
+        let length = count.div_ceil(chunks);
+        let ins = if depthwise { outs } else { 1 };
+        WeightPlan {
+            tile: Tile { depthwise, outs, ins, rows },
+            blocks_of_rows,
+            count,
+            lanes,
+            unit_blocks,
+            chunks: count.div_ceil(length),
+            length,
+        }
+    }
+}

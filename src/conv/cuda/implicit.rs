@@ -1,0 +1,385 @@
+//! Matrix products with patches that are read where they lie: `kernels/implicit.cu`.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::conv::problem::{Problem, Strides};
+use crate::device::cuda::{
+    Axes, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Engine, Product, Spec, THREADS, Tiling,
+    axis_bound, blocks, position_divisors,
+};
+use crate::element::Element;
+use crate::error::Result;
+use crate::geometry::{AdjointPhase, AxisMap, Layout, PaddingMode};
+
+#[cfg(all(test, feature = "simulator", unix))]
+mod tests;
+
+/// A kernel of the file, of which `part` is compiled.
+fn kernel(
+    device: &CudaDevice,
+    entry: &'static str,
+    part: &'static str,
+    layout: Layout,
+    axes: &[AxisMap; 3],
+) -> Spec {
+    let specialise = device.options().specialise;
+    let spec =
+        Spec::new("implicit.cu", entry).define(part, 1).layout(layout).mode(axes, specialise);
+    // The steps of an axis with one output and one tap do not count.
+    let [outputs, taps, inputs] =
+        [AxisMap::outputs, AxisMap::taps, AxisMap::inputs].map(|of| of(&axes[0]));
+    let planar = [outputs, taps, inputs] == [1; 3] && axes[0].low() == 0;
+    if specialise && planar { spec.define("PLANAR", 1) } else { spec }
+}
+
+/// `Patches` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Patches {
+    source: u64,
+    image: i64,
+    channel: i64,
+    position: i64,
+    group: i64,
+    count: i64,
+    axes: Axes,
+    positions: Divisor,
+    output: [Divisor; 2],
+    taps: Divisor,
+    tap: [Divisor; 2],
+    channels: Divisor,
+}
+
+impl Patches {
+    /// The patches of `channels` channels a group of a tensor with these distances.
+    fn new(
+        source: u64,
+        strides: Strides,
+        batch: usize,
+        channels: usize,
+        axes: &[AxisMap; 3],
+    ) -> Self {
+        let [outputs, taps] = [AxisMap::outputs, AxisMap::taps].map(|of| axes.each_ref().map(of));
+        let positions: usize = outputs.iter().product();
+        Patches {
+            source,
+            image: strides.image as i64,
+            channel: strides.channel as i64,
+            position: strides.position as i64,
+            group: (channels * strides.channel) as i64,
+            count: (batch * positions) as i64,
+            axes: Axes::new(axes),
+            positions: Divisor::new(positions),
+            output: position_divisors(outputs),
+            taps: Divisor::new(taps.iter().product()),
+            tap: position_divisors(taps),
+            channels: Divisor::new(channels),
+        }
+    }
+}
+
+/// `CorrelateArgs` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct CorrelateArguments {
+    patches: Patches,
+    weight: u64,
+    bias: u64,
+    target: u64,
+    parts: u64,
+    tiling: Tiling,
+    weight_group: i64,
+    weight_row: i64,
+    weight_term: i64,
+    weight_first: i64,
+    weight_channel: i64,
+    weight_step: [i64; 3],
+    target_first: i64,
+    target_image: i64,
+    target_channel: i64,
+    target_step: [i64; 3],
+    rows: i64,
+}
+
+/// `target[n, m, at(o)] = bias[m] + Σ w[m, c, tap]·source[n, c, i(o, tap)]`, group by group.
+struct Correlation<'a> {
+    p: &'a Problem,
+    /// Channels of the source and of the target in a group.
+    channels: usize,
+    rows: usize,
+    axes: &'a [AxisMap; 3],
+    source: Strides,
+    target: Strides,
+    /// From one target channel of the weight to the next, and from one source channel.
+    weight_row: usize,
+    weight_channel: usize,
+    /// For the adjoint, its first tap, and how far the next is from it, in elements of the weight on each
+    /// axis; forward takes all taps in their order.
+    taps: Option<[(i64, i64); 3]>,
+    /// The target position of the first output and the distance to the next, in elements on each axis.
+    places: [(i64, i64); 3],
+}
+
+pub(super) fn forward<T: Element>(
+    p: &Problem,
+    x: &DeviceSlice<'_, T>,
+    w: &DeviceSlice<'_, T>,
+    bias: Option<&DeviceSlice<'_, T>>,
+    y: &mut DeviceSliceMut<'_, T>,
+) -> Result<()> {
+    let (weight, target) = (p.weight_strides(), p.output_strides());
+    let correlation = Correlation {
+        p,
+        channels: p.channels_per_group(),
+        rows: p.outputs_per_group(),
+        axes: &p.axes,
+        source: p.input_strides(),
+        target,
+        weight_row: weight.output,
+        weight_channel: weight.input,
+        taps: None,
+        places: lines(p.output_extents()).map(|line| (0, (line * target.position) as i64)),
+    };
+    correlation.run(x, w, bias, y)
+}
+
+/// Whether [`backward_input`] can: not where several padded positions may read one input.
+pub(super) fn has_adjoint(p: &Problem) -> bool {
+    p.axes.iter().all(|map| map.mode() == PaddingMode::Zeros)
+}
+
+/// The adjoint, phase by phase of the stride: each is a correlation of `dy` with the taps that reach it.
+pub(super) fn backward_input<T: Element>(
+    p: &Problem,
+    dy: &DeviceSlice<'_, T>,
+    w: &DeviceSlice<'_, T>,
+    bias: Option<&DeviceSlice<'_, T>>,
+    dx: &mut DeviceSliceMut<'_, T>,
+) -> Result<()> {
+    let phases = |map: &AxisMap| -> Result<Vec<AdjointPhase>> {
+        (0..map.stride()).filter_map(|phase| map.adjoint_phase(phase)).collect()
+    };
+    let [d, h, w_axis] = &p.axes;
+    let all = [phases(d)?, phases(h)?, phases(w_axis)?];
+    let reached =
+        |phases: &Vec<AdjointPhase>| phases.iter().map(|p| p.map.outputs()).sum::<usize>();
+    if all.each_ref().map(reached) != p.input_extents() {
+        fill(p, bias, dx)?;
+    }
+    for phase_d in &all[0] {
+        for phase_h in &all[1] {
+            for phase_w in &all[2] {
+                correlate_phase(p, [phase_d, phase_h, phase_w], dy, w, bias, dx)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn correlate_phase<T: Element>(
+    p: &Problem,
+    phases: [&AdjointPhase; 3],
+    dy: &DeviceSlice<'_, T>,
+    w: &DeviceSlice<'_, T>,
+    bias: Option<&DeviceSlice<'_, T>>,
+    dx: &mut DeviceSliceMut<'_, T>,
+) -> Result<()> {
+    let (weight, target) = (p.weight_strides(), p.input_strides());
+    let axes = phases.map(|phase| phase.map.clone());
+    let (tap_lines, target_lines) = (lines(p.tap_extents()), lines(p.input_extents()));
+    let taps = [0, 1, 2].map(|axis| {
+        let line = tap_lines[axis] * weight.tap;
+        let step = match phases[axis].taps[..] {
+            [first, next, ..] => next as i64 - first as i64,
+            _ => 0,
+        };
+        ((phases[axis].taps[0] * line) as i64, step * line as i64)
+    });
+    let places = [0, 1, 2].map(|axis| {
+        let line = target_lines[axis] * target.position;
+        ((phases[axis].first * line) as i64, (phases[axis].stride * line) as i64)
+    });
+    let correlation = Correlation {
+        p,
+        channels: p.outputs_per_group(),
+        rows: p.channels_per_group(),
+        axes: &axes,
+        source: p.output_strides(),
+        target,
+        weight_row: weight.input,
+        weight_channel: weight.output,
+        taps: Some(taps),
+        places,
+    };
+    correlation.run(dy, w, bias, dx)
+}
+
+/// How far neighbours on each axis of these extents are apart, in positions.
+fn lines([_, h, w]: [usize; 3]) -> [usize; 3] {
+    [h * w, w, 1]
+}
+
+impl Correlation<'_> {
+    fn run<T: Element>(
+        &self,
+        source: &DeviceSlice<'_, T>,
+        weight: &DeviceSlice<'_, T>,
+        bias: Option<&DeviceSlice<'_, T>>,
+        target: &mut DeviceSliceMut<'_, T>,
+    ) -> Result<()> {
+        let (p, rows, channels) = (self.p, self.rows, self.channels);
+        let device = target.device().clone();
+        let device = &device;
+        let patches = Patches::new(source.address(), self.source, p.batch, channels, self.axes);
+        let positions = patches.count as usize;
+        let depth = channels * self.axes.iter().map(AxisMap::taps).product::<usize>();
+        let (adjoint, taps) = (self.taps.is_some(), self.taps.unwrap_or_default());
+        let last = p.layout == Layout::ChannelsLast;
+        let sizes = if last { [positions, rows, depth] } else { [rows, positions, depth] };
+        let engine = Engine::new(device, T::DTYPE);
+
+        let whole =
+            |distances: &[usize], address| engine.vector(size_of::<T>(), address, distances);
+        let outputs = self.axes.each_ref().map(AxisMap::outputs);
+        let vectors = if last {
+            // Forward, neighbours in the weight are rows; else, terms: both are outputs of p.
+            [
+                whole(&[channels, self.source.position], source.address()),
+                whole(&[p.outputs_per_group(), p.outputs], weight.address()),
+                whole(&[rows, self.target.position], target.address()),
+            ]
+        } else {
+            let dense = self.places == lines(outputs).map(|line| (0, line as i64));
+            let plane = outputs.iter().product();
+            [
+                if adjoint { 1 } else { whole(&[depth], weight.address()) },
+                // Taps shift what they read by single positions.
+                1,
+                if dense { whole(&[plane, self.target.channel], target.address()) } else { 1 },
+            ]
+        };
+        let spec = kernel(device, "correlate", "CORRELATE", p.layout, self.axes)
+            .define("ADJOINT", i32::from(adjoint));
+        let product = Product::new(device, engine, p.groups, sizes, vectors)?;
+        let bound = axis_bound(self.axes);
+        let counts = [source.len(), weight.len(), target.len(), depth, positions, bound];
+        let arguments = |parts| CorrelateArguments {
+            patches,
+            weight: weight.address(),
+            bias: bias.map_or(0, DeviceSlice::address),
+            target: target.address(),
+            parts,
+            tiling: product.tiling(),
+            weight_first: taps.iter().map(|tap| tap.0).sum(),
+            weight_group: (p.outputs_per_group() * p.weight_strides().output) as i64,
+            weight_row: self.weight_row as i64,
+            weight_term: if last { self.weight_channel as i64 } else { 1 },
+            weight_channel: self.weight_channel as i64,
+            weight_step: taps.map(|tap| tap.1),
+            target_first: self.places.iter().map(|place| place.0).sum(),
+            target_image: self.target.image as i64,
+            target_channel: self.target.channel as i64,
+            target_step: self.places.map(|place| place.1),
+            rows: rows as i64,
+        };
+        // SAFETY: the kernels read inside the extents of source, weight and bias and write inside those of
+        // the target, which the caller checked against the slices.
+        unsafe { product.launch(device, spec, "correlate_sum", &counts, arguments) }
+    }
+}
+
+/// `GradientArgs` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GradientArguments {
+    patches: Patches,
+    other: u64,
+    weight: u64,
+    parts: u64,
+    tiling: Tiling,
+    other_image: i64,
+    other_channel: i64,
+    other_position: i64,
+    rows: i64,
+    weight_group: i64,
+    weight_line: i64,
+}
+
+pub(super) fn backward_weight<T: Element>(
+    p: &Problem,
+    x: &DeviceSlice<'_, T>,
+    dy: &DeviceSlice<'_, T>,
+    dw: &mut DeviceSliceMut<'_, T>,
+) -> Result<()> {
+    let device = dw.device();
+    let (channels, rows) = (p.channels_per_group(), p.outputs_per_group());
+    let (source, other) = (p.input_strides(), p.output_strides());
+    let patches = Patches::new(x.address(), source, p.batch, channels, &p.axes);
+    let (terms, depth) = (channels * p.taps(), p.batch * p.output_positions());
+    let last = p.layout == Layout::ChannelsLast;
+    let sizes = if last { [terms, rows, depth] } else { [rows, terms, depth] };
+    let engine = Engine::new(device, T::DTYPE);
+    let whole = |distances: &[usize], address| engine.vector(size_of::<T>(), address, distances);
+    let (vectors, weight_group, weight_line) = if last {
+        let vectors = [
+            whole(&[channels, p.channels], x.address()),
+            whole(&[rows, p.outputs], dy.address()),
+            whole(&[rows, p.outputs], dw.address()),
+        ];
+        (vectors, rows, p.outputs)
+    } else {
+        // Taps shift what they read by single positions.
+        let vectors = [whole(&[other.channel], dy.address()), 1, whole(&[terms], dw.address())];
+        (vectors, rows * terms, terms)
+    };
+    let spec = kernel(device, "gradient", "GRADIENT", p.layout, &p.axes);
+    let product = Product::new(device, engine, p.groups, sizes, vectors)?;
+    let arguments = |parts| GradientArguments {
+        patches,
+        other: dy.address(),
+        weight: dw.address(),
+        parts,
+        tiling: product.tiling(),
+        other_image: other.image as i64,
+        other_channel: other.channel as i64,
+        other_position: other.position as i64,
+        rows: rows as i64,
+        weight_group: weight_group as i64,
+        weight_line: weight_line as i64,
+    };
+    let counts = [x.len(), dy.len(), dw.len(), depth, terms, axis_bound(&p.axes)];
+    // SAFETY: the kernels read inside the extents of x and dy and write inside those of dw, which the
+    // caller checked against the slices.
+    unsafe { product.launch(device, spec, "gradient_sum", &counts, arguments) }
+}
+
+/// `FillArgs` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct FillArguments {
+    bias: u64,
+    target: u64,
+    count: i64,
+    run: Divisor,
+    channels: Divisor,
+}
+
+/// What inputs get that no output reads.
+fn fill<T: Element>(
+    p: &Problem,
+    bias: Option<&DeviceSlice<'_, T>>,
+    dx: &mut DeviceSliceMut<'_, T>,
+) -> Result<()> {
+    let device = dx.device();
+    let spec =
+        Spec::new("fill.cu", "fill").element(T::DTYPE).index(&[dx.len()], device.options().wide);
+    let arguments = FillArguments {
+        bias: bias.map_or(0, DeviceSlice::address),
+        target: dx.address(),
+        count: dx.len() as i64,
+        run: Divisor::new(p.input_strides().channel),
+        channels: Divisor::new(p.channels),
+    };
+    // SAFETY: the kernel reads a bias of every channel and writes all of dx.
+    unsafe { device.launch(spec, blocks(dx.len(), THREADS)?, THREADS, &arguments) }
+}

@@ -1,0 +1,322 @@
+//! Convolution as matrix products over gathered patches: what `im2col` and `shifted` have in common.
+//!
+//! The batch is cut into tiles of as many images as the workspace has room for. A tile's patches are
+//! gathered, of all taps or of one after the other, and multiplied for all its images and groups at once.
+//! Sums of half types are kept in f32 until all products are in, and rounded once: on the way out, by the
+//! product itself where it is the only one, else from a workspace of sums.
+
+use std::ops::Range;
+
+use super::finish::{Sums, finish};
+use super::im2col;
+use super::products::{Operand, Products};
+use super::shifted;
+use crate::conv::problem::Problem;
+use crate::device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
+use crate::element::Element;
+use crate::error::Result;
+use crate::geometry::{AxisMap, Layout};
+use crate::unfold;
+
+/// Bytes of workspace, unless a single image takes more. Enough for products that fill the largest GPU:
+/// 100,000 patches of 576 f32. And little of its memory.
+const WORKSPACE: usize = 256 << 20;
+
+/// The taps that are gathered at a time.
+pub(super) struct Block {
+    /// The index maps of these taps alone.
+    pub maps: [AxisMap; 3],
+    /// The first of them.
+    pub tap: [usize; 3],
+}
+
+impl Block {
+    fn taps(&self) -> usize {
+        self.maps.iter().map(AxisMap::taps).product()
+    }
+
+    /// Whether the patches are the input itself.
+    fn is_identity(&self) -> bool {
+        self.maps.iter().all(|map| {
+            map.taps() == 1 && map.stride() == 1 && map.low() == 0 && map.inputs() == map.outputs()
+        })
+    }
+}
+
+/// A convolution cut into blocks of taps: all at once, or one by one.
+pub(super) struct Lowering<'a> {
+    pub p: &'a Problem,
+    pub blocks: Vec<Block>,
+}
+
+/// What a call takes, in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Workspace {
+    /// Images in a tile.
+    pub images: usize,
+    pub patches: usize,
+    pub sums: usize,
+    /// Elements of a copy of the weight.
+    pub weights: usize,
+}
+
+impl Workspace {
+    /// As many images as there is room for, each with so many elements of `patches` (an element of so
+    /// many bytes) and of sums.
+    fn new(batch: usize, patches: [usize; 2], sums: [usize; 2]) -> Self {
+        let image = patches[0] * patches[1] + sums[0] * sums[1];
+        let images = (WORKSPACE / image.max(1)).clamp(1, batch.max(1));
+        Workspace { images, patches: images * patches[0], sums: images * sums[0], weights: 0 }
+    }
+}
+
+impl Lowering<'_> {
+    /// Elements of one image's patches; 0 where they are the input itself.
+    fn patches(&self) -> usize {
+        let gathered = self.blocks.iter().filter(|block| !block.is_identity());
+        let taps = gathered.map(Block::taps).max().unwrap_or(0);
+        self.p.channels * taps * self.p.output_positions()
+    }
+
+    /// Whether the weight has to be copied with its taps outermost, where blocks are single taps.
+    fn reorders(&self) -> bool {
+        self.p.layout == Layout::ChannelsFirst && self.blocks.len() > 1
+    }
+
+    fn weights(&self) -> usize {
+        self.p.outputs * self.p.channels_per_group() * self.p.taps()
+    }
+
+    pub fn forward_workspace<T: Element>(&self, bias: bool) -> Workspace {
+        let p = self.p;
+        let direct = is_sum::<T>() || self.blocks.len() == 1 && !bias;
+        let sums = if direct { 0 } else { p.outputs * p.output_positions() };
+        let room = [self.patches(), size_of::<T>()];
+        let weights = if self.reorders() { self.weights() } else { 0 };
+        Workspace { weights, ..Workspace::new(p.batch, room, [sums, size_of::<T::Acc>()]) }
+    }
+
+    pub fn backward_input_workspace<T: Element>(&self, bias: bool) -> Workspace {
+        let p = self.p;
+        let direct = is_sum::<T>() || self.is_product() && !bias;
+        let sums = if direct { 0 } else { p.channels * p.input_positions() };
+        let bytes = size_of::<T::Acc>();
+        let weights = if self.reorders() { self.weights() } else { 0 };
+        Workspace { weights, ..Workspace::new(p.batch, [self.patches(), bytes], [sums, bytes]) }
+    }
+
+    pub fn backward_weight_workspace<T: Element>(&self) -> Workspace {
+        let p = self.p;
+        let bytes = size_of::<T::Acc>();
+        let room = [self.patches(), size_of::<T>()];
+        match p.layout {
+            Layout::ChannelsFirst => Workspace::new(p.batch, room, [self.weights(), bytes]),
+            Layout::ChannelsLast => {
+                let space = Workspace::new(p.batch, room, [0, 0]);
+                Workspace { sums: self.weights(), ..space }
+            }
+        }
+    }
+
+    /// Whether the whole convolution is one matrix product.
+    pub fn is_product(&self) -> bool {
+        matches!(&self.blocks[..], [block] if block.is_identity())
+    }
+
+    /// A block's part of a weight whose blocks follow each other.
+    fn weight(&self, first: Operand, block: usize) -> Operand {
+        first.from(block * (self.weights() / self.blocks.len()))
+    }
+
+    /// The weight, with its taps outermost where that is called for.
+    fn ordered<T: Element>(
+        &self,
+        w: &DeviceSlice<'_, T>,
+        copy: &mut DeviceBuffer<T>,
+    ) -> Result<Operand> {
+        let whole = Operand { address: w.address(), dtype: T::DTYPE };
+        if !self.reorders() {
+            return Ok(whole);
+        }
+        let rows = w.len() / self.p.taps();
+        let sums = Sums { rows: Some(rows), ..Sums::whole(whole) };
+        let mut copy = copy.view_mut();
+        // SAFETY: the weight is as large as its copy.
+        unsafe { finish(sums, None, &mut copy)? };
+        Ok(Operand { address: copy.address(), dtype: T::DTYPE })
+    }
+
+    fn tiles(&self, images: usize) -> impl Iterator<Item = Range<usize>> {
+        let batch = self.p.batch;
+        (0..batch).step_by(images).map(move |first| first..(first + images).min(batch))
+    }
+
+    /// The tile's patches through one block: gathered, or the input itself.
+    fn gather<T: Element>(
+        &self,
+        block: &Block,
+        tile: &Range<usize>,
+        x: &DeviceSlice<'_, T>,
+        patches: &mut DeviceBuffer<T>,
+    ) -> Result<Operand> {
+        let p = self.p;
+        let x = x.slice(scale(tile, p.channels * p.input_positions()));
+        if block.is_identity() {
+            return Ok(Operand { address: x.address(), dtype: T::DTYPE });
+        }
+        let len = tile.len() * p.channels * block.taps() * p.output_positions();
+        let mut view = patches.view_mut();
+        let target = view.slice(0..len);
+        let address = target.address();
+        let counts = [tile.len(), p.channels, p.groups];
+        unfold::cuda::unfold(p.layout, &block.maps, counts, x, target)?;
+        Ok(Operand { address, dtype: T::DTYPE })
+    }
+
+    pub fn forward<T: Element>(
+        &self,
+        x: &DeviceSlice<'_, T>,
+        w: &DeviceSlice<'_, T>,
+        bias: Option<&DeviceSlice<'_, T>>,
+        y: &mut DeviceSliceMut<'_, T>,
+    ) -> Result<()> {
+        let (p, device) = (self.p, x.device());
+        let space = self.forward_workspace::<T>(bias.is_some());
+        let mut patches = DeviceBuffer::new(device, "a tile of patches", space.patches)?;
+        let mut copy = DeviceBuffer::new(device, "a copy of the weight", space.weights)?;
+        let sums = DeviceBuffer::<T::Acc>::new(device, "a tile of sums", space.sums)?;
+        let weight = self.ordered(w, &mut copy)?;
+        let bias = bias.map(|bias| (bias, run(p.layout, p.output_positions())));
+        for tile in self.tiles(space.images) {
+            let mut y = y.slice(scale(&tile, p.outputs * p.output_positions()));
+            let outputs = target(&sums, &y);
+            for (index, block) in self.blocks.iter().enumerate() {
+                let products = Products {
+                    p,
+                    taps: block.taps(),
+                    images: tile.len(),
+                    patches: self.gather(block, &tile, x, &mut patches)?,
+                    outputs,
+                    weight: self.weight(weight, index),
+                    weights: 0,
+                };
+                // SAFETY: all are as large as the problem and the tile say.
+                unsafe { products.forward(device, index > 0)? };
+            }
+            // SAFETY: the sums are the tile's outputs.
+            unsafe { finish(Sums::whole(outputs), bias, &mut y)? };
+        }
+        Ok(())
+    }
+
+    pub fn backward_input<T: Element>(
+        &self,
+        dy: &DeviceSlice<'_, T>,
+        w: &DeviceSlice<'_, T>,
+        bias: Option<&DeviceSlice<'_, T>>,
+        dx: &mut DeviceSliceMut<'_, T>,
+    ) -> Result<()> {
+        let (p, device) = (self.p, dy.device());
+        let space = self.backward_input_workspace::<T>(bias.is_some());
+        let patches = DeviceBuffer::<T::Acc>::new(device, "a tile of patches", space.patches)?;
+        let mut copy = DeviceBuffer::new(device, "a copy of the weight", space.weights)?;
+        let mut sums = DeviceBuffer::<T::Acc>::new(device, "a tile of sums", space.sums)?;
+        let weight = self.ordered(w, &mut copy)?;
+        let bias = bias.map(|bias| (bias, run(p.layout, p.input_positions())));
+        for tile in self.tiles(space.images) {
+            let mut dx = dx.slice(scale(&tile, p.channels * p.input_positions()));
+            let outputs = dy.slice(scale(&tile, p.outputs * p.output_positions()));
+            let inputs = target(&sums, &dx);
+            let len_of_dx = dx.len();
+            for (index, block) in self.blocks.iter().enumerate() {
+                let lands = !block.is_identity();
+                let gathered = Operand { address: patches.view().address(), dtype: T::Acc::DTYPE };
+                let products = Products {
+                    p,
+                    taps: block.taps(),
+                    images: tile.len(),
+                    patches: if lands { gathered } else { inputs },
+                    outputs: Operand { address: outputs.address(), dtype: T::DTYPE },
+                    weight: self.weight(weight, index),
+                    weights: 0,
+                };
+                // SAFETY: all are as large as the problem and the tile say.
+                unsafe { products.backward_input(device, index > 0 && !lands)? };
+                if !lands {
+                    continue;
+                }
+                let len = tile.len() * p.channels * block.taps() * p.output_positions();
+                let products = patches.view().slice(0..len);
+                let mut whole = sums.view_mut();
+                // Elements that are sums themselves are summed up where they belong.
+                let target = match dx.of_type() {
+                    Some(dx) => dx,
+                    None => whole.slice(0..len_of_dx),
+                };
+                match &self.blocks[..] {
+                    [_] => im2col::land(p, tile.len(), products, target)?,
+                    _ => shifted::land(p, block, tile.len(), products, target, index > 0)?,
+                }
+            }
+            // SAFETY: the sums are the tile's inputs.
+            unsafe { finish(Sums::whole(inputs), bias, &mut dx)? };
+        }
+        Ok(())
+    }
+
+    pub fn backward_weight<T: Element>(
+        &self,
+        x: &DeviceSlice<'_, T>,
+        dy: &DeviceSlice<'_, T>,
+        dw: &mut DeviceSliceMut<'_, T>,
+    ) -> Result<()> {
+        let (p, device) = (self.p, x.device());
+        let space = self.backward_weight_workspace::<T>();
+        let mut patches = DeviceBuffer::new(device, "a tile of patches", space.patches)?;
+        let sums = DeviceBuffer::<T::Acc>::new(device, "weight gradients of images", space.sums)?;
+        let first = Operand { address: sums.view().address(), dtype: T::Acc::DTYPE };
+        for tile in self.tiles(space.images) {
+            let outputs = dy.slice(scale(&tile, p.outputs * p.output_positions()));
+            for (index, block) in self.blocks.iter().enumerate() {
+                let products = Products {
+                    p,
+                    taps: block.taps(),
+                    images: tile.len(),
+                    patches: self.gather(block, &tile, x, &mut patches)?,
+                    outputs: Operand { address: outputs.address(), dtype: T::DTYPE },
+                    weight: self.weight(first, index),
+                    weights: self.weights(),
+                };
+                // SAFETY: all are as large as the problem and the tile say; the first tile is the largest.
+                unsafe { products.backward_weight(device, tile.start > 0)? };
+            }
+        }
+        let part = self.weights();
+        let rows = self.reorders().then_some(p.taps());
+        let sums = Sums { first, parts: space.sums / part, part, rows };
+        // SAFETY: the workspace has so many parts of this length.
+        unsafe { finish(sums, None, dw) }
+    }
+}
+
+/// Whether elements of this type are sums themselves.
+fn is_sum<T: Element>() -> bool {
+    T::DTYPE == T::Acc::DTYPE
+}
+
+/// Where products go: a workspace, or the result itself where there is none.
+fn target<T: Element>(sums: &DeviceBuffer<T::Acc>, result: &DeviceSliceMut<'_, T>) -> Operand {
+    match sums.len() {
+        0 => Operand { address: result.address(), dtype: T::DTYPE },
+        _ => Operand { address: sums.view().address(), dtype: T::Acc::DTYPE },
+    }
+}
+
+/// How many neighbours of an activation are of one channel.
+fn run(layout: Layout, positions: usize) -> usize {
+    if layout == Layout::ChannelsFirst { positions } else { 1 }
+}
+
+fn scale(range: &Range<usize>, by: usize) -> Range<usize> {
+    range.start * by..range.end * by
+}

@@ -1,0 +1,285 @@
+//! Matrix products on device addresses: cuBLAS's where it is found, else the crate's own.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{CudaDevice, Engine, Product, Spec, Tiling};
+use crate::element::DType;
+use crate::error::Result;
+
+/// A matrix by rows, or one for each product of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    pub address: u64,
+    /// From one row to the next, in elements.
+    pub leading: usize,
+    /// From one product's matrix to the next one's, in elements; 0 when they share it.
+    pub stride: usize,
+    /// Whether the factor is this matrix's transpose; its rows are then the factor's columns.
+    pub transposed: bool,
+}
+
+/// `c = alpha·a·b + beta·c`, for each product of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gemm {
+    /// The type of `a` and `b`.
+    pub dtype: DType,
+    /// The type of `c`: that of the factors, or `f32` for factors of a half type.
+    pub output: DType,
+    /// Rows of `a` and `c`, columns of `b` and `c`, and what is summed over (at least 1).
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub batch: usize,
+    pub a: Matrix,
+    pub b: Matrix,
+    /// Not transposed. With `beta` 0 it is only written.
+    pub c: Matrix,
+    pub alpha: f64,
+    pub beta: f64,
+    /// Whether `f32` factors may be rounded to TF32.
+    pub tf32: bool,
+}
+
+impl CudaDevice {
+    /// Queues the products.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLarge`] for sizes that cannot be counted, [`crate::Error::Device`],
+    /// [`crate::Error::Compile`].
+    ///
+    /// # Safety
+    /// The matrices are memory of this device, as large as sizes, leading dimensions and strides say, and
+    /// `c` overlaps neither factor.
+    pub(crate) unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(runtime) = self.runtime()
+            && let Ok(blas) = runtime.blas()
+        {
+            // SAFETY: passed on to the caller.
+            return unsafe { blas.gemm(gemm) };
+        }
+        // SAFETY: passed on to the caller.
+        unsafe { self.multiply(gemm) }
+    }
+
+    /// [`CudaDevice::gemm`] by `kernels/gemm.cu`. Rounds no factor to TF32.
+    ///
+    /// # Safety
+    /// As [`CudaDevice::gemm`].
+    unsafe fn multiply(&self, gemm: &Gemm) -> Result<()> {
+        let Gemm { dtype, output, m, n, k, batch, a, b, c, .. } = *gemm;
+        if m == 0 || n == 0 || batch == 0 {
+            return Ok(());
+        }
+        let engine = Engine::new(self, dtype);
+        let vector = |dtype: DType, matrix: Matrix, neighbours: usize| {
+            let Matrix { address, leading, stride, .. } = matrix;
+            engine.vector(dtype.size(), address, &[neighbours, leading, stride])
+        };
+        let vectors = [
+            vector(dtype, a, if a.transposed { m } else { k }),
+            vector(dtype, b, if b.transposed { k } else { n }),
+            vector(output, c, n),
+        ];
+        let product = Product::new(self, engine, batch, [m, n, k], vectors)?;
+        // How far neighbours in a row, or else in a column, of the factor are apart.
+        let steps = |matrix: Matrix| match matrix.transposed {
+            true => (1, matrix.leading as i64),
+            false => (matrix.leading as i64, 1),
+        };
+        let ((a_row, a_term), (b_term, b_column)) = (steps(a), steps(b));
+        let spec = Spec::new("gemm.cu", "gemm")
+            .define("OUTPUT", output)
+            .define("A_ALONG_K", i32::from(!a.transposed))
+            .define("B_ALONG_K", i32::from(b.transposed));
+        let lines = |matrix: Matrix, lines: usize, columns: usize| {
+            matrix.leading.saturating_mul(if matrix.transposed { columns } else { lines })
+        };
+        let counts = [lines(a, m, k), lines(b, k, n), lines(c, m, n), k];
+        let arguments = |parts| Arguments {
+            a: a.address,
+            b: b.address,
+            c: c.address,
+            parts,
+            tiling: product.tiling(),
+            a_row,
+            a_term,
+            a_batch: a.stride as i64,
+            b_column,
+            b_term,
+            b_batch: b.stride as i64,
+            c_row: c.leading as i64,
+            c_batch: c.stride as i64,
+            alpha: gemm.alpha,
+            beta: gemm.beta,
+        };
+        // SAFETY: the kernels read and write inside the matrices' sizes, for which the caller answers.
+        unsafe { product.launch(self, spec, "gemm_sum", &counts, arguments) }
+    }
+}
+
+/// `GemmArgs` in kernels/gemm.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Arguments {
+    a: u64,
+    b: u64,
+    c: u64,
+    parts: u64,
+    tiling: Tiling,
+    a_row: i64,
+    a_term: i64,
+    a_batch: i64,
+    b_column: i64,
+    b_term: i64,
+    b_batch: i64,
+    c_row: i64,
+    c_batch: i64,
+    alpha: f64,
+    beta: f64,
+}
+
+#[cfg(all(test, feature = "simulator", unix))]
+mod tests {
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::device::Device;
+    use crate::device::cuda::DeviceBuffer;
+    use crate::element::Element;
+
+    fn simulator() -> CudaDevice {
+        match Device::simulator().unwrap() {
+            Device::Cuda(device) => device,
+            Device::Cpu => unreachable!("the simulator is a CUDA device"),
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Case {
+        sizes: [usize; 3],
+        batch: usize,
+        transposed: [bool; 2],
+        /// What rows are longer by than they need to be.
+        slack: usize,
+        shared_factor: bool,
+        beta: f64,
+    }
+
+    fn cases() -> impl Strategy<Value = Case> {
+        let size = || 1usize..100;
+        let flags =
+            (any::<[bool; 2]>(), 0usize..4, any::<bool>(), prop::sample::select(vec![0., 1.]));
+        ((size(), size(), 1usize..200), 1usize..4, any::<bool>(), flags).prop_map(
+            |((m, n, k), batch, round, (transposed, slack, shared_factor, beta))| {
+                // Half of the cases have sizes that whole vectors fit in.
+                let of = |x: usize| if round { x.next_multiple_of(8) } else { x };
+                let slack = if round { 8 * slack } else { slack };
+                Case { sizes: [m, n, k].map(of), batch, transposed, slack, shared_factor, beta }
+            },
+        )
+    }
+
+    /// Small integers, whose sums are exact.
+    fn integers<T: Element>(len: usize, seed: usize) -> Vec<T> {
+        let value = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 7) + seed * i) % 5;
+        (0..len).map(|i| T::from_f64(value(i) as f64 - 2.)).collect()
+    }
+
+    fn check<T: Element, O: Element>(case: Case) {
+        let Case { sizes: [m, n, k], batch, transposed: [ta, tb], slack, .. } = case;
+        let device = simulator();
+        let [rows_a, columns_a] = if ta { [k, m] } else { [m, k] };
+        let [rows_b, columns_b] = if tb { [n, k] } else { [k, n] };
+        let (lda, ldb, ldc) = (columns_a + slack, columns_b + slack, n + slack);
+        let (size_a, size_b, size_c) = (rows_a * lda, rows_b * ldb, m * ldc);
+        let b_stride = if case.shared_factor { 0 } else { size_b };
+        let (a, b) = (integers::<T>(batch * size_a, 1), integers::<T>(batch * size_b, 2));
+        // What C has been counts only with beta.
+        let nan = vec![O::from_f64(f64::NAN); batch * size_c];
+        let before = if case.beta == 0. { nan } else { integers::<O>(batch * size_c, 3) };
+        let buffer_a = DeviceBuffer::from_slice(&device, "a", &a).unwrap();
+        let buffer_b = DeviceBuffer::from_slice(&device, "b", &b).unwrap();
+        let mut buffer_c = DeviceBuffer::from_slice(&device, "c", &before).unwrap();
+        let matrix =
+            |address, leading, stride, transposed| Matrix { address, leading, stride, transposed };
+        let gemm = Gemm {
+            dtype: T::DTYPE,
+            output: O::DTYPE,
+            m,
+            n,
+            k,
+            batch,
+            a: matrix(buffer_a.view().address(), lda, size_a, ta),
+            b: matrix(buffer_b.view().address(), ldb, b_stride, tb),
+            c: matrix(buffer_c.view_mut().address(), ldc, size_c, false),
+            alpha: 0.5,
+            beta: case.beta,
+            tf32: false,
+        };
+        // SAFETY: the buffers have these sizes.
+        unsafe { device.gemm(&gemm).unwrap() };
+        let found = buffer_c.to_vec().unwrap();
+        for (at, (found, before)) in found.iter().zip(&before).enumerate() {
+            let (i, row, column) = (at / size_c, at / ldc % m, at % ldc);
+            if column >= n {
+                assert_eq!(found.to_f64().to_bits(), before.to_f64().to_bits(), "{case:?} {at}");
+                continue;
+            }
+            let term = |x: usize| {
+                let a = a[i * size_a + if ta { x * lda + row } else { row * lda + x }];
+                let b = b[i * b_stride + if tb { column * ldb + x } else { x * ldb + column }];
+                a.to_f64() * b.to_f64()
+            };
+            let mut expected = 0.5 * (0..k).map(term).sum::<f64>();
+            if case.beta != 0. {
+                expected += case.beta * before.to_f64();
+            }
+            assert_eq!(found.to_f64(), O::from_f64(expected).to_f64(), "{case:?} {at}");
+        }
+        // SAFETY: as above.
+        unsafe { device.gemm(&Gemm { beta: 0., ..gemm }).unwrap() };
+        let first = buffer_c.to_vec().unwrap();
+        // SAFETY: as above.
+        unsafe { device.gemm(&Gemm { beta: 0., ..gemm }).unwrap() };
+        let second = buffer_c.to_vec().unwrap();
+        assert!(bytemuck::cast_slice::<O, u8>(&first) == bytemuck::cast_slice::<O, u8>(&second));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn own_products_equal_the_definition(case in cases()) {
+            check::<f32, f32>(case);
+            check::<f64, f64>(case);
+            check::<f16, f16>(case);
+            check::<bf16, bf16>(case);
+            check::<bf16, f32>(case);
+        }
+    }
+
+    /// Several tiles of the largest size on both sides, and more steps than the pipeline has stages.
+    #[test]
+    fn large_products_fill_the_pipeline() {
+        for transposed in [[false, false], [true, true]] {
+            let (slack, shared_factor, beta) = (0, false, 1.);
+            let sizes = [520, 264, 200];
+            let case = Case { sizes, batch: 1, transposed, slack, shared_factor, beta };
+            check::<f32, f32>(case);
+            check::<f16, f16>(case);
+            check::<bf16, f32>(Case { sizes: [519, 263, 199], ..case });
+            check::<f64, f64>(Case { sizes: [300, 140, 70], ..case });
+        }
+    }
+
+    #[test]
+    fn few_sums_of_many_terms_are_shared_out() {
+        let (transposed, slack, shared_factor, beta) = ([true, false], 0, false, 1.);
+        let case = Case { sizes: [72, 64, 4000], batch: 1, transposed, slack, shared_factor, beta };
+        check::<f32, f32>(case);
+        check::<f64, f64>(Case { sizes: [7, 9, 1001], ..case });
+        check::<f16, f16>(case);
+        check::<bf16, f32>(Case { sizes: [5, 3, 4001], transposed: [false, true], ..case });
+    }
+}
