@@ -8,8 +8,7 @@
 Layer by layer: the Rust side (the bench `cuda`, built here unless `--partner` names it) checks and
 times its operations and leaves what it has checked them against; PyTorch has to compute the same of
 the same operands, and is then timed in the same way: events around each call, the L2 cache
-overwritten before it, median of 20 to 200 calls. PyTorch may choose its algorithms (cudnn.benchmark)
-but not TF32. Needs PyTorch with CUDA and NumPy, and without `--partner` cargo.
+overwritten before it, median of 20 to 200 calls. PyTorch may choose (cudnn.benchmark) but not TF32. Needs PyTorch with CUDA and NumPy, and without `--partner` cargo.
 """
 
 import argparse
@@ -187,8 +186,8 @@ def check(row, layer, work):
     if bound is None:
         wrong = value != ours
     else:
-        # cuDNN's transforms round in f32; a result of a half type is rounded to it, and F.pad's sums
-        # of windows after each term. Written so that NaN is wrong too.
+        # cuDNN's transforms round in f32. Results of half types are rounded to them, sums of
+        # strided windows after each term. Written so that NaN is wrong too.
         bound = bound.flatten().to(ours.dtype)
         epsilon = torch.finfo(layer.dtype).eps
         rounding = 16 * bound if row["op"] == "fold" else 2 * ours.abs()
@@ -239,8 +238,7 @@ def run_partner(program, arguments, shape, folder):
 
 
 def torch_times(row, folder, clock, checked):
-    """Median and shortest milliseconds of PyTorch's way to do it, once it is known to be right; None
-    where there is none."""
+    """Median and shortest milliseconds of PyTorch's way, once it is known to be right, or None."""
     make = OPERATIONS[row["op"]]
     layer = Layer(row, folder, row["batch"])
     if not issubclass(make, torch_side.Matrix):
@@ -278,13 +276,28 @@ def print_row(row):
     start += f"{row['dtype']:<6}"
     if "error" in row:
         return print(f"{start}FAILED: {row['error']}", flush=True)
-    time = lambda key: f"{row[key + 'ms']:9.4f} ({row[key + 'min_ms']:.4f})" if key + "ms" in row else "–"
-    ratio = f"{row['ratio']:6.2f}x" if "ratio" in row else "–"
-    fraction = lambda key: "–" if row.get(key) is None else f"{row[key]:.0%}"
+    fraction = lambda key: "-" if row.get(key) is None else f"{row[key]:.0%}"
+    ours = f"{row['ms']:9.4f} ({row['min_ms']:.4f})"
+    theirs, ratio = "        -", "-"
+    if "ratio" in row:
+        theirs = f"{row['torch_ms']:9.4f} ({row['torch_min_ms']:.4f})"
+        ratio = f"{row['ratio']:.2f}x"
     print(
-        f"{start}{time(''):<21}{time('torch_'):<21}{ratio:>7} {row['rate']:9.1f} {row['unit']:<8}"
+        f"{start}{ours:<21}{theirs:<21}{ratio:>8} {row['rate']:9.1f} {row['unit']:<8}"
         f"{fraction('roofline'):>6}{fraction('torch_roofline'):>7}",
         flush=True,
+    )
+
+
+def print_head(machine, out):
+    rates = ", ".join(f"{dtype} {rate:.1f}" for dtype, rate in machine["gemm_tflop_s"].items())
+    print(
+        f"{machine['device']}\nPyTorch {torch.__version__}, cuDNN "
+        f"{torch.backends.cudnn.version()}; copy {machine['copy_gb_s']:.0f} GB/s (read + written), "
+        f"store {machine['store_gb_s']:.0f} GB/s, cuBLAS TFLOP/s: {rates or 'not found'}\n\n"
+        f"{'operation':<16}{'by':<9}{'shape':<10}{'C':<6}{'type':<6}{'ours ms':>9}{' (min)':<12}"
+        f"{'torch ms':>9}{' (min)':<12}{'ratio':>8} {'ours':>9} {'':<8}of roofline: ours, torch",
+        file=out,
     )
 
 
@@ -326,18 +339,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             machine, *ours = run_partner(program, arguments, shape, folder)
             if not rows:
-                rates = ", ".join(f"{d} {r:.1f}" for d, r in machine["gemm_tflop_s"].items())
-                print(
-                    f"{machine['device']}\nPyTorch {torch.__version__}, "
-                    f"cuDNN {torch.backends.cudnn.version()}; copy {machine['copy_gb_s']:.0f} GB/s, "
-                    f"store {machine['store_gb_s']:.0f} GB/s, cuBLAS TFLOP/s: {rates}\n",
-                    file=out,
-                )
-                print(
-                    f"{'operation':<16}{'by':<9}{'shape':<10}{'C':<6}{'type':<5}{'ours ms':>9} (min) "
-                    f"     {'torch ms':>9} (min)        ratio      ours         of roofline: ours, torch",
-                    file=out,
-                )
+                print_head(machine, out)
             for row in compare(ours, pathlib.Path(folder), clock):
                 rows.append(row)
                 print(json.dumps(row), flush=True) if arguments.json else print_row(row)

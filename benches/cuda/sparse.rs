@@ -72,7 +72,10 @@ pub fn run<T: Element>(bench: &mut Bench, shape: &Shape) -> Result<()> {
             &mut matrix,
             |matrix| match matrix {
                 Some(matrix) => parameters.matrix_into(&shape, matrix),
-                None => Ok(*matrix = Some(parameters.matrix(&shape)?)),
+                None => {
+                    *matrix = Some(parameters.matrix(&shape)?);
+                    Ok(())
+                }
             },
             |matrix| {
                 let found = matrix.clone().map(|matrix| matrix.to_device(&Device::Cpu));
