@@ -100,7 +100,8 @@ impl<'a> Bench<'a> {
         let Row { op, algorithm, shape, dtype } = row;
         let algorithm = algorithm.map_or(String::new(), |algorithm| algorithm.to_string());
         let layout = if shape.layout == Layout::ChannelsLast { "last" } else { "first" };
-        let start = format!("{op:<16}{algorithm:<9}{:<10}{layout:<6}{dtype:<6}", shape.name);
+        let dtype_name = dtype.to_string();
+        let start = format!("{op:<16}{algorithm:<9}{:<10}{layout:<6}{dtype_name:<6}", shape.name);
         let end = match outcome {
             Ok(Some(times)) => {
                 let Times { median, shortest, calls } = times;
