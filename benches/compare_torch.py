@@ -26,7 +26,7 @@ try:
     import numpy
     import torch
 except ImportError as error:
-    sys.exit(f"compare_torch.py: {error.name} is missing; pip install torch numpy")
+    sys.exit(f"{error.name} is missing; pip install torch numpy")
 
 import torch_side
 
@@ -35,18 +35,18 @@ SLICE = 0.08  # seconds one side runs before it is the other's turn, if a call i
 DTYPES = {torch.float32: numpy.float32, torch.int32: numpy.int32, torch.int64: numpy.int64}
 
 
-def build():
-    """Compiles the partner and returns the program."""
-    command = [os.environ.get("CARGO", "cargo"), "bench", "--bench", "compare", "--no-run"]
+def build(bench):
+    """Compiles a bench and returns the program."""
+    command = [os.environ.get("CARGO", "cargo"), "bench", "--bench", bench, "--no-run"]
     command += ["--message-format", "json-render-diagnostics"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit("compare_torch.py: the Rust side does not build")
+        sys.exit(f"{pathlib.Path(sys.argv[0]).name}: the Rust side does not build")
     messages = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
     return next(
         m["executable"]
         for m in messages
-        if m.get("reason") == "compiler-artifact" and m["target"]["name"] == "compare"
+        if m.get("reason") == "compiler-artifact" and m["target"]["name"] == bench
     )
 
 
@@ -305,7 +305,7 @@ def main():
     choice(arguments.ops, operations, "operation")
     if arguments.threads < 1 or arguments.repeats < 1:
         sys.exit("compare_torch.py: --threads and --repeats must be at least 1")
-    program = build()
+    program = build("compare")
     torch.set_num_threads(arguments.threads)
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = tempfile.mkdtemp(prefix="convmat-compare-", dir=shared)

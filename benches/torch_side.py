@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 EPSILON = torch.finfo(torch.float32).eps
+SEEDS = {"x": 1, "w": 2, "patches": 3, "b": 4, "dy": 5}
 
 
 def eighths(shape, seed):
@@ -52,14 +53,26 @@ class Layer:
         self.patch_elements = self.batch * self.channels * self.taps * self.positions
         self.input_elements = self.batch * self.channels * math.prod(self.input)
 
-    def activation(self, channels, size, seed):
-        """Values [N, C, spatial...]; channels-last layers in the channels_last memory format."""
-        x = eighths([self.batch, channels, *size], seed)
+    def values(self, name, shape):
+        """The operand of this name; those of channels-last layers in the channels_last format."""
+        x = eighths(shape, SEEDS[name])
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
+    def x(self):
+        return self.values("x", [self.batch, self.channels, *self.input])
+
+    def dy(self):
+        return self.values("dy", [self.batch, self.outputs, *self.output])
+
     def weight(self):
-        w = eighths([self.outputs, self.channels // self.groups, *self.kernel], 2)
-        return w.contiguous(memory_format=torch.channels_last) if self.channels_last else w
+        return self.values("w", [self.outputs, self.channels // self.groups, *self.kernel])
+
+    def bias(self):
+        return eighths([self.outputs], SEEDS["b"])
+
+    def patches(self):
+        shape = [self.batch, self.channels * self.taps, self.positions]
+        return eighths(shape, SEEDS["patches"])
 
     def ours(self, x):
         """An activation or patches-by-channel in the Rust side's layout."""
@@ -91,7 +104,7 @@ class Unfold:
 
     def __init__(self, layer):
         self.layer = layer
-        self.x = layer.activation(layer.channels, layer.input, 1)
+        self.x = layer.x()
         self.work = 4 * (layer.input_elements + layer.patch_elements) / 1e9
         three = "F.pad, Tensor.unfold x3, reshape" if len(layer.input) == 3 else ""
         self.note = "F.unfold of a channels_last tensor" if layer.channels_last else three
@@ -128,7 +141,7 @@ class Fold:
 
     def __init__(self, layer):
         self.layer = layer
-        self.patches = eighths([layer.batch, layer.channels * layer.taps, layer.positions], 3)
+        self.patches = layer.patches()
         self.work = 4 * (layer.input_elements + layer.patch_elements) / 1e9
         self.note = "one strided += per tap" if len(layer.input) == 3 else ""
         if len(layer.input) < 3:
@@ -179,9 +192,9 @@ class Conv:
 
     def __init__(self, layer):
         self.layer = layer
-        self.x = layer.activation(layer.channels, layer.input, 1)
+        self.x = layer.x()
         self.w = layer.weight()
-        self.b = eighths([layer.outputs], 4)
+        self.b = layer.bias()
         self.work = 2 * layer.products / 1e9
         self.note = "channels_last memory format" if layer.channels_last else ""
 
@@ -204,9 +217,9 @@ class Backward:
 
     def __init__(self, layer):
         self.layer = layer
-        self.x = layer.activation(layer.channels, layer.input, 1)
+        self.x = layer.x()
         self.w = layer.weight()
-        self.dy = layer.activation(layer.outputs, layer.output, 5)
+        self.dy = layer.dy()
         self.work = 4 * layer.products / 1e9
         self.note = "channels_last memory format" if layer.channels_last else ""
 
@@ -246,7 +259,7 @@ class Matrix:
 
     def __init__(self, layer):
         self.layer = layer
-        self.w, self.b = layer.weight(), eighths([layer.outputs], 4)
+        self.w, self.b = layer.weight(), layer.bias()
         self.note = "whole-tensor indexing"
         self.work = None  # bytes of the matrix, known when the Rust side has written it
 

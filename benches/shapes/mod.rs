@@ -70,6 +70,44 @@ pub const CATALOGUE: [Shape; 13] = [
     Shape { layout: Layout::ChannelsLast, ..image("notebook", [10, 8, 32, 16, 3, 1, 0, 1]) },
 ];
 
+/// The convolutions of ResNet-50, each once: `[channels, input, outputs, kernel, stride]`.
+pub const RESNET50: [Shape; 23] = {
+    const SIZES: [[usize; 5]; 23] = [
+        [3, 224, 64, 7, 2],
+        [64, 56, 64, 1, 1],
+        [64, 56, 64, 3, 1],
+        [64, 56, 256, 1, 1],
+        [256, 56, 64, 1, 1],
+        [256, 56, 128, 1, 1],
+        [128, 56, 128, 3, 2],
+        [256, 56, 512, 1, 2],
+        [128, 28, 512, 1, 1],
+        [512, 28, 128, 1, 1],
+        [128, 28, 128, 3, 1],
+        [512, 28, 256, 1, 1],
+        [256, 28, 256, 3, 2],
+        [512, 28, 1024, 1, 2],
+        [256, 14, 1024, 1, 1],
+        [1024, 14, 256, 1, 1],
+        [256, 14, 256, 3, 1],
+        [1024, 14, 512, 1, 1],
+        [512, 14, 512, 3, 2],
+        [1024, 14, 2048, 1, 2],
+        [512, 7, 2048, 1, 1],
+        [2048, 7, 512, 1, 1],
+        [512, 7, 512, 3, 1],
+    ];
+    let mut layers = [image("resnet50", [64, 3, 224, 64, 7, 2, 3, 1]); 23];
+    let mut at = 0;
+    while at < layers.len() {
+        let [channels, size, outputs, kernel, stride] = SIZES[at];
+        let sizes = [64, channels, size, outputs, kernel, stride, kernel / 2, 1];
+        layers[at] = image("resnet50", sizes);
+        at += 1;
+    }
+    layers
+};
+
 /// Matrices are assembled up to this many entries: 8 bytes each with 32-bit indices.
 const MATRIX_LIMIT: usize = 120_000_000;
 

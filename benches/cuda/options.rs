@@ -1,0 +1,144 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use convmat::{Algorithm, DType, Layout};
+
+use crate::shapes::{CATALOGUE, Shape};
+use crate::{Result, dense, sparse};
+
+pub const HELP: &str = "\
+Times of this crate's operations on a CUDA GPU: cargo bench --bench cuda -- [flags] [words]
+  --ops unfold,fold,forward,backward_input,backward_weight,backward_bias,matrix,spmv,spmm
+  --algorithms auto,naive,shifted,im2col,implicit
+  --shapes stem,conv2,…       names from benches/shapes
+  --dtype f32,f16,bf16        also f64
+  --layouts channels-first,channels-last
+  --device cuda|cuda:N|simulator
+  --json                      one object a line, the machine's first
+  --save FOLDER               what results are checked against, as npy and npz files of two images
+  --test                      a tiny layer through everything, not timed; also without --bench
+Words keep the rows whose name, as in forward/im2col/conv2/channels-first/f32, has them all.";
+
+pub struct Options {
+    pub json: bool,
+    /// Check only.
+    pub test: bool,
+    pub help: bool,
+    pub device: Option<String>,
+    pub save: Option<PathBuf>,
+    pub shapes: Vec<Shape>,
+    pub dtypes: Vec<DType>,
+    pub layouts: Vec<Layout>,
+    ops: Vec<String>,
+    algorithms: Vec<Algorithm>,
+    words: Vec<String>,
+}
+
+/// A layer so small that a simulated GPU takes no time over it.
+fn tiny() -> Result<Shape> {
+    let shape = Shape::find("notebook").ok_or("the catalogue has lost a layer")?;
+    Ok(Shape { name: "tiny", batch: dense::UNIT, input: [1, 8, 8], ..shape })
+}
+
+/// The layer with the batch that a GPU is given.
+fn for_gpu(shape: Shape) -> Shape {
+    let batch = match shape.spatial {
+        1 => 32,
+        2 => 64,
+        _ => 16,
+    };
+    Shape { batch, ..shape }
+}
+
+impl Options {
+    pub fn read() -> Result<Self> {
+        let mut options = Options {
+            json: false,
+            test: false,
+            help: false,
+            device: None,
+            save: None,
+            shapes: CATALOGUE.map(for_gpu).into(),
+            dtypes: vec![DType::F32, DType::F16, DType::BF16],
+            layouts: vec![Layout::ChannelsFirst, Layout::ChannelsLast],
+            ops: dense::Operation::ALL.iter().map(ToString::to_string).collect(),
+            algorithms: Algorithm::ALL.into(),
+            words: Vec::new(),
+        };
+        options.ops.extend(sparse::NAMES.map(String::from));
+        let mut measuring = false;
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut list = || -> Result<Vec<String>> {
+                let value = arguments.next().ok_or_else(|| format!("{argument} takes a value"))?;
+                Ok(value.split(',').map(String::from).collect())
+            };
+            match argument.as_str() {
+                "--bench" => measuring = true,
+                "--test" => options.test = true,
+                "--json" => options.json = true,
+                "--help" | "-h" => options.help = true,
+                "--device" => options.device = Some(list()?.join(",")),
+                "--save" => options.save = Some(list()?.join(",").into()),
+                "--ops" => options.ops = known("operation", list()?, &options.ops)?,
+                "--algorithms" => options.algorithms = parsed(list()?)?,
+                "--layouts" => options.layouts = parsed(list()?)?,
+                "--dtype" => {
+                    options.dtypes =
+                        list()?.iter().map(|name| dtype(name)).collect::<Result<_>>()?
+                }
+                "--shapes" => {
+                    let shape = |name: &String| {
+                        Shape::find(name)
+                            .map(for_gpu)
+                            .ok_or_else(|| format!("no shape {name:?}").into())
+                    };
+                    options.shapes = list()?.iter().map(shape).collect::<Result<_>>()?;
+                }
+                word if word.starts_with('-') => {
+                    return Err(format!("unknown argument {word:?}; --help lists the flags").into());
+                }
+                _ => options.words.push(argument),
+            }
+        }
+        options.test |= !measuring || options.device.as_deref() == Some("simulator");
+        if options.test {
+            options.shapes = vec![tiny()?];
+        }
+        Ok(options)
+    }
+
+    pub fn has(&self, op: &str) -> bool {
+        self.ops.iter().any(|name| name == op)
+    }
+
+    pub fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
+    }
+
+    /// Whether the row of this name is wanted.
+    pub fn wants(&self, row: &str) -> bool {
+        self.words.iter().all(|word| row.contains(word.as_str()))
+    }
+}
+
+fn known(what: &str, given: Vec<String>, names: &[String]) -> Result<Vec<String>> {
+    match given.iter().find(|name| !names.contains(name)) {
+        Some(name) => {
+            Err(format!("no {what} is called {name:?}; there are {}", names.join(", ")).into())
+        }
+        None => Ok(given),
+    }
+}
+
+fn parsed<T: std::str::FromStr<Err = convmat::Error>>(given: Vec<String>) -> Result<Vec<T>> {
+    given.iter().map(|name| Ok(name.parse()?)).collect()
+}
+
+fn dtype(name: &str) -> Result<DType> {
+    let all = [DType::F32, DType::F16, DType::BF16, DType::F64];
+    all.into_iter()
+        .find(|dtype| dtype.to_string() == name)
+        .ok_or_else(|| format!("no dtype {name:?}; there are f32, f16, bf16, f64").into())
+}
