@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 impl Lease for Borrowed<'_> {}
 
 /// The CUDA runtime of a device, which a simulator has not.
-fn runtime<'a>(device: &'a Device) -> Result<(&'a CudaDevice, &'a Runtime)> {
+fn runtime(device: &Device) -> Result<(&CudaDevice, &Runtime)> {
     match device {
         Device::Cuda(cuda) => match cuda.runtime() {
             Some(runtime) => Ok((cuda, runtime)),
