@@ -28,6 +28,7 @@ typedef double f64;
 // `count` elements that the threads of a block share. Declare at the top of a kernel.
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 
 DEVICE void barrier() { __syncthreads(); }
 DEVICE void warp_barrier() { __syncwarp(); }

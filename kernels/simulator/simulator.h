@@ -17,6 +17,7 @@
 
 #define __CUDA_ARCH__ 800
 #define UNROLL
+#define ROLLED
 
 // The kernel, the entry that runs one block of it, and what the host checks before a launch.
 #define KERNEL(name, Args, threads) SIMULATOR_KERNEL(name, Args, threads)

@@ -19,4 +19,5 @@ mod oracle;
 #[path = "../../benches/shapes/mod.rs"]
 mod shapes;
 mod tensor;
+mod tmp_nvrtc;
 mod unfold;
