@@ -19,5 +19,4 @@ mod oracle;
 #[path = "../../benches/shapes/mod.rs"]
 mod shapes;
 mod tensor;
-mod tmp_nvrtc;
 mod unfold;
