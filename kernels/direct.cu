@@ -125,7 +125,7 @@ KERNEL(direct_forward, DirectArgs, 256) {
 
     Acc sums[ROWS][OUTS] = {};
     for (Index c = 0; c < (DEPTHWISE ? 1 : (Index)args.conv.channels); c += DEPTHWISE ? 1 : INS) {
-        ROLLED
+        UNROLL_BY(1)
         for (int kd = 0; kd < KD; ++kd) {
             Index d = source<0>(axes, at.depth, kd);
             if (d < 0) continue;
@@ -136,7 +136,7 @@ KERNEL(direct_forward, DirectArgs, 256) {
                 Index q = first * SH + r, h = q > last_padded<1>(axes) ? -1 : padded_source<1>(axes, q);
                 lines[r] = h < 0 ? -1 : input_at(axes, d, h, 0);
             }
-            ROLLED
+            UNROLL_BY(1)
             for (int kw = 0; kw < KW; ++kw) {
                 Ins values[SPAN];
                 read_column(values, x + offset(args.conv.x, 0, c, 0), lines, source<2>(axes, at.column, kw),
@@ -190,7 +190,7 @@ KERNEL(direct_backward_input, DirectArgs, 256) {
 
     Acc sums[ROWS * SH][SW][OUTS] = {};
     for (Index c = 0; c < (DEPTHWISE ? 1 : (Index)args.conv.outputs); c += DEPTHWISE ? 1 : INS) {
-        ROLLED
+        UNROLL_BY(1)
         for (int kd = 0; kd < KD; ++kd) {
             Index d = reader_output<0>(axes, (Index)axes.at[0].low + at.depth, kd);
             if (d < 0) continue;
@@ -203,7 +203,7 @@ KERNEL(direct_backward_input, DirectArgs, 256) {
             // The taps that reach one phase after the other: sums are then known by constants.
             UNROLL
             for (int phase = 0; phase < SW; ++phase) {
-                ROLLED
+                UNROLL_BY(1)
                 for (int kw = 0; kw < KW; ++kw) {
                     if (kw * DW % SW != phase) continue;
                     Ins values[SPAN];

@@ -49,7 +49,7 @@ template <typename T> DEVICE T zero() {
     return value;
 }
 
-// N neighbours, moved by one instruction when their address is a multiple of their size.
+// N neighbours, moved at once; their address is a multiple of their size.
 template <typename T, int N> struct alignas(sizeof(T) * N) Pack {
     T at[N];
 };
@@ -58,6 +58,19 @@ template <typename T, int N> DEVICE Pack<T, N> load_pack(const T* from) {
 }
 template <typename T, int N> DEVICE void store_pack(T* to, const Pack<T, N>& pack) {
     *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+// The same to global memory, certain to be one instruction.
+template <typename T, int N> DEVICE void store_global(T* to, const Pack<T, N>& pack) {
+    if constexpr (sizeof(pack) < 8) {
+        store_pack<T, N>(to, pack);
+    } else {
+        union {
+            Pack<T, N> pack;
+            u32 words[sizeof(T) * N / 4];
+        } moved;
+        moved.pack = pack;
+        store_words(to, moved.words);
+    }
 }
 
 #ifdef ELEMENT

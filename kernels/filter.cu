@@ -29,5 +29,5 @@ KERNEL(filter, FilterArgs, 256) {
         // Channels last, a line goes on with the next identity.
         if (++column == block && LAYOUT == CHANNELS_LAST) column = 0;
     }
-    store_pack<ELEMENT, VECTOR>(args.filter + thread * VECTOR, out);
+    store_global<ELEMENT, VECTOR>(args.filter + thread * VECTOR, out);
 }

@@ -1,15 +1,16 @@
 // fold: x[n, c, i] = Σ A[n, c·K + k, o] over all (o, k) that read i, summed in the accumulator's type and
-// rounded once; with AVERAGE, divided by the number of entries. A gather: each element has one thread, which adds up what belongs to it, taps ascending,
-// so the order of a sum depends on the geometry alone. One launch for the whole batch and all groups.
+// rounded once; with AVERAGE, divided by the number of entries. A gather: each element has one thread,
+// which adds up what belongs to it, taps ascending, so the order of a sum depends on the geometry alone.
+// One launch for the whole batch and all groups.
 //
 // Every patch entry is read once, and there are K times as many of them as results (K·L / inputs): the
 // reads decide. Two kernels:
 //
 // - CELL (channels first, zeros, taps known at compile time): a thread has a cell of STRIDE results on each
-//   axis (on the last axis SPAN, a multiple), which every tap reaches equally often whatever the stride:
-//   no load is tried in vain, and which tap goes to which result is known at compile time. Threads of a
-//   warp follow each other along a patch row, so loads are coalesced though rows are shifted against each
-//   other by the tap, which rules out wider loads. All loads of a cell are independent.
+//   axis (on the last axis SPAN, a multiple), which every tap reaches equally often whatever the stride: no
+//   load is tried in vain inside the plane, and which tap goes to which result is known at compile time.
+//   Threads of a warp follow each other along a patch row, so loads are coalesced though rows are shifted
+//   against each other by the tap, which rules out wider loads. All loads of a cell are independent.
 // - Otherwise a thread has VECTOR neighbours of the result (channels first: one; channels last: channels,
 //   loaded and stored at once) and walks over the padded positions that stand for its input and over the
 //   taps that read each.
@@ -56,7 +57,8 @@ KERNEL(fold, FoldArgs, 256) {
     Index d = cell.d + (Index)axes.at[0].low / DEPTH, h = cell.h + (Index)axes.at[1].low / HEIGHT;
     Index w = cell.w + (Index)axes.at[2].low / STEP;
     Index height = outputs<1>(axes), width = outputs<2>(axes), positions = outputs<0>(axes) * height * width;
-    Index from = image_channel * (taps<0>(axes) * taps<1>(axes) * taps<2>(axes)) * positions + (d * height + h) * width + w;
+    Index from = image_channel * (taps<0>(axes) * taps<1>(axes) * taps<2>(axes)) * positions
+        + (d * height + h) * width + w;
 
     Acc sums[DEPTH][HEIGHT][SPAN] = {};
     UNROLL
@@ -65,8 +67,10 @@ KERNEL(fold, FoldArgs, 256) {
         UNROLL
         for (Index kh = 0; kh < taps<1>(axes); ++kh) {
             Index shift_h = shift<1>(axes, kh);
-            bool line = (Unsigned)(d + shift_d) < (Unsigned)outputs<0>(axes) && (Unsigned)(h + shift_h) < (Unsigned)height;
-            Index row = ((kd * taps<1>(axes) + kh) * taps<2>(axes)) * positions + (shift_d * height + shift_h) * width;
+            bool line = (Unsigned)(d + shift_d) < (Unsigned)outputs<0>(axes)
+                && (Unsigned)(h + shift_h) < (Unsigned)height;
+            Index row = ((kd * taps<1>(axes) + kh) * taps<2>(axes)) * positions
+                + (shift_d * height + shift_h) * width;
             UNROLL
             for (Index kw = 0; kw < taps<2>(axes); ++kw) {
                 Index shift_w = shift<2>(axes, kw), first = reached<2>(axes, kw);
@@ -102,13 +106,14 @@ KERNEL(fold, FoldArgs, 256) {
         UNROLL
         for (int y = 0; y < HEIGHT; ++y) {
             if (d + z >= inputs<0>(axes) || h + y >= inputs<1>(axes)) continue;
-            Index to = ((image_channel * inputs<0>(axes) + d + z) * inputs<1>(axes) + h + y) * inputs<2>(axes) + w;
+            Index row = (image_channel * inputs<0>(axes) + d + z) * inputs<1>(axes) + h + y;
+            Index to = row * inputs<2>(axes) + w;
             UNROLL
             for (int x = 0; x < SPAN; x += VECTOR) {
                 Pack<ELEMENT, VECTOR> out;
                 UNROLL
                 for (int v = 0; v < VECTOR; ++v) out.at[v] = from_acc<ELEMENT>(sums[z][y][x + v]);
-                if (w + x < inputs<2>(axes)) store_pack<ELEMENT, VECTOR>(args.output + to + x, out);
+                if (w + x < inputs<2>(axes)) store_global<ELEMENT, VECTOR>(args.output + to + x, out);
             }
         }
     }
@@ -177,6 +182,6 @@ KERNEL(fold, FoldArgs, 256) {
     Pack<ELEMENT, VECTOR> out;
     UNROLL
     for (int v = 0; v < VECTOR; ++v) out.at[v] = from_acc<ELEMENT>(sums[v]);
-    store_pack<ELEMENT, VECTOR>(args.output + thread * VECTOR, out);
+    store_global<ELEMENT, VECTOR>(args.output + thread * VECTOR, out);
 }
 #endif

@@ -30,7 +30,8 @@ struct GemmTarget {
     DEVICE OUTPUT value(const Line& line, Index c, Acc sum) const {
         Acc value = alpha * sum;
         // With beta 0 what C has been does not count, not even a NaN.
-        if (beta != 0 && line.offset >= 0 && c < columns) value = fused(beta, to_acc(base[line.offset + c]), value);
+        bool inside = line.offset >= 0 && c < columns;
+        if (beta != 0 && inside) value = fused(beta, to_acc(base[line.offset + c]), value);
         return from_acc<OUTPUT>(value);
     }
 };
@@ -43,12 +44,14 @@ KERNEL(gemm_sum, GemmArgs, 256) {
     add_parts(GemmTarget(args, of.batch), args.parts, args.tiling, of, at);
 }
 #else
-KERNEL_RESIDENT(gemm, GemmArgs, PRODUCT_THREADS, 2) {
+KERNEL_RESIDENT(gemm, GemmArgs, PRODUCT_THREADS, sizeof(Acc) == 8 ? 1 : 2) {
     Work now = work(args.tiling);
-    MatrixLoader<A_ALONG_K, A_VECTOR> a = {args.a + now.batch * args.a_batch, (Index)args.tiling.rows.by,
-                                           (Index)args.tiling.depth, (Index)args.a_row, (Index)args.a_term};
-    MatrixLoader<B_ALONG_K, B_VECTOR> b = {args.b + now.batch * args.b_batch, (Index)args.tiling.columns.by,
-                                           (Index)args.tiling.depth, (Index)args.b_column, (Index)args.b_term};
+    Index rows = (Index)args.tiling.rows.by, columns = (Index)args.tiling.columns.by;
+    Index depth = (Index)args.tiling.depth;
+    MatrixLoader<A_ALONG_K, A_VECTOR> a = {args.a + now.batch * args.a_batch, rows, depth,
+                                           (Index)args.a_row, (Index)args.a_term};
+    MatrixLoader<B_ALONG_K, B_VECTOR> b = {args.b + now.batch * args.b_batch, columns, depth,
+                                           (Index)args.b_column, (Index)args.b_term};
 #ifdef SPLIT
     product(a, b, now, PartTarget(args.parts, args.tiling, now));
 #else

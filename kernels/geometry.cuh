@@ -91,7 +91,8 @@ template <int A> DEVICE Index readers(const Axes& axes, Index i) {
     case REFLECT:
     case CIRCULAR: return 3;
     case REPLICATE:
-        return 1 + (i == 0 ? low : 0) + (i == n - 1 ? larger<Index>(0, last_padded<A>(axes) - (low + n - 1)) : 0);
+        return 1 + (i == 0 ? low : 0)
+            + (i == n - 1 ? larger<Index>(0, last_padded<A>(axes) - (low + n - 1)) : 0);
     default: return 1;
     }
 }
@@ -105,7 +106,10 @@ template <int A> DEVICE Index padded_position(const Axes& axes, Index i, Index r
             if (reader == 1) q = i == 0 ? -1 : low - i;
             else q = i == n - 1 ? -1 : low + (n - 1) + (n - 1 - i);
             break;
-        case REPLICATE: q = i == 0 && reader <= low ? reader - 1 : low + n - 1 + (reader - (i == 0 ? low : 0)); break;
+        case REPLICATE:
+            if (i == 0 && reader <= low) q = reader - 1;
+            else q = low + n - 1 + (reader - (i == 0 ? low : 0));
+            break;
         case CIRCULAR: q = reader == 1 ? low + i - n : low + i + n; break;
         default: q = -1;
         }
@@ -136,14 +140,16 @@ template <int A> struct Reads {
     Index tap, output;
 #ifdef TAPS
     Index q;
-    DEVICE Reads(const Axes& axes, const Adjoint (&)[3], Index q) : tap(0), output(reader_output<A>(axes, q, 0)), q(q) {}
+    DEVICE Reads(const Axes& axes, const Adjoint (&)[3], Index q)
+        : tap(0), output(reader_output<A>(axes, q, 0)), q(q) {}
     DEVICE bool more(const Axes& axes) const { return tap < taps<A>(axes); }
     DEVICE bool inside(const Axes&) const { return output >= 0; }
     DEVICE void next(const Axes& axes) { output = reader_output<A>(axes, q, ++tap); }
 #else
     Index tap_step, output_step;
     DEVICE Reads(const Axes& axes, const Adjoint (&adjoint)[3], Index q)
-        : tap(0), output(-1), tap_step((Index)adjoint[A].tap_step), output_step((Index)adjoint[A].output_step) {
+        : tap(0), output(-1), tap_step((Index)adjoint[A].tap_step),
+          output_step((Index)adjoint[A].output_step) {
         const Divisor& stride = adjoint[A].stride;
         Index rest = q - divide(q, stride) * (Index)stride.by, step = (Index)adjoint[A].rest;
         if (step == 1) tap = rest;

@@ -16,6 +16,22 @@ constexpr bool THREE_AXES = false;
 #else
 constexpr bool THREE_AXES = true;
 #endif
+
+// Blocks on a multiprocessor at a time: two, but where their registers would not hold what is gathered.
+#ifdef SPLIT
+constexpr bool WHOLE_SUMS = false;
+#else
+constexpr bool WHOLE_SUMS = true;
+#endif
+constexpr bool SOME_CHUNKS = A_VECTOR > 1 || B_VECTOR > 1;
+#ifdef GRADIENT
+constexpr bool ROOMY = !THREE_AXES || SOME_CHUNKS;
+#else
+constexpr bool ROOMY = !THREE_AXES && SOME_CHUNKS && WHOLE_SUMS;
+#endif
+constexpr int RESIDENT =
+    PRODUCT_THREADS == 256 && (sizeof(Acc) == 8 || (TILE_ROWS * TILE_COLUMNS > 128 * 64 && !ROOMY)) ? 1 : 2;
+
 DEVICE Position take_apart(Index at, const Divisor& plane, const Divisor& line) {
     if (THREE_AXES) return position(at, plane, line);
     Index h = divide(at, line);
@@ -54,7 +70,8 @@ struct ImagePosition {
 };
 DEVICE ImagePosition position_of(const Patches& patches, Index n) {
     Index image = divide(n, patches.positions);
-    return ImagePosition{image, take_apart(n - image * (Index)patches.positions.by, patches.plane, patches.line)};
+    Index at = n - image * (Index)patches.positions.by;
+    return ImagePosition{image, take_apart(at, patches.plane, patches.line)};
 }
 
 // The patch matrix. What is known of a position and of a term adds up to a padded position.
@@ -194,7 +211,7 @@ KERNEL(correlate_sum, CorrelateArgs, 256) {
     add_parts(CorrelateTarget(args, of.batch), args.parts, args.tiling, of, at);
 }
 #else
-KERNEL_RESIDENT(correlate, CorrelateArgs, PRODUCT_THREADS, 2) {
+KERNEL_RESIDENT(correlate, CorrelateArgs, PRODUCT_THREADS, RESIDENT) {
     Work now = work(args.tiling);
 #if LAYOUT == CHANNELS_LAST
     PatchLoader<A_VECTOR> a(args.patches, now.batch);
@@ -266,7 +283,7 @@ KERNEL(gradient_sum, GradientArgs, 256) {
     add_parts(GradientTarget(args, of.batch), args.parts, args.tiling, of, at);
 }
 #else
-KERNEL_RESIDENT(gradient, GradientArgs, PRODUCT_THREADS, 2) {
+KERNEL_RESIDENT(gradient, GradientArgs, PRODUCT_THREADS, RESIDENT) {
     Work now = work(args.tiling);
 #if LAYOUT == CHANNELS_LAST
     PatchColumnLoader<A_VECTOR> a(args.patches, now.batch);

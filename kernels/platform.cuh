@@ -15,6 +15,7 @@ typedef double f64;
 #ifdef CONVMAT_SIMULATOR
 #include "simulator.h"
 #define KERNEL_RESIDENT(name, Args, threads, blocks) KERNEL(name, Args, threads)
+#define UNROLL_BY(count)
 #else
 
 // A function of the device, and a kernel: one argument, a struct, is what a launch hands over.
@@ -28,7 +29,8 @@ typedef double f64;
 // `count` elements that the threads of a block share. Declare at the top of a kernel.
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define UNROLL _Pragma("unroll")
-#define ROLLED _Pragma("unroll 1")
+#define UNROLL_BY(count) PRAGMA(unroll count)
+#define PRAGMA(text) _Pragma(#text)
 
 DEVICE void barrier() { __syncthreads(); }
 DEVICE void warp_barrier() { __syncwarp(); }
@@ -52,6 +54,17 @@ DEVICE f64 fused(f64 a, f64 b, f64 c) { return __fma_rn(a, b, c); }
 // Loads of what no thread writes while the kernel runs, and stores of what it will not read again.
 template <typename T> DEVICE T load(const T* from) { return *from; }
 template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value; }
+
+// Stores to global memory, to a multiple of their size, by one instruction. (Struct copies the compiler
+// splits up as it likes.)
+DEVICE void store_words(void* to, const u32 (&words)[2]) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(words[0]), "r"(words[1]) : "memory");
+}
+DEVICE void store_words(void* to, const u32 (&words)[4]) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]), "r"(words[1]),
+                 "r"(words[2]), "r"(words[3])
+                 : "memory");
+}
 
 DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 

@@ -27,6 +27,8 @@ constexpr int STAGES = 3;
 #else
 #define PRODUCT_THREADS 256
 constexpr int CHUNK = 16 / sizeof(Acc), DEPTH = 64 / sizeof(Acc);
+// Terms in a turn of the innermost loop: with these the largest tiles find room in the registers.
+constexpr int TERMS_AHEAD = sizeof(Acc) == 8 ? 8 : 2;
 #endif
 typedef Pack<ELEMENT, CHUNK> Chunk;
 
@@ -103,7 +105,8 @@ DEVICE Element element(const Tiling& tiling, Index at) {
 }
 // Adds up the parts of an element, in their order.
 template <typename Target>
-DEVICE void add_parts(const Target& target, const Acc* parts, const Tiling& tiling, const Element& of, Index at) {
+DEVICE void add_parts(const Target& target, const Acc* parts, const Tiling& tiling, const Element& of,
+                      Index at) {
     Acc sum = target.start(of.row, of.column);
     for (i64 part = 0; part < tiling.parts.by; ++part) sum += load(parts + part * tiling.count + at);
     Line line = target.row(of.row);
@@ -181,7 +184,8 @@ template <typename Loader, int TILE> struct Fetcher {
 // Where a tile's chunk lies in shared memory, so that the eight rows of a matrix that load_matrices takes
 // in one go, and the chunks that a warp stores, are in different banks.
 template <bool ALONG_K, int TILE> DEVICE int place(int line, int chunk) {
-    return ALONG_K ? line * (DEPTH / CHUNK) + (chunk ^ (line >> 1 & 3)) : line * (TILE / CHUNK) + (chunk ^ (line & 7));
+    if (ALONG_K) return line * (DEPTH / CHUNK) + (chunk ^ (line >> 1 & 3));
+    return line * (TILE / CHUNK) + (chunk ^ (line & 7));
 }
 
 // Brings one factor's tiles to shared memory, `begin` and `end` around work that need not wait for it.
@@ -332,8 +336,10 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
                     transpose_quad(pairs);
                     Pack<Value, 8> bits;
                     UNROLL
-                    for (int p = 0; p < 4; ++p)
-                        bits.at[2 * p] = Value{(u16)pairs[p]}, bits.at[2 * p + 1] = Value{(u16)(pairs[p] >> 16)};
+                    for (int p = 0; p < 4; ++p) {
+                        bits.at[2 * p] = Value{(u16)pairs[p]};
+                        bits.at[2 * p + 1] = Value{(u16)(pairs[p] >> 16)};
+                    }
                     write<8>(target, line, first + lane % 4 * 8, bits);
                 }
             } else {
@@ -406,7 +412,7 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
             from_b.load_chunks(b_chunks, term + DEPTH);
         }
         const Acc *a_tile = a_tiles + now * A_TILE, *b_tile = b_tiles + now * B_TILE;
-        UNROLL
+        UNROLL_BY(TERMS_AHEAD)
         for (int k = 0; k < DEPTH && filled; ++k) {
             Acc left[ROWS], right[COLUMNS];
             UNROLL

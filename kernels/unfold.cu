@@ -3,7 +3,8 @@
 // A thread writes VECTOR neighbours of the patches with one store for each tap, and reads the input
 // element by element through the caches, which serve all but one of the K times an element is read.
 // Channels first, the neighbours are output positions, and threads of a warp follow each other along a
-// patch row. Channels last, they are channels, read with one load.
+// patch row; with WINDOW they lie in one line and read what their taps have in common once: WINDOW
+// neighbours of the input's line. Channels last, they are channels, read with one load.
 #include "element.cuh"
 #include "geometry.cuh"
 
@@ -32,7 +33,8 @@ KERNEL(unfold, UnfoldArgs, 256) {
     Index image_channel = divide(thread, args.chunks);
     Index first = (thread - image_channel * (Index)args.chunks.by) * VECTOR;
     const ELEMENT* plane = args.input + image_channel * (inputs<0>(axes) * inputs<1>(axes) * inputs<2>(axes));
-    ELEMENT* rows = args.patches + image_channel * (taps<0>(axes) * taps<1>(axes) * taps<2>(axes)) * positions + first;
+    Index all_taps = taps<0>(axes) * taps<1>(axes) * taps<2>(axes);
+    ELEMENT* rows = args.patches + image_channel * all_taps * positions + first;
 
     Position at[VECTOR];
     at[0] = position(first, args.plane, args.line);
@@ -54,15 +56,28 @@ KERNEL(unfold, UnfoldArgs, 256) {
                 Index d = source<0>(axes, at[v].d, kd), h = source<1>(axes, at[v].h, kh);
                 line[v] = d < 0 || h < 0 ? -1 : (d * inputs<1>(axes) + h) * inputs<2>(axes);
             }
+#ifdef WINDOW
+            // What the taps of a line read, once.
+            ELEMENT window[WINDOW];
+            UNROLL
+            for (int x = 0; x < WINDOW; ++x) {
+                Index w = padded_source<2>(axes, at[0].w * stride<2>(axes) + x);
+                window[x] = line[0] < 0 || w < 0 ? zero<ELEMENT>() : load(plane + line[0] + w);
+            }
+#endif
             UNROLL
             for (Index kw = 0; kw < taps<2>(axes); ++kw) {
                 Vector out;
                 UNROLL
                 for (int v = 0; v < VECTOR; ++v) {
+#ifdef WINDOW
+                    out.at[v] = window[v * stride<2>(axes) + kw * dilation<2>(axes)];
+#else
                     Index w = source<2>(axes, at[v].w, kw);
                     out.at[v] = line[v] < 0 || w < 0 ? zero<ELEMENT>() : load(plane + line[v] + w);
+#endif
                 }
-                store_pack<ELEMENT, VECTOR>(rows, out);
+                store_global<ELEMENT, VECTOR>(rows, out);
                 rows += positions;
             }
         }
@@ -80,8 +95,10 @@ KERNEL(unfold, UnfoldArgs, 256) {
     Index group = divide(channel, args.groups), channels = (Index)args.channels;
     Index per_group = (Index)args.per_group;
     Index all_taps = taps<0>(axes) * taps<1>(axes) * taps<2>(axes);
-    const ELEMENT* inner = args.input + image * (inputs<0>(axes) * inputs<1>(axes) * inputs<2>(axes)) * channels + channel;
-    ELEMENT* out = args.patches + (image_position * channels + group * per_group) * all_taps + channel - group * per_group;
+    Index plane = inputs<0>(axes) * inputs<1>(axes) * inputs<2>(axes);
+    const ELEMENT* inner = args.input + image * plane * channels + channel;
+    ELEMENT* out = args.patches + (image_position * channels + group * per_group) * all_taps
+        + channel - group * per_group;
     UNROLL
     for (Index kd = 0; kd < taps<0>(axes); ++kd) {
         Index d = source<0>(axes, at.d, kd);
@@ -94,7 +111,7 @@ KERNEL(unfold, UnfoldArgs, 256) {
                 Index w = source<2>(axes, at.w, kw);
                 Vector value = {};
                 if (line >= 0 && w >= 0) value = load_pack<ELEMENT, VECTOR>(inner + (line + w) * channels);
-                store_pack<ELEMENT, VECTOR>(out, value);
+                store_global<ELEMENT, VECTOR>(out, value);
                 out += per_group;
             }
         }

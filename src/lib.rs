@@ -38,8 +38,7 @@
 //! # Promises
 //!
 //! - **Run-time devices.** [`Device::best`] never fails; operands on different devices are an error that
-//!   names both; nothing is copied between host and device behind the caller's back. This version
-//!   computes on the CPU only: see [`Device`].
+//!   names both; nothing is copied between host and device behind the caller's back. See [`Device`].
 //! - **Every operation has an `_into` form** that writes a caller's buffer, all of it.
 //! - **Deterministic.** The same call gives the same bytes, whatever the number of threads. Threads are
 //!   rayon's: the global pool, or a caller's through `ThreadPool::install`.
@@ -51,8 +50,22 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `io` | yes | [`io`]: npy, npz, safetensors and scipy.sparse files |
+//! | `cuda` | yes | CUDA GPUs; nothing of CUDA is needed to build, and what is missing at run time is reported by [`Device::probe`] |
+//! | `simulator` | no | `Device::simulator`: the CUDA kernels on the CPU, to test them |
 //! | `cli` | no | the command line `convmat` |
 //! | `sprs` | no | views of assembled matrices for the sprs crate |
+//! | `dynamic-linking` | no | links the CUDA libraries instead of loading them |
+//!
+//! # CUDA
+//!
+//! Kernels are compiled by NVRTC for the layer and the GPU at hand when they are first needed, kept in memory
+//! and on disk (`CONVMAT_CACHE_DIR`); `Device::prepare` compiles all that some work needs at once. Work is
+//! queued on the device's stream, and only reads to the host wait for it. Half types are multiplied by tensor
+//! cores where there are any; `f32` is strict IEEE arithmetic. Results are the same bytes each time.
+//!
+//! The simulator runs the same kernels and the same launches on the CPU and is a detector: threads run in
+//! shuffled order, shared and fresh memory is poisoned, and accesses out of bounds, barriers that not all
+//! threads reach, warps that diverge and asynchronous copies that nobody waited for are errors.
 #![warn(missing_docs)]
 
 mod conv;
@@ -82,6 +95,6 @@ pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};
 pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMode};
 pub use matrix::{
-    Coo, Csc, Csr, CsrBuffers, Index, IndexView, IndexWidth, Indices, MatrixSize, Row,
+    Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixSize, Row,
 };
 pub use tensor::{Tensor, TensorView, TensorViewMut};

@@ -1,6 +1,6 @@
 //! Assembly of the layer's matrix, on an input that keeps it below 2³¹ entries.
 
-use convmat::{Conv, Csr, CsrBuffers, Tensor};
+use convmat::{Conv, Csr, CsrBuffers, IndexView, Tensor};
 
 use super::job::{Answer, Buffers, Job, Operands, Result};
 
@@ -74,8 +74,10 @@ impl Answer for Arrays {
 
 impl Answer for Csr<f32> {
     fn parts(&self) -> Vec<(&'static str, &[u8])> {
-        match (self.indptr().as_slice(), self.indices().as_slice()) {
-            (Some(indptr), Some(indices)) => parts(indptr, indices, self.data()),
+        match (self.indptr(), self.indices(), self.data()) {
+            (Some(IndexView::I32(indptr)), Some(IndexView::I32(indices)), Some(data)) => {
+                parts(indptr, indices, data)
+            }
             _ => Vec::new(),
         }
     }

@@ -17,7 +17,6 @@
 
 #define __CUDA_ARCH__ 800
 #define UNROLL
-#define ROLLED
 
 // The kernel, the entry that runs one block of it, and what the host checks before a launch.
 #define KERNEL(name, Args, threads) SIMULATOR_KERNEL(name, Args, threads)
@@ -53,6 +52,15 @@ DEVICE void warp_barrier(SIMULATOR_HERE) {
     simulator::Nothing mine;
     simulator::meet<simulator::Nothing>({"warp_barrier", file, line}, mine,
                                         [](simulator::Nothing* const*, u32) {});
+}
+
+template <int N> struct alignas(4 * N) Words {
+    u32 at[N];
+};
+template <int N> DEVICE void store_words(void* to, const u32 (&words)[N]) {
+    Words<N> copy;
+    for (int i = 0; i < N; ++i) copy.at[i] = words[i];
+    *(Words<N>*)to = copy;
 }
 
 template <typename T> DEVICE T shuffle(T value, int lane, SIMULATOR_HERE) {

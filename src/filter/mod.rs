@@ -11,6 +11,8 @@ use crate::device::Device;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result, checked_product};
 use crate::geometry::Conv;
+#[cfg(gpu)]
+use crate::matrix;
 use crate::matrix::{Coo, Csr, IndexWidth, Indices};
 use crate::memory::{try_with_capacity, try_zeroed};
 use crate::tensor::Tensor;
@@ -94,9 +96,31 @@ impl<const D: usize> Conv<D> {
     /// # Errors
     /// As [`Conv::gathering_filter`].
     pub fn gathering_filter_csr<T: Element>(&self, channels: usize) -> Result<Csr<T>> {
+        self.gathering_filter_csr_on(&Device::Cpu, channels)
+    }
+
+    /// [`Conv::gathering_filter_csr`], made on a device.
+    ///
+    /// # Errors
+    /// As [`Conv::gathering_filter`].
+    pub fn gathering_filter_csr_on<T: Element>(
+        &self,
+        device: &Device,
+        channels: usize,
+    ) -> Result<Csr<T>> {
         let size = FilterSize::new(self, channels)?;
-        let indptr = Indices::collect(WHAT, size.width(), 0..size.rows + 1)?;
-        Csr::new([size.rows, size.block], indptr, size.columns()?, size.values()?)
+        match device {
+            Device::Cpu => {
+                let indptr = Indices::collect(WHAT, size.width(), 0..size.rows + 1)?;
+                Csr::new([size.rows, size.block], indptr, size.columns()?, size.values()?)
+            }
+            #[cfg(gpu)]
+            Device::Cuda(device) => {
+                let (rows, block) = (size.rows, size.block);
+                let parts = matrix::cuda::gathering_filter(device, size.width(), rows, block)?;
+                Ok(Csr::on_cuda([rows, block], parts))
+            }
+        }
     }
 }
 

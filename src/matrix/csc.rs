@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 /// Column `c` has the entries `indptr[c]..indptr[c + 1]` of `indices` (their rows) and `data` (their
 /// values), as `scipy.sparse.csc_matrix`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Csc<T> {
+pub struct Csc<T: Element> {
     /// The compressed sparse rows of the transposed matrix are these columns.
     transposed: Csr<T>,
 }
@@ -61,40 +61,52 @@ impl<T: Element> Csc<T> {
         self.transposed.index_width()
     }
 
-    /// The column pointers: where each column's entries start, and the number of entries last.
-    pub fn indptr(&self) -> IndexView<'_> {
+    /// The same matrix on `device`, as [`Csr::to_device`].
+    ///
+    /// # Errors
+    /// As [`Csr::to_device`].
+    pub fn to_device(self, device: &Device) -> Result<Self> {
+        self.transposed.to_device(device).map(Csc::of_transposed)
+    }
+
+    /// The column pointers, if the matrix is on the host: where each column's entries start, and the
+    /// number of entries last.
+    pub fn indptr(&self) -> Option<IndexView<'_>> {
         self.transposed.indptr()
     }
 
-    /// The row of each entry.
-    pub fn indices(&self) -> IndexView<'_> {
+    /// The row of each entry, if the matrix is on the host.
+    pub fn indices(&self) -> Option<IndexView<'_>> {
         self.transposed.indices()
     }
 
-    /// The value of each entry.
-    pub fn data(&self) -> &[T] {
+    /// The value of each entry, if the matrix is on the host.
+    pub fn data(&self) -> Option<&[T]> {
         self.transposed.data()
     }
 
-    /// Column pointers, row indices and values, handed over without copying.
-    pub fn into_parts(self) -> (Indices, Indices, Vec<T>) {
+    /// Column pointers, row indices and values, as [`Csr::into_parts`].
+    ///
+    /// # Errors
+    /// As [`Csr::into_parts`].
+    pub fn into_parts(self) -> Result<(Indices, Indices, Vec<T>)> {
         self.transposed.into_parts()
     }
 
-    /// One column; `None` past the last.
+    /// One column; `None` past the last, and when the matrix is not on the host.
     pub fn column(&self, column: usize) -> Option<Row<'_, T>> {
         self.transposed.row(column)
     }
 
-    /// All columns, in order.
-    pub fn iter_columns(&self) -> impl ExactSizeIterator<Item = Row<'_, T>> {
+    /// All columns, in order, if the matrix is on the host.
+    pub fn iter_columns(&self) -> Option<impl ExactSizeIterator<Item = Row<'_, T>>> {
         self.transposed.iter_rows()
     }
 
     /// The matrix in compressed sparse row form.
     ///
     /// # Errors
-    /// [`crate::Error::Allocation`] when it does not fit in memory.
+    /// As [`Csr::transpose`].
     pub fn to_csr(&self) -> Result<Csr<T>> {
         self.transposed.transpose()
     }

@@ -4,7 +4,10 @@ use rayon::prelude::*;
 
 use super::coo::Coo;
 use super::csc::Csc;
+#[cfg(gpu)]
+use super::cuda::{self, CudaCsr};
 use super::index::{Index, IndexView, IndexWidth, Indices};
+use super::storage::{Host, Pattern, Storage, Structure, with_pattern};
 use crate::device::Device;
 use crate::element::Element;
 use crate::error::{Error, Result, checked_product};
@@ -18,6 +21,12 @@ use crate::tensor::Tensor;
 /// values). Row pointers and column indices have the same width, `i32` or `i64`. The fields are those
 /// of `scipy.sparse.csr_matrix`.
 ///
+/// A matrix lives on the device it was assembled on, see [`Csr::device`] and [`Csr::to_device`]. What
+/// borrows its parts (`indptr`, `indices`, `data`, `row`, …) gives `None` unless it is on the host. On a
+/// GPU it multiplies, transposes ([`Csr::to_csc`] is that), and becomes dense; triplets, files and the
+/// elimination of zeros need it on the host, and are [`Error::DeviceMismatch`] otherwise. Cloning panics
+/// when a device has no memory left, and comparing copies to the host, as with [`Tensor`]s.
+///
 /// ```
 /// use convmat::{Csr, TensorView};
 /// // [[1, 0, 2], [0, 0, 3]]
@@ -29,55 +38,9 @@ use crate::tensor::Tensor;
 /// # Ok::<(), convmat::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-pub struct Csr<T> {
+pub struct Csr<T: Element> {
     shape: [usize; 2],
-    structure: Structure,
-    data: Vec<T>,
-}
-
-/// Where the entries are, in either index width.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Structure {
-    I32(Pattern<i32>),
-    I64(Pattern<i64>),
-}
-
-/// Where the entries are.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Pattern<I> {
-    pub(super) indptr: Vec<I>,
-    pub(super) indices: Vec<I>,
-}
-
-/// Evaluates an expression with `$pattern` bound to the pattern of whichever width there is.
-macro_rules! with_pattern {
-    ($structure:expr, $pattern:ident => $body:expr) => {
-        match $structure {
-            $crate::matrix::csr::Structure::I32($pattern) => $body,
-            $crate::matrix::csr::Structure::I64($pattern) => $body,
-        }
-    };
-}
-pub(super) use with_pattern;
-
-impl From<Pattern<i32>> for Structure {
-    fn from(pattern: Pattern<i32>) -> Self {
-        Structure::I32(pattern)
-    }
-}
-
-impl From<Pattern<i64>> for Structure {
-    fn from(pattern: Pattern<i64>) -> Self {
-        Structure::I64(pattern)
-    }
-}
-
-impl<I: Index> Pattern<I> {
-    /// The entries of `row`.
-    #[inline(always)]
-    pub(super) fn range(&self, row: usize) -> std::ops::Range<usize> {
-        self.indptr[row].to_usize()..self.indptr[row + 1].to_usize()
-    }
+    storage: Storage<T>,
 }
 
 /// One row of a sparse matrix, or one column of a [`Csc`].
@@ -155,7 +118,7 @@ impl<T: Element> Csr<T> {
             }
         };
         with_pattern!(&structure, p => check_structure(shape, &p.indptr, &p.indices, data.len(), names))?;
-        Ok(Csr { shape, structure, data })
+        Ok(Csr::trusted(shape, structure, data))
     }
 
     /// The matrix of parts that are known to be canonical.
@@ -164,7 +127,13 @@ impl<T: Element> Csr<T> {
         structure: impl Into<Structure>,
         data: Vec<T>,
     ) -> Self {
-        Csr { shape, structure: structure.into(), data }
+        Csr { shape, storage: Storage::Cpu(Host { structure: structure.into(), data }) }
+    }
+
+    /// The matrix of parts on a device that are known to be canonical.
+    #[cfg(gpu)]
+    pub(crate) fn on_cuda(shape: [usize; 2], parts: CudaCsr<T>) -> Self {
+        Csr { shape, storage: Storage::Cuda(parts) }
     }
 
     /// Numbers of rows and columns.
@@ -184,64 +153,122 @@ impl<T: Element> Csr<T> {
 
     /// Number of stored entries, explicit zeros included.
     pub fn nnz(&self) -> usize {
-        self.data.len()
+        self.storage.nnz()
     }
 
     /// Where the matrix is.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        self.storage.device()
+    }
+
+    /// The same matrix on `device`. One that is there already is handed over, not copied.
+    ///
+    /// # Errors
+    /// [`Error::Allocation`] when there is no room for it, [`Error::Device`] when copying fails.
+    pub fn to_device(self, device: &Device) -> Result<Self> {
+        if self.device() == *device {
+            return Ok(self);
+        }
+        let shape = self.shape;
+        let host = self.into_host()?;
+        let storage = match device {
+            Device::Cpu => Storage::Cpu(host),
+            #[cfg(gpu)]
+            Device::Cuda(device) => Storage::Cuda(CudaCsr::from_host(device, &host)?),
+        };
+        Ok(Csr { shape, storage })
+    }
+
+    fn into_host(self) -> Result<Host<T>> {
+        match self.storage {
+            Storage::Cpu(host) => Ok(host),
+            #[cfg(gpu)]
+            Storage::Cuda(parts) => parts.to_host(),
+        }
     }
 
     /// How wide row pointers and column indices are.
     pub fn index_width(&self) -> IndexWidth {
-        self.indptr().width()
-    }
-
-    /// The row pointers: where each row's entries start, and the number of entries last.
-    pub fn indptr(&self) -> IndexView<'_> {
-        with_pattern!(&self.structure, p => IndexView::from(&p.indptr[..]))
-    }
-
-    /// The column of each entry.
-    pub fn indices(&self) -> IndexView<'_> {
-        with_pattern!(&self.structure, p => IndexView::from(&p.indices[..]))
-    }
-
-    /// The value of each entry.
-    pub fn data(&self) -> &[T] {
-        &self.data
-    }
-
-    /// The values, to be changed in place; the structure stays as it is.
-    pub fn data_mut(&mut self) -> &mut [T] {
-        &mut self.data
-    }
-
-    /// Row pointers, column indices and values, handed over without copying.
-    pub fn into_parts(self) -> (Indices, Indices, Vec<T>) {
-        match self.structure {
-            Structure::I32(p) => (p.indptr.into(), p.indices.into(), self.data),
-            Structure::I64(p) => (p.indptr.into(), p.indices.into(), self.data),
+        match &self.storage {
+            Storage::Cpu(host) => host.structure.width(),
+            #[cfg(gpu)]
+            Storage::Cuda(parts) => parts.width(),
         }
     }
 
-    pub(super) fn structure(&self) -> &Structure {
-        &self.structure
+    /// The row pointers, if the matrix is on the host: where each row's entries start, and the number of
+    /// entries last.
+    pub fn indptr(&self) -> Option<IndexView<'_>> {
+        self.host().map(|host| host.structure.indptr())
     }
 
-    /// One row; `None` past the last.
+    /// The column of each entry, if the matrix is on the host.
+    pub fn indices(&self) -> Option<IndexView<'_>> {
+        self.host().map(|host| host.structure.indices())
+    }
+
+    /// The value of each entry, if the matrix is on the host.
+    pub fn data(&self) -> Option<&[T]> {
+        self.host().map(|host| &host.data[..])
+    }
+
+    /// The values, to be changed in place, if the matrix is on the host; the structure stays as it is.
+    pub fn data_mut(&mut self) -> Option<&mut [T]> {
+        match &mut self.storage {
+            Storage::Cpu(host) => Some(&mut host.data),
+            #[cfg(gpu)]
+            Storage::Cuda(_) => None,
+        }
+    }
+
+    /// Row pointers, column indices and values: handed over without copying if the matrix is on the host,
+    /// copied there if it is not.
+    ///
+    /// # Errors
+    /// As [`Csr::to_device`]; none for a matrix on the host.
+    pub fn into_parts(self) -> Result<(Indices, Indices, Vec<T>)> {
+        let Host { structure, data } = self.into_host()?;
+        Ok(match structure {
+            Structure::I32(p) => (p.indptr.into(), p.indices.into(), data),
+            Structure::I64(p) => (p.indptr.into(), p.indices.into(), data),
+        })
+    }
+
+    pub(super) fn storage(&self) -> &Storage<T> {
+        &self.storage
+    }
+
+    pub(super) fn storage_mut(&mut self) -> &mut Storage<T> {
+        &mut self.storage
+    }
+
+    /// The parts, if they are on the host.
+    fn host(&self) -> Option<&Host<T>> {
+        match &self.storage {
+            Storage::Cpu(host) => Some(host),
+            #[cfg(gpu)]
+            Storage::Cuda(_) => None,
+        }
+    }
+
+    /// The parts for what runs on the host only.
+    pub(super) fn need_host(&self, what: &str) -> Result<&Host<T>> {
+        self.host().ok_or_else(|| Error::DeviceMismatch {
+            left: "the matrix".into(),
+            left_device: self.device().to_string(),
+            right: what.into(),
+            right_device: Device::Cpu.to_string(),
+        })
+    }
+
+    /// One row; `None` past the last, and when the matrix is not on the host.
     pub fn row(&self, row: usize) -> Option<Row<'_, T>> {
-        (row < self.rows()).then(|| self.row_at(row))
+        self.host().filter(|_| row < self.rows()).map(|host| host.row(row))
     }
 
-    /// All rows, in order.
-    pub fn iter_rows(&self) -> impl ExactSizeIterator<Item = Row<'_, T>> {
-        (0..self.rows()).map(|row| self.row_at(row))
-    }
-
-    fn row_at(&self, row: usize) -> Row<'_, T> {
-        let range = with_pattern!(&self.structure, p => p.range(row));
-        Row { indices: self.indices().slice(range.clone()), values: &self.data[range] }
+    /// All rows, in order, if the matrix is on the host.
+    pub fn iter_rows(&self) -> Option<impl ExactSizeIterator<Item = Row<'_, T>>> {
+        self.host().map(|host| (0..self.rows()).map(|row| host.row(row)))
     }
 
     /// The matrix as a tensor `[rows, columns]`, absent entries 0.
@@ -250,13 +277,21 @@ impl<T: Element> Csr<T> {
     /// [`Error::TooLarge`] or [`Error::Allocation`] when it does not fit in memory.
     pub fn to_dense(&self) -> Result<Tensor<T>> {
         let mut dense = Tensor::zeros(&self.device(), &self.shape)?;
-        if self.nnz() > 0 {
-            let rows = dense.view_mut().host().par_chunks_exact_mut(self.columns());
-            rows.enumerate().for_each(|(r, target)| {
-                for (column, value) in self.row_at(r).iter() {
-                    target[column] = value;
-                }
-            });
+        if self.nnz() == 0 {
+            return Ok(dense);
+        }
+        let target = dense.view_mut();
+        match &self.storage {
+            Storage::Cpu(host) => {
+                let rows = target.host().par_chunks_exact_mut(self.columns());
+                rows.enumerate().for_each(|(r, target)| {
+                    for (column, value) in host.row(r).iter() {
+                        target[column] = value;
+                    }
+                });
+            }
+            #[cfg(gpu)]
+            Storage::Cuda(parts) => cuda::to_dense(parts, self.shape, target.cuda())?,
         }
         Ok(dense)
     }
@@ -264,18 +299,20 @@ impl<T: Element> Csr<T> {
     /// The matrix as (row, column, value) triplets in the same order.
     ///
     /// # Errors
-    /// [`Error::Allocation`] when it does not fit in memory.
+    /// [`Error::Allocation`] when it does not fit in memory; [`Error::DeviceMismatch`] unless the matrix
+    /// is on the host.
     pub fn to_coo(&self) -> Result<Coo<T>> {
+        let host = self.need_host("the triplets")?;
         let mut data = try_with_capacity("the triplets' values", self.nnz())?;
-        data.extend_from_slice(&self.data);
-        let structure = with_pattern!(&self.structure, p => triplets(p)?);
+        data.extend_from_slice(&host.data);
+        let structure = with_pattern!(&host.structure, p => triplets(p)?);
         Ok(Coo::trusted(self.shape, structure.0, structure.1, data))
     }
 
-    /// The matrix in compressed sparse column form.
+    /// The matrix in compressed sparse column form, on the same device.
     ///
     /// # Errors
-    /// [`Error::Allocation`] when it does not fit in memory.
+    /// As [`Csr::transpose`].
     pub fn to_csc(&self) -> Result<Csc<T>> {
         Ok(Csc::of_transposed(self.transpose()?))
     }
@@ -287,12 +324,23 @@ impl<T: Element> Csr<T> {
 
     /// Drops the entries whose value is zero (of either sign). Convolution matrices otherwise keep
     /// them, so that their structure depends on the geometry alone.
-    pub fn eliminate_zeros(mut self) -> Self {
-        match &mut self.structure {
-            Structure::I32(p) => compact(p, &mut self.data),
-            Structure::I64(p) => compact(p, &mut self.data),
+    ///
+    /// # Errors
+    /// [`Error::DeviceMismatch`] unless the matrix is on the host.
+    pub fn eliminate_zeros(mut self) -> Result<Self> {
+        self.need_host("the elimination of zeros")?;
+        if let Storage::Cpu(Host { structure, data }) = &mut self.storage {
+            with_pattern!(structure, p => compact(p, data));
         }
-        self
+        Ok(self)
+    }
+}
+
+impl<T: Element> Host<T> {
+    fn row(&self, row: usize) -> Row<'_, T> {
+        let range = with_pattern!(&self.structure, p => p.range(row));
+        let indices = self.structure.indices().slice(range.clone());
+        Row { indices, values: &self.data[range] }
     }
 }
 

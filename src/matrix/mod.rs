@@ -10,6 +10,8 @@ mod coo;
 mod cpu;
 mod csc;
 mod csr;
+#[cfg(gpu)]
+pub(crate) mod cuda;
 mod index;
 #[cfg(feature = "io")]
 mod npz;
@@ -18,6 +20,8 @@ mod product;
 mod size;
 #[cfg(feature = "sprs")]
 mod sprs;
+mod storage;
+mod target;
 mod template;
 mod transpose;
 
@@ -26,6 +30,7 @@ pub use csc::Csc;
 pub use csr::{Csr, Row};
 pub use index::{Index, IndexView, IndexWidth, Indices};
 pub use size::MatrixSize;
+pub use target::{CsrBuffers, CsrTarget};
 
 use crate::device::Device;
 use crate::element::Element;
@@ -34,19 +39,11 @@ use crate::geometry::{Conv, Geometry};
 use crate::memory::try_zeroed;
 use crate::tensor::TensorView;
 use crate::tensor::view::{common_device, expect_shape};
-use csr::{Pattern, Structure};
+#[cfg(gpu)]
+use cuda::CudaCsr;
 use plan::{Channels, Direction, Plan};
-
-/// Where [`Conv::matrix_into`] writes: slices of exactly the matrix's size.
-#[derive(Debug)]
-pub struct CsrBuffers<'a, T, I> {
-    /// Row pointers: one more than rows.
-    pub indptr: &'a mut [I],
-    /// Columns: as many as entries.
-    pub indices: &'a mut [I],
-    /// Values: as many as entries.
-    pub data: &'a mut [T],
-}
+use storage::{Host, Pattern, Storage, Structure, with_pattern};
+use target::Target;
 
 impl<const D: usize> Conv<D> {
     /// The convolution of one image as a sparse matrix M: M·[x; 1] = y with a bias, else M·x = y.
@@ -84,22 +81,23 @@ impl<const D: usize> Conv<D> {
         Assembly::new(shape, weight, bias)?.fresh()
     }
 
-    /// [`Conv::matrix`] into a caller's buffers, with 32-bit indices (where the matrix allows them)
-    /// or 64-bit ones.
+    /// [`Conv::matrix`] into a caller's [`CsrBuffers`], with 32-bit indices (where the matrix allows
+    /// them) or 64-bit ones, or into a `&mut` [`Csr`], on any device, which this matrix replaces.
     ///
     /// # Errors
     /// As [`Conv::matrix`]; [`Error::Shape`] when a buffer has not exactly the size that
-    /// [`Conv::matrix_size`] tells; [`Error::TooLarge`] when 32-bit indices do not suffice.
-    pub fn matrix_into<'a, T: Element, I: Index>(
+    /// [`Conv::matrix_size`] tells; [`Error::TooLarge`] when 32-bit indices do not suffice;
+    /// [`Error::DeviceMismatch`] when the target is elsewhere than the weight.
+    pub fn matrix_into<'a, 'b, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
         bias: Option<TensorView<'_, T>>,
         input_size: [usize; D],
-        buffers: CsrBuffers<'_, T, I>,
+        target: impl Into<CsrTarget<'b, T>>,
     ) -> Result<()> {
         let weight = weight.into();
         let shape = MatrixShape::forward(self, weight.shape(), bias.is_some(), input_size)?;
-        Assembly::new(shape, weight, bias)?.into_buffers(buffers)
+        Assembly::new(shape, weight, bias)?.write_target(target.into().0)
     }
 
     /// The size that [`Conv::matrix`] has for a weight of this shape. Takes no more memory than the
@@ -148,22 +146,22 @@ impl<const D: usize> Conv<D> {
         Assembly::new(shape, weight, bias)?.fresh()
     }
 
-    /// [`Conv::transposed_matrix`] into a caller's buffers, as [`Conv::matrix_into`].
+    /// [`Conv::transposed_matrix`] into a caller's buffers or matrix, as [`Conv::matrix_into`].
     ///
     /// # Errors
     /// As [`Conv::transposed_matrix`] and [`Conv::matrix_into`].
-    pub fn transposed_matrix_into<'a, T: Element, I: Index>(
+    pub fn transposed_matrix_into<'a, 'b, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
         bias: Option<TensorView<'_, T>>,
         input_size: [usize; D],
         output_padding: [usize; D],
-        buffers: CsrBuffers<'_, T, I>,
+        target: impl Into<CsrTarget<'b, T>>,
     ) -> Result<()> {
         let weight = weight.into();
         let bound = (input_size, output_padding);
         let shape = MatrixShape::transposed(self, weight.shape(), bias.is_some(), bound)?;
-        Assembly::new(shape, weight, bias)?.into_buffers(buffers)
+        Assembly::new(shape, weight, bias)?.write_target(target.into().0)
     }
 
     /// The size that [`Conv::transposed_matrix`] has for a weight of this shape.
@@ -263,19 +261,29 @@ impl<'a, T: Element> Assembly<'a, T> {
     }
 
     fn fresh(&self) -> Result<Csr<T>> {
+        #[cfg(gpu)]
+        if let Device::Cuda(device) = &self.device {
+            let [rows, columns, nnz] = self.extents();
+            let mut parts = CudaCsr::new(device, self.size.index_width(), rows, nnz)?;
+            self.write_cuda(&mut parts)?;
+            return Ok(Csr::on_cuda([rows, columns], parts));
+        }
         match self.size.index_width() {
             IndexWidth::I32 => self.fresh_of_width::<i32>(),
             IndexWidth::I64 => self.fresh_of_width::<i64>(),
         }
     }
 
+    /// Rows, columns and entries: `MatrixSize` bounds these by i64::MAX.
+    fn extents(&self) -> [usize; 3] {
+        [self.size.rows(), self.size.columns(), self.size.nnz()].map(|n| n as usize)
+    }
+
     fn fresh_of_width<I: Index>(&self) -> Result<Csr<T>>
     where
         Pattern<I>: Into<Structure>,
     {
-        // `MatrixSize` bounds these by i64::MAX.
-        let [rows, columns, nnz] =
-            [self.size.rows(), self.size.columns(), self.size.nnz()].map(|n| n as usize);
+        let [rows, columns, nnz] = self.extents();
         let mut indptr: Vec<I> = try_zeroed("the row pointers of the matrix", rows + 1)?;
         let mut indices: Vec<I> = try_zeroed("the columns of the matrix", nnz)?;
         let mut data: Vec<T> = try_zeroed("the values of the matrix", nnz)?;
@@ -283,34 +291,60 @@ impl<'a, T: Element> Assembly<'a, T> {
         Ok(Csr::trusted([rows, columns], Pattern { indptr, indices }, data))
     }
 
-    fn into_buffers<I: Index>(self, buffers: CsrBuffers<'_, T, I>) -> Result<()> {
-        let CsrBuffers { indptr, indices, data } = buffers;
-        if self.size.index_width().limit() > I::WIDTH.limit() {
+    fn write_target(&self, target: Target<'_, T>) -> Result<()> {
+        common_device(&[("weight", self.device.clone()), ("the matrix", target.device())])?;
+        let width = target.width();
+        if self.size.index_width().limit() > width.limit() {
             let largest = self.size.rows().max(self.size.columns()).max(self.size.nnz());
             return Err(Error::TooLarge {
-                what: format!(
-                    "a row, column or entry number of a matrix with {} indices",
-                    I::WIDTH
-                ),
+                what: format!("a row, column or entry number of a matrix with {width} indices"),
                 value: largest.to_string(),
-                limit: I::WIDTH.limit(),
+                limit: width.limit(),
             });
         }
-        let (rows, nnz) = (self.size.rows() as usize, self.size.nnz() as usize);
+        match target {
+            Target::I32(buffers) => self.write_buffers(buffers),
+            Target::I64(buffers) => self.write_buffers(buffers),
+            Target::Matrix(matrix) => self.write_matrix(matrix),
+        }
+    }
+
+    fn write_buffers<I: Index>(&self, buffers: CsrBuffers<'_, T, I>) -> Result<()> {
+        let CsrBuffers { indptr, indices, data } = buffers;
+        let [rows, _, nnz] = self.extents();
         expect_shape("indptr", &[rows + 1], &[indptr.len()])?;
         expect_shape("indices", &[nnz], &[indices.len()])?;
         expect_shape("data", &[nnz], &[data.len()])?;
         self.write(indptr, indices, data)
     }
 
-    fn write<I: Index>(&self, indptr: &mut [I], indices: &mut [I], data: &mut [T]) -> Result<()> {
-        match &self.device {
-            Device::Cpu => {
-                let bias = self.bias.as_ref().map(TensorView::host);
-                cpu::assemble(&self.plan, self.weight.host(), bias, indptr, indices, data)
+    fn write_matrix(&self, matrix: &mut Csr<T>) -> Result<()> {
+        let [rows, columns, nnz] = self.extents();
+        expect_shape("the matrix", &[rows, columns], &matrix.shape())?;
+        expect_shape("the matrix's data", &[nnz], &[matrix.nnz()])?;
+        let written = match matrix.storage_mut() {
+            Storage::Cpu(Host { structure, data }) => {
+                with_pattern!(structure, p => self.write(&mut p.indptr, &mut p.indices, data))
             }
             #[cfg(gpu)]
-            Device::Cuda(device) => Err(device.not_yet("matrix")),
+            Storage::Cuda(parts) => self.write_cuda(parts),
+        };
+        if written.is_err() {
+            // Half a matrix is none.
+            let pattern = Pattern { indptr: vec![0i32], indices: Vec::new() };
+            *matrix = Csr::trusted([0, 0], pattern, Vec::new());
         }
+        written
+    }
+
+    fn write<I: Index>(&self, indptr: &mut [I], indices: &mut [I], data: &mut [T]) -> Result<()> {
+        let bias = self.bias.as_ref().map(TensorView::host);
+        cpu::assemble(&self.plan, self.weight.host(), bias, indptr, indices, data)
+    }
+
+    #[cfg(gpu)]
+    fn write_cuda(&self, parts: &mut CudaCsr<T>) -> Result<()> {
+        let bias = self.bias.as_ref().map(TensorView::cuda);
+        cuda::assemble(&self.plan, &self.weight.cuda(), bias.as_ref(), parts)
     }
 }

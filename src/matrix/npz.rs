@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::csr::Csr;
 use super::index::{IndexView, Indices};
+use super::storage::Host;
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
 use crate::io::{Array, ArrayType, NpzReader, NpzWriter};
@@ -15,7 +16,8 @@ impl<T: Element> Csr<T> {
     /// not at all. bfloat16, which NumPy does not have, is written as `f32`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`] when the file cannot be written; [`Error::DeviceMismatch`] unless the matrix is on the
+    /// host.
     pub fn save_npz(&self, path: impl Into<PathBuf>) -> Result<()> {
         self.write_npz(NpzWriter::create(path)?)
     }
@@ -25,7 +27,8 @@ impl<T: Element> Csr<T> {
     /// # Errors
     /// As [`Csr::save_npz`].
     pub fn write_npz(&self, mut writer: NpzWriter<'_>) -> Result<()> {
-        for (name, indices) in [("indices", self.indices()), ("indptr", self.indptr())] {
+        let Host { structure, data } = self.need_host("the file")?;
+        for (name, indices) in [("indices", structure.indices()), ("indptr", structure.indptr())] {
             match indices {
                 IndexView::I32(values) => writer.add_i32(name, values)?,
                 IndexView::I64(values) => writer.add_i64(name, values)?,
@@ -33,7 +36,7 @@ impl<T: Element> Csr<T> {
         }
         writer.add_bytes_string("format", b"csr")?;
         writer.add_i64("shape", &self.shape().map(|extent| extent as i64))?;
-        let data = TensorView::from_slice(&[self.nnz()], self.data())?;
+        let data = TensorView::from_slice(&[self.nnz()], data)?;
         match T::DTYPE {
             DType::BF16 => writer.add("data", &data.to_tensor()?.cast::<f32>()?)?,
             _ => writer.add("data", data)?,

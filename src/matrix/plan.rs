@@ -43,13 +43,13 @@ pub(super) struct Channels {
 
 /// Strides of the weight tensor as the matrix reads it.
 #[derive(Clone, Copy, Debug)]
-struct WeightOrder {
-    group: usize,
+pub(super) struct WeightOrder {
+    pub(super) group: usize,
     /// From one row channel of a group to the next.
-    row: usize,
+    pub(super) row: usize,
     /// From one column channel of a group to the next.
-    column: usize,
-    tap: usize,
+    pub(super) column: usize,
+    pub(super) tap: usize,
 }
 
 /// One axis: its rows, and which of them are shifted copies of each other.
@@ -75,7 +75,7 @@ pub(super) struct Axis {
 pub(super) struct Plan {
     pub(super) channels: Channels,
     pub(super) axes: [Axis; 3],
-    order: WeightOrder,
+    pub(super) order: WeightOrder,
 }
 
 /// A row by its channel and position.

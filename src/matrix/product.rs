@@ -8,8 +8,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::csr::{Csr, Pattern, with_pattern};
+use super::csr::Csr;
+#[cfg(gpu)]
+use super::cuda;
 use super::index::Index;
+use super::storage::{Pattern, Storage, with_pattern};
 use super::transpose::{ColumnWindow, column_ranges};
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
@@ -47,7 +50,7 @@ impl<T: Element> Csr<T> {
         expect_shape("x", &[self.columns()], x.shape())?;
         expect_shape("y", &[self.rows()], y.shape())?;
         self.check_devices(&x, &y)?;
-        with_pattern!(self.structure(), p => mul(p, self.data(), x.host(), 1, y.host()))
+        self.multiply(x, 1, y)
     }
 
     /// M·X for `x` of shape `[columns, vectors]`, one vector per column: shape `[rows, vectors]`.
@@ -76,10 +79,12 @@ impl<T: Element> Csr<T> {
         let vectors = vector_count("x", self.columns(), x.shape())?;
         expect_shape("y", &[self.rows(), vectors], y.shape())?;
         self.check_devices(&x, &y)?;
-        with_pattern!(self.structure(), p => mul(p, self.data(), x.host(), vectors, y.host()))
+        self.multiply(x, vectors, y)
     }
 
     /// Mᵀ·y for `y` of shape `[rows]`: shape `[columns]`.
+    ///
+    /// On a GPU this transposes the matrix first: to multiply more often, keep [`Csr::transpose`].
     ///
     /// # Errors
     /// [`Error::Shape`] when `y` has another shape.
@@ -102,7 +107,7 @@ impl<T: Element> Csr<T> {
         expect_shape("y", &[self.rows()], y.shape())?;
         expect_shape("x", &[self.columns()], x.shape())?;
         self.check_devices(&y, &x)?;
-        with_pattern!(self.structure(), p => adjoint_mul(p, self.data(), y.host(), 1, x.host()))
+        self.adjoint_multiply(y, 1, x)
     }
 
     /// Mᵀ·Y for `y` of shape `[rows, vectors]`, one vector per column: shape `[columns, vectors]`.
@@ -131,9 +136,42 @@ impl<T: Element> Csr<T> {
         let vectors = vector_count("y", self.rows(), y.shape())?;
         expect_shape("x", &[self.columns(), vectors], x.shape())?;
         self.check_devices(&y, &x)?;
-        with_pattern!(self.structure(), p => {
-            adjoint_mul(p, self.data(), y.host(), vectors, x.host())
-        })
+        self.adjoint_multiply(y, vectors, x)
+    }
+
+    fn multiply(
+        &self,
+        x: TensorView<'_, T>,
+        vectors: usize,
+        y: TensorViewMut<'_, T>,
+    ) -> Result<()> {
+        match self.storage() {
+            Storage::Cpu(host) => {
+                let data = &host.data;
+                with_pattern!(&host.structure, p => mul(p, data, x.host(), vectors, y.host()))
+            }
+            #[cfg(gpu)]
+            Storage::Cuda(parts) => cuda::mul(parts, self.shape(), x.cuda(), vectors, y.cuda()),
+        }
+    }
+
+    fn adjoint_multiply(
+        &self,
+        y: TensorView<'_, T>,
+        vectors: usize,
+        x: TensorViewMut<'_, T>,
+    ) -> Result<()> {
+        match self.storage() {
+            Storage::Cpu(host) => {
+                let data = &host.data;
+                with_pattern!(&host.structure, p => {
+                    adjoint_mul(p, data, y.host(), vectors, x.host())
+                })
+            }
+            // Scattering would add up in no fixed order.
+            #[cfg(gpu)]
+            Storage::Cuda(_) => self.transpose()?.multiply(y, vectors, x),
+        }
     }
 
     fn check_devices(

@@ -4,12 +4,13 @@ use sprs::{CsMatI, CsMatViewI, SpIndex};
 
 use super::csr::Csr;
 use super::index::{Index, Indices};
+use crate::device::Device;
 use crate::element::Element;
 use crate::error::{Error, Result};
 
 impl<T: Element> Csr<T> {
     /// The matrix as a view of the `sprs` crate, sharing its memory; `None` when its indices are not of
-    /// type `I`, see [`Csr::index_width`].
+    /// type `I`, see [`Csr::index_width`], or not on the host.
     ///
     /// ```
     /// use convmat::{Conv, Device, Tensor};
@@ -20,24 +21,24 @@ impl<T: Element> Csr<T> {
     /// # Ok::<(), convmat::Error>(())
     /// ```
     pub fn as_sprs<I: Index + SpIndex>(&self) -> Option<CsMatViewI<'_, T, I>> {
-        let (indptr, indices) = (self.indptr().as_slice()?, self.indices().as_slice()?);
+        let (indptr, indices) = (self.indptr()?.as_slice()?, self.indices()?.as_slice()?);
         let shape = (self.rows(), self.columns());
         // What `sprs` checks here, `Csr` has already made sure of.
-        CsMatViewI::try_new(shape, indptr, indices, self.data()).ok()
+        CsMatViewI::try_new(shape, indptr, indices, self.data()?).ok()
     }
 
     /// The matrix as an owned one of the `sprs` crate, taking its memory along; the matrix itself when
-    /// its indices are not of type `I`.
+    /// its indices are not of type `I` or not on the host.
     pub fn into_sprs<I>(self) -> Result<CsMatI<T, I>, Self>
     where
         I: Index + SpIndex,
         Vec<I>: Into<Indices>,
     {
-        if self.index_width() != I::WIDTH {
+        if self.index_width() != I::WIDTH || self.device() != Device::Cpu {
             return Err(self);
         }
         let [rows, columns] = self.shape();
-        let (indptr, indices, data) = self.into_parts();
+        let (indptr, indices, data) = self.into_parts().expect("parts on the host are handed over");
         match (I::take(indptr), I::take(indices)) {
             (Ok(indptr), Ok(indices)) => Ok(CsMatI::new((rows, columns), indptr, indices, data)),
             _ => unreachable!("row pointers and indices have the width that was asked for"),

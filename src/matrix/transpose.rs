@@ -8,22 +8,31 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::csr::{Csr, Pattern, Structure, with_pattern};
+use super::csr::Csr;
+#[cfg(gpu)]
+use super::cuda;
 use super::index::Index;
+use super::storage::{Pattern, Storage, Structure, with_pattern};
 use crate::element::Element;
 use crate::error::Result;
 use crate::memory::try_zeroed;
 
 impl<T: Element> Csr<T> {
-    /// The transposed matrix.
+    /// The transposed matrix, on the same device. On a GPU the entries are sorted, which takes memory
+    /// for four more indices of each meanwhile.
     ///
     /// # Errors
     /// [`crate::Error::Allocation`] when it does not fit in memory.
     pub fn transpose(&self) -> Result<Csr<T>> {
-        with_pattern!(self.structure(), p => {
-            let (pattern, data) = transpose(p, self.data(), self.columns())?;
-            Ok(Csr::trusted([self.columns(), self.rows()], pattern, data))
-        })
+        let shape = [self.columns(), self.rows()];
+        match self.storage() {
+            Storage::Cpu(host) => with_pattern!(&host.structure, p => {
+                let (pattern, data) = transpose(p, &host.data, self.columns())?;
+                Ok(Csr::trusted(shape, pattern, data))
+            }),
+            #[cfg(gpu)]
+            Storage::Cuda(parts) => Ok(Csr::on_cuda(shape, cuda::transpose(parts, self.shape())?)),
+        }
     }
 }
 

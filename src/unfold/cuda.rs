@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::cuda::{
-    Axes, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks,
+    Axes, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks, is_specialised,
     position_divisors, vector,
 };
 use crate::element::Element;
@@ -39,9 +39,20 @@ pub(crate) fn unfold<T: Element>(
     let positions: usize = outputs.iter().product();
     let per_group = channels / groups;
     let addresses = [input.address(), patches.address()];
+    let mut window = None;
     let (vector, chunks, count) = match layout {
         Layout::ChannelsFirst => {
-            let vector = vector(size_of::<T>(), &[positions], &addresses[1..]);
+            let mut vector = vector(size_of::<T>(), &[positions], &addresses[1..]);
+            // Neighbours in one line of outputs share what they read, which is worth narrower stores as
+            // long as a warp's fill a cache line.
+            let in_line = self::vector(size_of::<T>(), &[outputs[2]], &addresses[1..]);
+            if in_line == vector || in_line * size_of::<T>() >= 4 {
+                window = self::window(&maps[2], in_line)
+                    .filter(|_| is_specialised(maps, device.options().specialise));
+            }
+            if window.is_some() {
+                vector = in_line;
+            }
             (vector, positions / vector, batch * channels * (positions / vector))
         }
         Layout::ChannelsLast => {
@@ -49,12 +60,15 @@ pub(crate) fn unfold<T: Element>(
             (vector, channels / vector, batch * positions * (channels / vector))
         }
     };
-    let spec = Spec::new("unfold.cu", "unfold")
+    let mut spec = Spec::new("unfold.cu", "unfold")
         .element(T::DTYPE)
         .layout(layout)
         .define("VECTOR", vector)
         .geometry(maps, device.options().specialise)
         .index(&[input.len(), patches.len(), count, axis_bound(maps)], device.options().wide);
+    if let Some(window) = window {
+        spec = spec.define("WINDOW", window);
+    }
     let arguments = Arguments {
         input: input.address(),
         patches: patches.address(),
@@ -71,3 +85,12 @@ pub(crate) fn unfold<T: Element>(
     // against both, and nothing else.
     unsafe { device.launch(spec, blocks(count, THREADS)?, THREADS, &arguments) }
 }
+
+/// Neighbours on the last axis that so many outputs read, if they can be kept in registers.
+fn window(map: &AxisMap, outputs: usize) -> Option<usize> {
+    let span = (map.taps() - 1).checked_mul(map.dilation())?;
+    let window = (outputs - 1).checked_mul(map.stride())?.checked_add(span)?.checked_add(1)?;
+    (window <= MOST_IN_WINDOW).then_some(window)
+}
+
+const MOST_IN_WINDOW: usize = 48;

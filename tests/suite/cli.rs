@@ -9,18 +9,23 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use convmat::io;
-use convmat::{Element, Tensor};
+use convmat::{Device, Element, Tensor};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::catalogue::tensor;
 
-/// A folder of its own to run in.
-struct Folder(TempDir);
+/// A folder of its own to run in, and the device that [`Folder::json`] runs commands on.
+struct Folder(TempDir, String);
 
 impl Folder {
     fn new() -> Self {
-        Folder(TempDir::new().unwrap())
+        Folder::on(&Device::Cpu)
+    }
+
+    /// One in which [`Folder::json`] runs commands on this device.
+    fn on(device: &Device) -> Self {
+        Folder(TempDir::new().unwrap(), device.to_string())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -56,13 +61,13 @@ impl Folder {
 
     /// Runs with `--json`, expects success, and returns the one object.
     fn json<S: AsRef<str>>(&self, args: &[S]) -> Value {
-        let output = self.command(args).arg("--json").output().unwrap();
+        let output = self.command(args).args(["--json", "--device", &self.1]).output().unwrap();
         let args: Vec<_> = args.iter().map(AsRef::as_ref).collect();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{args:?}: {stderr}");
         assert_eq!(stderr, "", "{args:?}");
         let object: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!((&object["command"], &object["device"]), (&json!(args[0]), &json!("cpu")));
+        assert_eq!((&object["command"], &object["device"]), (&json!(args[0]), &json!(self.1)));
         object
     }
 
@@ -92,7 +97,8 @@ fn devices_are_listed_with_reasons() {
     let object = folder.json(&["devices"]);
     let devices = object["devices"].as_array().unwrap();
     let names: Vec<_> = devices.iter().map(|d| d["name"].as_str().unwrap()).collect();
-    assert!(names.contains(&"cpu") && names.contains(&"cuda"), "{names:?}");
+    assert!(names.contains(&"cpu") && names.contains(&"simulator"), "{names:?}");
+    assert!(names.contains(&"cuda") || names.contains(&"cuda:0"), "{names:?}");
     for device in devices {
         let available = device["available"].as_bool().unwrap();
         let text = if available { &device["description"] } else { &device["reason"] };

@@ -6,6 +6,8 @@ mod catalogue;
 mod cli;
 mod conv;
 mod device;
+#[cfg(all(feature = "cuda", feature = "simulator"))]
+mod faults;
 mod filter;
 mod fold;
 mod geometry;

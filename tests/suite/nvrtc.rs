@@ -36,6 +36,8 @@ fn every_call<T: Element>(device: &Device, shape: &Shape) -> Result<()> {
         let matrix = conv.matrix(&weight, Some(bias.view()), size)?;
         let columns = zeros(&[matrix.columns()])?;
         matrix.mul_vector(&columns)?;
+        matrix.transpose()?;
+        conv.gathering_filter_csr_on::<T>(device, shape.channels)?;
         matrix.mul_matrix(&columns.reshape(&[matrix.columns(), 1])?)?;
     });
     Ok(())

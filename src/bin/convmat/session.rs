@@ -75,7 +75,10 @@ impl Session {
         work: impl FnOnce() -> convmat::Result<R>,
     ) -> Result<R, Failure> {
         let progress = Progress::spinner(what);
-        let result = timed(&mut self.compute, work);
+        let device = &self.device;
+        // Work on a device is only queued when the call returns.
+        let done = || work().and_then(|result| device.synchronize().map(|()| result));
+        let result = timed(&mut self.compute, done);
         drop(progress);
         result.map_err(|e| self.names.explain(e))
     }
@@ -88,7 +91,7 @@ impl Session {
         output: &Source,
         tensor: Tensor<T>,
     ) -> Result<(), Failure> {
-        let tensor = to_host(tensor).map_err(|e| self.names.explain(e))?;
+        let tensor = tensor.to_device(&Device::Cpu).map_err(|e| self.names.explain(e))?;
         let path = output.path();
         let key = output.key().unwrap_or(name);
         let bytes = tensor.len() * T::DTYPE.size();
@@ -112,7 +115,7 @@ impl Session {
         tensors: Vec<(&str, Tensor<T>)>,
     ) -> Result<(), Failure> {
         let tensors: convmat::Result<Vec<_>> =
-            tensors.into_iter().map(|(name, t)| Ok((name, to_host(t)?))).collect();
+            tensors.into_iter().map(|(name, t)| Ok((name, t.to_device(&Device::Cpu)?))).collect();
         let tensors = tensors.map_err(|e| self.names.explain(e))?;
         let views: Vec<_> = tensors.iter().map(|(name, t)| (*name, t.view())).collect();
         let bytes = tensors.iter().map(|(_, t)| t.len() * T::DTYPE.size()).sum();
@@ -171,12 +174,6 @@ fn timed<R>(total: &mut f64, work: impl FnOnce() -> R) -> R {
     let result = work();
     *total += start.elapsed().as_secs_f64();
     result
-}
-
-/// The tensor on the host; one that is there already is handed over without copying.
-fn to_host<T: Element>(tensor: Tensor<T>) -> convmat::Result<Tensor<T>> {
-    let shape = tensor.shape().to_vec();
-    Tensor::from_vec(&Device::Cpu, &shape, tensor.into_vec()?)
 }
 
 fn write_npz<T: Element>(
@@ -256,10 +253,7 @@ impl Operand {
         read: impl FnOnce(Array) -> convmat::Result<Tensor<T>>,
     ) -> Result<Tensor<T>, Failure> {
         let host = read(self.array).map_err(|e| Failure::reading(&self.label, e))?;
-        let shape = host.shape().to_vec();
-        let moved =
-            host.into_vec().and_then(|data| Tensor::from_vec(&session.device, &shape, data));
-        moved.map_err(|e| session.names.explain(e))
+        host.to_device(&session.device).map_err(|e| session.names.explain(e))
     }
 }
 

@@ -4,12 +4,15 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::conv::problem::{Problem, Strides};
 use crate::device::cuda::{
-    Axes, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Product, Spec, THREADS, Tiling, blocks,
-    position_divisors,
+    Axes, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Engine, Product, Spec, THREADS, Tiling,
+    axis_bound, blocks, position_divisors,
 };
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{AdjointPhase, AxisMap, Layout, PaddingMode};
+
+#[cfg(all(test, feature = "simulator", unix))]
+mod tests;
 
 /// A kernel of the file, of which `part` is compiled.
 fn kernel(
@@ -233,10 +236,10 @@ impl Correlation<'_> {
         let (adjoint, taps) = (self.taps.is_some(), self.taps.unwrap_or_default());
         let last = p.layout == Layout::ChannelsLast;
         let sizes = if last { [positions, rows, depth] } else { [rows, positions, depth] };
-        let product = Product::new(device, T::DTYPE, p.groups, sizes)?;
+        let engine = Engine::new(device, T::DTYPE);
 
         let whole =
-            |distances: &[usize], address| product.vector(size_of::<T>(), address, distances);
+            |distances: &[usize], address| engine.vector(size_of::<T>(), address, distances);
         let outputs = self.axes.each_ref().map(AxisMap::outputs);
         let vectors = if last {
             // Forward, neighbours in the weight are rows; else, terms: both are outputs of p.
@@ -257,8 +260,9 @@ impl Correlation<'_> {
         };
         let spec = kernel(device, "correlate", "CORRELATE", p.layout, self.axes)
             .define("ADJOINT", i32::from(adjoint));
-        let spec = product.vectors(device, spec, vectors);
-        let counts = [source.len(), weight.len(), target.len(), depth, positions];
+        let product = Product::new(device, engine, p.groups, sizes, vectors)?;
+        let bound = axis_bound(self.axes);
+        let counts = [source.len(), weight.len(), target.len(), depth, positions, bound];
         let arguments = |parts| CorrelateArguments {
             patches,
             weight: weight.address(),
@@ -314,8 +318,8 @@ pub(super) fn backward_weight<T: Element>(
     let (terms, depth) = (channels * p.taps(), p.batch * p.output_positions());
     let last = p.layout == Layout::ChannelsLast;
     let sizes = if last { [terms, rows, depth] } else { [rows, terms, depth] };
-    let product = Product::new(device, T::DTYPE, p.groups, sizes)?;
-    let whole = |distances: &[usize], address| product.vector(size_of::<T>(), address, distances);
+    let engine = Engine::new(device, T::DTYPE);
+    let whole = |distances: &[usize], address| engine.vector(size_of::<T>(), address, distances);
     let (vectors, weight_group, weight_line) = if last {
         let vectors = [
             whole(&[channels, p.channels], x.address()),
@@ -329,7 +333,7 @@ pub(super) fn backward_weight<T: Element>(
         (vectors, rows * terms, terms)
     };
     let spec = kernel(device, "gradient", "GRADIENT", p.layout, &p.axes);
-    let spec = product.vectors(device, spec, vectors);
+    let product = Product::new(device, engine, p.groups, sizes, vectors)?;
     let arguments = |parts| GradientArguments {
         patches,
         other: dy.address(),
@@ -343,7 +347,7 @@ pub(super) fn backward_weight<T: Element>(
         weight_group: weight_group as i64,
         weight_line: weight_line as i64,
     };
-    let counts = [x.len(), dy.len(), dw.len(), depth, terms];
+    let counts = [x.len(), dy.len(), dw.len(), depth, terms, axis_bound(&p.axes)];
     // SAFETY: the kernels read inside the extents of x and dy and write inside those of dw, which the
     // caller checked against the slices.
     unsafe { product.launch(device, spec, "gradient_sum", &counts, arguments) }

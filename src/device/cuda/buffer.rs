@@ -96,7 +96,6 @@ impl<T: Pod> DeviceBuffer<T> {
     }
 
     /// Gives the memory away: whoever takes the address frees it.
-    #[cfg(feature = "cuda")]
     pub(crate) fn into_address(self) -> (u64, usize) {
         let buffer = std::mem::ManuallyDrop::new(self);
         // SAFETY: the buffer is not dropped, so its handle is moved out once.
@@ -270,11 +269,6 @@ impl<'a, T: Pod> DeviceSliceMut<'a, T> {
         unsafe { self.device().driver().clear(self.address(), self.len() * size_of::<T>()) }
     }
 
-    /// The same elements, borrowed from this borrow.
-    pub(crate) fn reborrow(&mut self) -> DeviceSliceMut<'_, T> {
-        DeviceSliceMut { whole: self.whole.clone(), elements: PhantomData }
-    }
-
     /// The same elements, when they are of this type.
     pub(crate) fn of_type<U: Pod>(&mut self) -> Option<DeviceSliceMut<'_, U>> {
         let DeviceSlice { device, address, len, lease, .. } = self.whole.clone();
@@ -287,11 +281,6 @@ impl<'a, T: Pod> DeviceSliceMut<'a, T> {
     /// Some of the elements.
     pub(crate) fn slice(&mut self, range: Range<usize>) -> DeviceSliceMut<'_, T> {
         DeviceSliceMut { whole: self.whole.slice(range), elements: PhantomData }
-    }
-
-    /// The same elements, to be read.
-    pub(crate) fn as_slice(&self) -> DeviceSlice<'_, T> {
-        self.whole.clone()
     }
 }
 

@@ -50,6 +50,11 @@ impl Cache {
         Cache::at(folder, LIMIT)
     }
 
+    #[cfg(test)]
+    pub(super) fn in_folder(folder: &Path) -> Self {
+        Cache::at(Some(folder.into()), LIMIT)
+    }
+
     /// One that keeps nothing.
     pub(super) fn none() -> Self {
         Cache::at(None, 0)

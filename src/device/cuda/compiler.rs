@@ -57,10 +57,6 @@ impl Spec {
         format!("{}{}", self.entry, definitions.collect::<String>())
     }
 
-    pub(crate) fn entry(&self) -> &'static str {
-        self.entry
-    }
-
     /// What to compile.
     pub(crate) fn unit(&self) -> Unit {
         let mut text = String::new();
@@ -157,5 +153,72 @@ impl Compiler {
         let kernel = driver.load(&image, spec.entry)?;
         self.cache.write(&key, &image);
         Ok(kernel)
+    }
+}
+
+#[cfg(all(test, feature = "simulator", unix))]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::simulator::Simulator;
+    use super::super::{CudaDevice, KernelOptions};
+    use super::*;
+    use crate::{Conv, Device, Tensor};
+
+    /// A simulator that keeps its kernels in `folder`, if there is a C++ compiler.
+    fn device(folder: &Path) -> Option<CudaDevice> {
+        match Simulator::open(Some(1), None) {
+            Ok(simulator) => {
+                let compiler = Compiler::with(&simulator, Cache::in_folder(folder));
+                let options = KernelOptions { specialise: false, ..KernelOptions::default() };
+                Some(CudaDevice::assemble(Box::new(simulator), compiler, options))
+            }
+            Err(reason) => {
+                eprintln!("skipped: {reason}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_compiled_again_and_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let unfold = || {
+            let device = Device::Cuda(device(folder.path())?);
+            let x = Tensor::from_vec(&device, &[1, 1, 4], vec![1f32, 2., 3., 4.]).unwrap();
+            Some(Conv::new([3]).unfold(&x).unwrap().into_vec().unwrap())
+        };
+        let Some(patches) = unfold() else { return };
+        assert_eq!(patches, [1., 2., 2., 3., 3., 4.]);
+        let files: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(files.len(), 1);
+        let path = files[0].as_ref().unwrap().path();
+        let whole = fs::read(&path).unwrap();
+        for damage in 0..3 {
+            let mut damaged = whole.clone();
+            match damage {
+                0 => damaged.truncate(whole.len() / 2),
+                1 => damaged[whole.len() / 2] ^= 1,
+                _ => damaged.clear(),
+            }
+            fs::write(&path, &damaged).unwrap();
+            assert_eq!(unfold().unwrap(), patches);
+            assert_ne!(fs::read(&path).unwrap(), damaged);
+        }
+    }
+
+    #[test]
+    fn what_does_not_compile_says_where() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(device) = device(folder.path()) else { return };
+        match device.kernel(&Spec::new("unfold.cu", "unfold").define("VECTOR", 3)) {
+            Err(Error::Compile { kernel, device, log }) => {
+                assert_eq!((kernel.as_str(), device.as_str()), ("unfold VECTOR=3", "simulator"));
+                assert!(log.contains("unfold.cu:") && log.contains("ELEMENT"), "{log}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is kept of it");
     }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{CudaDevice, Product, Spec, Tiling};
+use super::{CudaDevice, Engine, Product, Spec, Tiling};
 use crate::element::DType;
 use crate::error::Result;
 
@@ -52,7 +52,7 @@ impl CudaDevice {
     /// `c` overlaps neither factor.
     pub(crate) unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
         #[cfg(feature = "cuda")]
-        if let Some(runtime) = self.driver().as_any().downcast_ref::<super::runtime::Runtime>()
+        if let Some(runtime) = self.runtime()
             && let Ok(blas) = runtime.blas()
         {
             // SAFETY: passed on to the caller.
@@ -71,16 +71,17 @@ impl CudaDevice {
         if m == 0 || n == 0 || batch == 0 {
             return Ok(());
         }
-        let product = Product::new(self, dtype, batch, [m, n, k])?;
+        let engine = Engine::new(self, dtype);
         let vector = |dtype: DType, matrix: Matrix, neighbours: usize| {
             let Matrix { address, leading, stride, .. } = matrix;
-            product.vector(dtype.size(), address, &[neighbours, leading, stride])
+            engine.vector(dtype.size(), address, &[neighbours, leading, stride])
         };
         let vectors = [
             vector(dtype, a, if a.transposed { m } else { k }),
             vector(dtype, b, if b.transposed { k } else { n }),
             vector(output, c, n),
         ];
+        let product = Product::new(self, engine, batch, [m, n, k], vectors)?;
         // How far neighbours in a row, or else in a column, of the factor are apart.
         let steps = |matrix: Matrix| match matrix.transposed {
             true => (1, matrix.leading as i64),
@@ -91,7 +92,6 @@ impl CudaDevice {
             .define("OUTPUT", output)
             .define("A_ALONG_K", i32::from(!a.transposed))
             .define("B_ALONG_K", i32::from(b.transposed));
-        let spec = product.vectors(self, spec, vectors);
         let lines = |matrix: Matrix, lines: usize, columns: usize| {
             matrix.leading.saturating_mul(if matrix.transposed { columns } else { lines })
         };
@@ -168,10 +168,10 @@ mod tests {
     }
 
     fn cases() -> impl Strategy<Value = Case> {
-        let size = || 1usize..150;
+        let size = || 1usize..100;
         let flags =
             (any::<[bool; 2]>(), 0usize..4, any::<bool>(), prop::sample::select(vec![0., 1.]));
-        ((size(), size(), 1usize..300), 1usize..4, any::<bool>(), flags).prop_map(
+        ((size(), size(), 1usize..200), 1usize..4, any::<bool>(), flags).prop_map(
             |((m, n, k), batch, round, (transposed, slack, shared_factor, beta))| {
                 // Half of the cases have sizes that whole vectors fit in.
                 let of = |x: usize| if round { x.next_multiple_of(8) } else { x };
@@ -248,7 +248,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(12))]
         #[test]
         fn own_products_equal_the_definition(case in cases()) {
             check::<f32, f32>(case);

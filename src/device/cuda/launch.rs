@@ -31,6 +31,11 @@ impl Divisor {
         let magic = (1u64 << (31 + exponent)).div_ceil(by);
         Divisor { by: by as i64, magic: magic as u32, shift: 31 + exponent }
     }
+
+    /// Magic number and shift, for tables that have `by` already.
+    pub(crate) fn magic_numbers(self) -> [i32; 2] {
+        [self.magic as i32, self.shift as i32]
+    }
 }
 
 /// `Axis` in kernels/geometry.cuh.

@@ -9,6 +9,7 @@ mod blas;
 mod buffer;
 mod cache;
 mod compiler;
+mod constants;
 mod driver;
 mod gemm;
 #[cfg(feature = "cuda")]
@@ -45,13 +46,14 @@ pub(crate) use buffer::Lease;
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use compiler::Compiler;
 pub(crate) use compiler::Spec;
+use constants::Constants;
 use driver::{Driver, Kernel};
 pub(crate) use gemm::{Gemm, Matrix};
 pub(crate) use launch::{
     Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
 };
 use offline::Offline;
-pub(crate) use product::{Product, Tiling};
+pub(crate) use product::{Engine, Product, Tiling};
 #[cfg(feature = "cuda")]
 pub(crate) use runtime::Runtime;
 
@@ -69,6 +71,13 @@ struct Inner {
     driver: Box<dyn Driver>,
     compiler: Compiler,
     options: KernelOptions,
+    constants: Constants,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.constants.release(&*self.driver);
+    }
 }
 
 /// A compiled kernel and what it takes of the device.
@@ -121,7 +130,11 @@ impl Default for KernelOptions {
 impl CudaDevice {
     fn new(driver: Box<dyn Driver>, options: KernelOptions) -> Self {
         let compiler = Compiler::new(&*driver, options.reuse);
-        CudaDevice(Arc::new(Inner { driver, compiler, options }))
+        Self::assemble(driver, compiler, options)
+    }
+
+    fn assemble(driver: Box<dyn Driver>, compiler: Compiler, options: KernelOptions) -> Self {
+        CudaDevice(Arc::new(Inner { driver, compiler, options, constants: Constants::default() }))
     }
 
     /// The GPU with this ordinal, on its default stream: the same device each time.
@@ -198,11 +211,8 @@ impl CudaDevice {
 
     pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
         let stand_in = Box::new(Offline::instead_of(self.driver()));
-        let stand_in = CudaDevice(Arc::new(Inner {
-            compiler: Compiler::without_cache(&*stand_in),
-            driver: stand_in,
-            options: self.options(),
-        }));
+        let compiler = Compiler::without_cache(&*stand_in);
+        let stand_in = Self::assemble(stand_in, compiler, self.options());
         work(&Device::Cuda(stand_in.clone()))?;
         let specs = stand_in.0.compiler.specs();
         specs.par_iter().try_for_each(|spec| self.kernel(spec).map(drop))?;
@@ -218,14 +228,6 @@ impl CudaDevice {
 
     pub(crate) fn driver(&self) -> &dyn Driver {
         &*self.0.driver
-    }
-
-    // TEMPORARY
-    pub(crate) fn not_yet(&self, what: &str) -> crate::Error {
-        crate::Error::DeviceUnavailable {
-            device: self.to_string(),
-            reason: format!("no {what} yet"),
-        }
     }
 
     pub(crate) fn options(&self) -> KernelOptions {

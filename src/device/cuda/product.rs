@@ -21,19 +21,66 @@ pub(crate) struct Tiling {
     parts: Divisor,
 }
 
-/// What multiplies: the tensor cores, or each thread by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Engine {
-    /// The instruction, as kernels/platform.cuh names it.
-    Tensor(&'static str),
-    Fma,
+/// What multiplies factors of a type on a device: the tensor cores, or each thread by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Engine {
+    dtype: DType,
+    /// The tensor cores' instruction, as kernels/platform.cuh names it.
+    instruction: Option<&'static str>,
+}
+
+impl Engine {
+    pub(crate) fn new(device: &CudaDevice, dtype: DType) -> Self {
+        let instruction = match dtype {
+            DType::F16 => Some("mma_f16"),
+            DType::BF16 if device.driver().capability() >= 80 => Some("mma_bf16"),
+            _ => None,
+        };
+        Engine { dtype, instruction }
+    }
+
+    /// How many neighbours a kernel reads and writes at a time, where it can.
+    fn chunk(self) -> usize {
+        if self.instruction.is_some() { 8 } else { 16 / accumulator_size(self.dtype) }
+    }
+
+    /// How many neighbours of an operand in elements of `size` bytes are moved at a time, from the
+    /// address and all distances between the rows of neighbours, their lengths among them: a chunk if
+    /// all are multiples, else 1.
+    pub(crate) fn vector(self, size: usize, address: u64, distances: &[usize]) -> usize {
+        let chunk = self.chunk();
+        let aligned = address.is_multiple_of((chunk * size).min(16) as u64);
+        let whole = aligned && distances.iter().all(|distance| distance.is_multiple_of(chunk));
+        if whole { chunk } else { 1 }
+    }
+
+    fn threads(self) -> u32 {
+        if self.instruction.is_some() { 128 } else { 256 }
+    }
+
+    /// Terms of a step.
+    fn step(self) -> usize {
+        if self.instruction.is_some() { 32 } else { 64 / accumulator_size(self.dtype) }
+    }
+
+    /// Whether a thread's registers hold what a tile takes.
+    fn takes(self, tile: [usize; 2], [a, b, _]: [usize; 3]) -> bool {
+        let elements = a == 1 && b == 1;
+        let crowded = self.dtype == DType::F64 || (elements && self.instruction.is_some());
+        tile != [128, 128] || !crowded
+    }
+}
+
+fn accumulator_size(dtype: DType) -> usize {
+    dtype.size().max(4)
 }
 
 /// A batch of products `C[rows, columns] = A[rows, depth]·B[depth, columns]`, cut into blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Product {
-    dtype: DType,
     engine: Engine,
+    /// Neighbours of both factors and of C that are moved at a time.
+    vectors: [usize; 3],
     /// Rows and columns of C that a block computes.
     tile: [usize; 2],
     /// Parts into which the terms of a sum are cut for as many blocks.
@@ -56,38 +103,38 @@ const LEAST_STEPS: usize = 8;
 const MOST_BYTES: usize = 64 << 20;
 
 impl Product {
+    /// `vectors` are those of both factors and of C.
+    ///
     /// # Errors
     /// [`crate::Error::TooLarge`] when the elements of C cannot be counted.
     pub(crate) fn new(
         device: &CudaDevice,
-        dtype: DType,
+        engine: Engine,
         batch: usize,
         [rows, columns, depth]: [usize; 3],
+        vectors: [usize; 3],
     ) -> Result<Self> {
+        // Where few kernels are to be compiled, all or none are wide.
+        let every = device.options().specialise || vectors.iter().all(|&vector| vector > 1);
+        let vectors = if every { vectors } else { [1; 3] };
         let count = checked_product("the elements of a matrix product", &[batch, rows, columns])?;
-        let engine = match dtype {
-            DType::F16 => Engine::Tensor("mma_f16"),
-            DType::BF16 if device.driver().capability() >= 80 => Engine::Tensor("mma_bf16"),
-            _ => Engine::Fma,
-        };
         let processors = device.driver().multiprocessors() as usize;
-        let wide = accumulator_size(dtype);
-        let step = engine.step(dtype);
+        let wide = accumulator_size(engine.dtype);
+        let step = engine.step();
         let steps = depth.div_ceil(step);
         let plan = |tile: [usize; 2], speed: f64| {
             let tiles = [rows.div_ceil(tile[0]), columns.div_ceil(tile[1])];
             let blocks = tiles[0] * tiles[1] * batch;
             // Two blocks are on a multiprocessor at a time.
             let wanted = (2 * processors / blocks.max(1)).min(steps / LEAST_STEPS);
-            let parts = wanted.min(MOST_BYTES / (count * wide).max(1)).max(1);
+            let parts = wanted.min(MOST_BYTES / (count.saturating_mul(wide)).max(1)).max(1);
             let part_steps = steps.div_ceil(parts).max(1);
             let parts = steps.div_ceil(part_steps).max(1);
             let rounds = (blocks * parts).div_ceil(processors);
             let cost = (rounds * part_steps * tile[0] * tile[1]) as f64 / speed;
             (cost, tile, tiles, parts, part_steps)
         };
-        // A tile of 128×128 sums of f64 would take all registers of a thread.
-        let tiles = TILES.iter().filter(|(tile, _)| dtype != DType::F64 || *tile != [128, 128]);
+        let tiles = TILES.iter().filter(|(tile, _)| engine.takes(*tile, vectors));
         let plans = tiles.map(|&(tile, speed)| plan(tile, speed));
         let best = plans.reduce(|best, next| if next.0 < best.0 { next } else { best });
         let (_, tile, tiles, parts, part_steps) = best.expect("there are tiles");
@@ -106,36 +153,11 @@ impl Product {
             parts: Divisor::new(parts),
         };
         let blocks = tiles[0] * tiles[1] * batch * parts;
-        Ok(Product { dtype, engine, tile, parts, blocks, count, tiling })
+        Ok(Product { engine, vectors, tile, parts, blocks, count, tiling })
     }
 
     pub(crate) fn tiling(&self) -> Tiling {
         self.tiling
-    }
-
-    /// How many neighbours a kernel reads and writes at a time, where it can.
-    fn chunk(&self) -> usize {
-        match self.engine {
-            Engine::Tensor(_) => 8,
-            Engine::Fma => 16 / accumulator_size(self.dtype),
-        }
-    }
-
-    /// `VECTOR` of an operand in elements of `size` bytes, from the address and all distances between
-    /// the rows of neighbours, their lengths among them: a chunk if all are multiples, else 1.
-    pub(crate) fn vector(&self, size: usize, address: u64, distances: &[usize]) -> usize {
-        let chunk = self.chunk();
-        let aligned = address.is_multiple_of((chunk * size).min(16) as u64);
-        let whole = aligned && distances.iter().all(|distance| distance.is_multiple_of(chunk));
-        if whole { chunk } else { 1 }
-    }
-
-    /// Defines the vectors of both factors and of C; where few kernels are to be compiled, all or none
-    /// are wide.
-    pub(crate) fn vectors(&self, device: &CudaDevice, spec: Spec, vectors: [usize; 3]) -> Spec {
-        let every = device.options().specialise || vectors.iter().all(|&vector| vector > 1);
-        let [a, b, c] = if every { vectors } else { [1; 3] };
-        spec.define("A_VECTOR", a).define("B_VECTOR", b).define("C_VECTOR", c)
     }
 
     /// Queues the kernel, and where parts have to be added up the kernel `sum` of the same file after
@@ -152,25 +174,26 @@ impl Product {
         counts: &[usize],
         arguments: impl FnOnce(u64) -> A,
     ) -> Result<()> {
-        let [rows, columns] = self.tile;
         // Rows and columns are counted up to the end of their last tile.
         let counts = [counts, &[self.count, self.blocks]].concat();
-        let kernel = kernel
-            .element(self.dtype)
-            .define("TILE_ROWS", rows)
-            .define("TILE_COLUMNS", columns)
-            .index(&counts, device.options().wide);
-        let (sum, product) = (kernel.clone().entry_of(sum).define("SUM", 1), kernel);
-        let product = match self.engine {
-            Engine::Tensor(instruction) => product.define("MMA", instruction),
-            Engine::Fma => product,
+        let kernel = kernel.element(self.engine.dtype).index(&counts, device.options().wide);
+        let sized = |kernel: Spec, [rows, columns]: [usize; 2], [a, b, c]: [usize; 3]| {
+            let kernel = kernel.define("TILE_ROWS", rows).define("TILE_COLUMNS", columns);
+            kernel.define("A_VECTOR", a).define("B_VECTOR", b).define("C_VECTOR", c)
+        };
+        let product = sized(kernel.clone(), self.tile, self.vectors);
+        let product = match self.engine.instruction {
+            Some(instruction) => product.define("MMA", instruction),
+            None => product,
         };
         let grid = blocks(self.blocks, 1)?;
         if self.parts == 1 {
             // SAFETY: passed on to the caller.
             return unsafe { device.launch(product, grid, self.engine.threads(), &arguments(0)) };
         }
-        let bytes = self.parts * self.count * accumulator_size(self.dtype);
+        // It has neither tiles nor vectors, so one serves all.
+        let sum = sized(kernel.entry_of(sum).define("SUM", 1), [64, 64], [1; 3]);
+        let bytes = self.parts * self.count * accumulator_size(self.engine.dtype);
         let parts = DeviceBuffer::<u8>::new(device, "the parts of sums", bytes)?;
         let arguments = arguments(parts.view().address());
         let product = product.define("SPLIT", 1);
@@ -180,25 +203,4 @@ impl Product {
             device.launch(sum, blocks(self.count, THREADS)?, THREADS, &arguments)
         }
     }
-}
-
-impl Engine {
-    fn threads(self) -> u32 {
-        match self {
-            Engine::Tensor(_) => 128,
-            Engine::Fma => 256,
-        }
-    }
-
-    /// Terms of a step.
-    fn step(self, dtype: DType) -> usize {
-        match self {
-            Engine::Tensor(_) => 32,
-            Engine::Fma => 64 / accumulator_size(dtype),
-        }
-    }
-}
-
-fn accumulator_size(dtype: DType) -> usize {
-    dtype.size().max(4)
 }

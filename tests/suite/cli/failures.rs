@@ -59,8 +59,8 @@ fn bad_input_is_named() {
         ("matrix w.npy --input-size 2x9 -o m.npz", &["W (w.npy) kernel extent on axis 0 is 3"]),
         ("matrix w.npy --input-size 9 --groups 3 -o m.npz", &["W (w.npy) output channels is 2"]),
         // Devices.
-        ("devices --device cuda:0", &["--device cuda:0"]),
-        ("unfold x.npy --kernel 3 -o a.npy --device simulator", &["--device simulator"]),
+        ("devices --device cuda:999", &["--device cuda:999"]),
+        ("unfold x.npy --kernel 3 -o a.npy --device cuda:999", &["--device cuda:999"]),
         ("--device gpu devices", &["--device is \"gpu\""]),
         // Names of files.
         ("unfold x.txt --kernel 3 -o a.npy", &["'<X>'", "x.txt", "file.npz:key"]),

@@ -1,6 +1,6 @@
 //! `convmat matrix`.
 
-use convmat::{DType, Element, TensorView};
+use convmat::{DType, Device, Element, TensorView};
 
 use super::{archive_path, dispatch, report_geometry, save_matrix};
 use crate::args::MatrixArgs;
@@ -52,7 +52,9 @@ fn typed<T: Element, const D: usize>(
             Some(extra) => conv.transposed_matrix(&w, bias, size, extra)?,
             None => conv.matrix(&w, bias, size)?,
         };
-        Ok(if args.eliminate_zeros { matrix.eliminate_zeros() } else { matrix })
+        // What is left to do, eliminating zeros and writing, is done on the host.
+        let matrix = matrix.to_device(&Device::Cpu)?;
+        if args.eliminate_zeros { matrix.eliminate_zeros() } else { Ok(matrix) }
     })?;
     session.report.set("bias", args.bias.is_some());
     session.report.set("eliminate_zeros", args.eliminate_zeros);

@@ -297,19 +297,19 @@ fn threads_that_do_not_come_together_are_an_error() {
         };
         assert_contains(
             &fails("some", 64),
-            &["block [0, 0, 0]", "40 wait in barrier at test.cu:5", "24 have ended"],
+            &["block [0, 0, 0]", "40 wait in barrier at unit.cpp:5", "24 have ended"],
         );
         assert_contains(
             &fails("two", 64),
-            &["40 wait in barrier at test.cu:9", "24 wait in barrier at test.cu:11"],
+            &["40 wait in barrier at unit.cpp:9", "24 wait in barrier at unit.cpp:11"],
         );
         assert_contains(
             &fails("lanes", 64),
-            &["16 wait in shuffle_xor at test.cu:16", "48 wait in shuffle_down at test.cu:18"],
+            &["16 wait in shuffle_xor at unit.cpp:16", "48 wait in shuffle_down at unit.cpp:18"],
         );
         assert_contains(
             &fails("missing", 64),
-            &["31 wait in ballot at test.cu:23", "33 have ended"],
+            &["31 wait in ballot at unit.cpp:23", "33 have ended"],
         );
         assert_contains(
             &fails("mixed", 64),

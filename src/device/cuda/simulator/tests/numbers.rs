@@ -73,8 +73,8 @@ KERNEL(rows, Args, 32) {
     MULTIPLY(d, a, b);
     for (int i = 0; i < 4; ++i) args.d[(lane / 4 + i / 2 * 8) * 8 + 2 * (lane % 4) + i % 2] = d[i];
 }
-struct Words { const f32 *a, *b; f32* d; };
-KERNEL(words, Words, 32) {
+struct Operands { const f32 *a, *b; f32* d; };
+KERNEL(words, Operands, 32) {
     u32 lane = threadIdx.x, g = lane / 4, t = SLIP(lane % 4);
     u32 a[4], b[2];
     f32 d[4] = {0, 0, 0, 0};

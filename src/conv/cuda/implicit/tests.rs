@@ -1,0 +1,147 @@
+//! Layers large enough for several tiles and for every stage of the pipeline, against the definition.
+
+use half::{bf16, f16};
+
+use super::*;
+use crate::conv::{Algorithm, cpu};
+use crate::device::Device;
+use crate::device::cuda::{CudaDevice, DeviceBuffer, Simulation};
+use crate::geometry::Conv;
+
+fn simulator(simulation: Simulation) -> CudaDevice {
+    match Device::simulator_with(simulation).unwrap() {
+        Device::Cuda(device) => device,
+        Device::Cpu => unreachable!("the simulator is a CUDA device"),
+    }
+}
+
+/// Small integers, whose sums are exact.
+fn integers<T: Element>(len: usize, seed: usize) -> Vec<T> {
+    let value = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 7) + seed * i) % 3;
+    (0..len).map(|i| T::from_f64(value(i) as f64 - 1.)).collect()
+}
+
+fn check<T: Element, const D: usize>(
+    conv: Conv<D>,
+    size: [usize; D],
+    batch: usize,
+    channels: [usize; 2],
+) {
+    // As GPUs are; the catalogue's cases run on the simulator as by default.
+    let device = simulator(Simulation { specialise: true, ..Simulation::default() });
+    check_on::<T, D>(&device, conv, size, batch, channels);
+}
+
+fn check_on<T: Element, const D: usize>(
+    device: &CudaDevice,
+    conv: Conv<D>,
+    size: [usize; D],
+    batch: usize,
+    [channels, outputs]: [usize; 2],
+) {
+    let geometry = conv.bind(size).unwrap();
+    let p = Problem::new(&geometry, batch, channels, outputs).unwrap();
+    let x = integers::<T>(batch * channels * p.input_positions(), 1);
+    let w = integers::<T>(outputs * p.channels_per_group() * p.taps(), 2);
+    let y = integers::<T>(batch * outputs * p.output_positions(), 3);
+    let bias = integers::<T>(channels.max(outputs), 4);
+    let (bias_y, bias_x) = (&bias[..outputs], &bias[..channels]);
+    let naive = Algorithm::Naive;
+    let [mut expected_y, mut expected_dx, mut expected_dw] =
+        [y.len(), x.len(), w.len()].map(|len| vec![T::default(); len]);
+    cpu::forward(&p, &x, &w, Some(bias_y), &mut expected_y, naive).unwrap();
+    cpu::backward_input(&p, &y, &w, Some(bias_x), &mut expected_dx, naive).unwrap();
+    cpu::backward_weight(&p, &x, &y, &mut expected_dw, naive).unwrap();
+
+    let name = format!("{} {conv} {size:?} {channels} {outputs}", T::DTYPE);
+    let upload = |data: &[T]| DeviceBuffer::from_slice(device, "a test", data).unwrap();
+    let fresh = |len: usize| DeviceBuffer::<T>::new(device, "a test", len).unwrap();
+    let (x, w, y, bias_y, bias_x) =
+        (upload(&x), upload(&w), upload(&y), upload(bias_y), upload(bias_x));
+    let (x, w, y) = (x.view(), w.view(), y.view());
+    for _ in 0..2 {
+        let mut found = fresh(y.len());
+        forward(&p, &x, &w, Some(&bias_y.view()), &mut found.view_mut()).unwrap();
+        assert!(found.to_vec().unwrap() == expected_y, "forward {name}");
+        let mut found = fresh(w.len());
+        backward_weight(&p, &x, &y, &mut found.view_mut()).unwrap();
+        assert!(found.to_vec().unwrap() == expected_dw, "backward_weight {name}");
+        if has_adjoint(&p) {
+            let mut found = fresh(x.len());
+            backward_input(&p, &y, &w, Some(&bias_x.view()), &mut found.view_mut()).unwrap();
+            assert!(found.to_vec().unwrap() == expected_dx, "backward_input {name}");
+        }
+    }
+}
+
+fn check_layouts<T: Element, const D: usize>(
+    conv: Conv<D>,
+    size: [usize; D],
+    batch: usize,
+    channels: [usize; 2],
+) {
+    for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+        check::<T, D>(conv.layout(layout), size, batch, channels);
+    }
+}
+
+#[test]
+fn whole_vectors_and_several_tiles() {
+    let conv = Conv::new([3, 3]).padding([1, 1]);
+    check_layouts::<f32, 2>(conv, [16, 12], 1, [40, 136]);
+    check_layouts::<f64, 2>(conv, [16, 12], 1, [40, 136]);
+    check_layouts::<f16, 2>(conv, [16, 12], 1, [40, 136]);
+    check_layouts::<bf16, 2>(conv, [16, 12], 1, [40, 136]);
+}
+
+#[test]
+fn large_tiles() {
+    let conv = Conv::new([3, 3]).padding([1, 1]);
+    check_layouts::<bf16, 2>(conv, [16, 16], 3, [16, 256]);
+    check_layouts::<f32, 2>(conv, [16, 16], 3, [16, 256]);
+}
+
+#[test]
+fn strides_and_odd_sizes() {
+    let conv = Conv::new([3, 3]).stride([2, 2]).padding([1, 1]);
+    check_layouts::<f32, 2>(conv, [13, 11], 2, [5, 7]);
+    check_layouts::<f16, 2>(conv, [13, 11], 2, [5, 7]);
+    let dilated = Conv::new([2, 3]).stride([3, 1]).dilation([1, 2]);
+    check_layouts::<f32, 2>(dilated, [11, 10], 1, [8, 9]);
+    check_layouts::<bf16, 2>(Conv::new([1, 1]).stride([2, 2]), [8, 8], 2, [16, 24]);
+}
+
+#[test]
+fn groups() {
+    let conv = Conv::new([3]).padding([1]).groups(3);
+    check_layouts::<f32, 1>(conv, [40], 2, [24, 48]);
+    check_layouts::<bf16, 1>(conv, [40], 2, [24, 48]);
+    check_layouts::<f32, 1>(Conv::new([3]).groups(4), [19], 2, [4, 8]);
+}
+
+#[test]
+fn three_axes_and_other_paddings() {
+    let conv = Conv::new([2, 3, 3]).padding([1, 1, 2]);
+    check_layouts::<f32, 3>(conv, [4, 6, 5], 1, [8, 16]);
+    for mode in [PaddingMode::Reflect, PaddingMode::Replicate, PaddingMode::Circular] {
+        let conv = conv.padding_mode(mode).layout(Layout::ChannelsLast);
+        check::<f32, 3>(conv, [4, 6, 5], 1, [3, 4]);
+        check::<f16, 3>(conv, [4, 6, 5], 1, [8, 16]);
+    }
+}
+
+/// Few weights, and so many positions that their sum is shared out.
+#[test]
+fn sums_over_many_positions() {
+    let conv = Conv::new([3, 3]).padding([1, 1]);
+    check_layouts::<f32, 2>(conv, [24, 24], 2, [8, 8]);
+    check_layouts::<bf16, 2>(conv, [24, 24], 2, [8, 8]);
+}
+
+#[test]
+fn indices_of_64_bits() {
+    let wide = simulator(Simulation { wide_indices: true, ..Simulation::default() });
+    let conv = Conv::new([3, 3]).stride([2, 1]).padding([1, 1]);
+    check_on::<f32, 2>(&wide, conv, [9, 8], 2, [5, 6]);
+    check_on::<bf16, 2>(&wide, conv.layout(Layout::ChannelsLast), [9, 8], 2, [8, 16]);
+}
