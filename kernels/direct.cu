@@ -4,7 +4,8 @@
 //
 // A thread computes OUTS channels of the result at one column of the last axis and several rows of the
 // axis before. It walks over the taps column by column and reads each row of the input once for all rows
-// and taps that share it, and each weight once for all rows. Threads that follow each other in a warp
+// and taps that share it, and each weight once for all rows. Columns are a loop: unrolled, the compiler
+// would load them all at once and leave room for few threads. Threads that follow each other in a warp
 // compute neighbouring columns (channels first) or channels (channels last), so their reads and writes are
 // contiguous; the columns and planes that neighbours share come from the caches.
 //
@@ -124,7 +125,7 @@ KERNEL(direct_forward, DirectArgs, 256) {
 
     Acc sums[ROWS][OUTS] = {};
     for (Index c = 0; c < (DEPTHWISE ? 1 : (Index)args.conv.channels); c += DEPTHWISE ? 1 : INS) {
-        UNROLL
+        UNROLL_BY(1)
         for (int kd = 0; kd < KD; ++kd) {
             Index d = source<0>(axes, at.depth, kd);
             if (d < 0) continue;
@@ -135,7 +136,7 @@ KERNEL(direct_forward, DirectArgs, 256) {
                 Index q = first * SH + r, h = q > last_padded<1>(axes) ? -1 : padded_source<1>(axes, q);
                 lines[r] = h < 0 ? -1 : input_at(axes, d, h, 0);
             }
-            UNROLL
+            UNROLL_BY(1)
             for (int kw = 0; kw < KW; ++kw) {
                 Ins values[SPAN];
                 read_column(values, x + offset(args.conv.x, 0, c, 0), lines, source<2>(axes, at.column, kw),
@@ -189,7 +190,7 @@ KERNEL(direct_backward_input, DirectArgs, 256) {
 
     Acc sums[ROWS * SH][SW][OUTS] = {};
     for (Index c = 0; c < (DEPTHWISE ? 1 : (Index)args.conv.outputs); c += DEPTHWISE ? 1 : INS) {
-        UNROLL
+        UNROLL_BY(1)
         for (int kd = 0; kd < KD; ++kd) {
             Index d = reader_output<0>(axes, (Index)axes.at[0].low + at.depth, kd);
             if (d < 0) continue;
@@ -199,28 +200,33 @@ KERNEL(direct_backward_input, DirectArgs, 256) {
                 Index h = first - BACK + r;
                 lines[r] = (Unsigned)h < (Unsigned)outputs<1>(axes) ? output_at(axes, d, h, 0) : -1;
             }
+            // The taps that reach one phase after the other: sums are then known by constants.
             UNROLL
-            for (int kw = 0; kw < KW; ++kw) {
-                Ins values[SPAN];
-                Index w = column - kw * DW / SW;
-                read_column(values, dy + offset(args.conv.y, 0, c, 0), lines,
-                            (Unsigned)w < (Unsigned)outputs<2>(axes) ? w : -1, POSITION(args.conv.y));
-                UNROLL
-                for (int i = 0; i < (DEPTHWISE ? 1 : INS); ++i) {
+            for (int phase = 0; phase < SW; ++phase) {
+                UNROLL_BY(1)
+                for (int kw = 0; kw < KW; ++kw) {
+                    if (kw * DW % SW != phase) continue;
+                    Ins values[SPAN];
+                    Index w = column - kw * DW / SW;
+                    read_column(values, dy + offset(args.conv.y, 0, c, 0), lines,
+                                (Unsigned)w < (Unsigned)outputs<2>(axes) ? w : -1, POSITION(args.conv.y));
                     UNROLL
-                    for (int kh = 0; kh < KH; ++kh) {
-                        Acc weights[OUTS];
+                    for (int i = 0; i < (DEPTHWISE ? 1 : INS); ++i) {
                         UNROLL
-                        for (int o = 0; o < OUTS; ++o)
-                            weights[o] = to_acc(load(args.weight + offset(ws, output + (DEPTHWISE ? o : c + i),
-                                                                          DEPTHWISE ? 0 : input + o,
-                                                                          tap_at(axes, kd, kh, kw))));
-                        UNROLL
-                        for (int row = 0; row < ROWS; ++row) {
+                        for (int kh = 0; kh < KH; ++kh) {
+                            Acc weights[OUTS];
                             UNROLL
-                            for (int o = 0; o < OUTS; ++o) {
-                                Acc& sum = sums[row * SH + kh * DH % SH][kw * DW % SW][o];
-                                sum = fused(weights[o], value(values[row + BACK - kh * DH / SH], i, o), sum);
+                            for (int o = 0; o < OUTS; ++o)
+                                weights[o] = to_acc(load(args.weight + offset(ws, output + (DEPTHWISE ? o : c + i),
+                                                                              DEPTHWISE ? 0 : input + o,
+                                                                              tap_at(axes, kd, kh, kw))));
+                            UNROLL
+                            for (int row = 0; row < ROWS; ++row) {
+                                UNROLL
+                                for (int o = 0; o < OUTS; ++o) {
+                                    Acc& sum = sums[row * SH + kh * DH % SH][phase][o];
+                                    sum = fused(weights[o], value(values[row + BACK - kh * DH / SH], i, o), sum);
+                                }
                             }
                         }
                     }

@@ -147,7 +147,7 @@ impl<const D: usize> Conv<D> {
     }
 
     /// Checks the operands; returns what to compute and the shape of the result.
-    fn backward_input_problem<T: Element>(
+    pub(super) fn backward_input_problem<T: Element>(
         &self,
         dy: &TensorView<'_, T>,
         weight: &TensorView<'_, T>,
@@ -160,7 +160,7 @@ impl<const D: usize> Conv<D> {
     }
 
     /// Checks the operands; returns what to compute and the shape of the result.
-    fn backward_weight_problem<T: Element>(
+    pub(super) fn backward_weight_problem<T: Element>(
         &self,
         x: &TensorView<'_, T>,
         dy: &TensorView<'_, T>,

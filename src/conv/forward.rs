@@ -74,7 +74,7 @@ impl<const D: usize> Conv<D> {
     }
 
     /// Checks the operands; returns what to compute and the shape of the result.
-    fn forward_problem<T: Element>(
+    pub(super) fn forward_problem<T: Element>(
         &self,
         x: &TensorView<'_, T>,
         weight: &TensorView<'_, T>,

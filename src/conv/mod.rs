@@ -19,6 +19,7 @@ mod cuda;
 mod forward;
 mod problem;
 mod transposed;
+mod workspace;
 
 use std::fmt;
 use std::str::FromStr;

@@ -3,7 +3,7 @@
 mod direct;
 mod errors;
 
-use convmat::{Algorithm, Conv, DType, Device, Element, Layout, PaddingMode, Tensor};
+use convmat::{Algorithm, Conv, DType, Device, Element, Error, Layout, PaddingMode, Tensor};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -617,4 +617,36 @@ fn algorithms_have_names() {
     }
     let message = "fft".parse::<Algorithm>().unwrap_err().to_string();
     assert!(message.contains("algorithm") && message.contains("fft"), "{message}");
+}
+
+/// One image's patches and sums are the least; the CPU has none of it, nor have algorithms without.
+#[test]
+fn workspaces_are_told() {
+    let conv = Conv::new([3, 3]).padding([1, 1]);
+    let (x, w) = ([2, 4, 8, 8], [6, 4, 3, 3]);
+    for device in devices() {
+        let forward = |algorithm| conv.forward_workspace::<f32>(device, &x, &w, true, algorithm);
+        let none = forward(Algorithm::Naive).unwrap();
+        let patches = forward(Algorithm::Im2col).unwrap();
+        let tap = forward(Algorithm::Shifted).unwrap();
+        // Allocations are multiples of 256 bytes.
+        let expected = match device {
+            Device::Cpu => [0, 0, 0],
+            _ => [0, 2 * 4 * 9 * 64 * 4, 2 * 4 * 64 * 4 + 1024],
+        };
+        assert_eq!([none, patches, tap], expected, "{device}");
+        let y = [2, 6, 8, 8];
+        let adjoint = |algorithm| {
+            conv.backward_input_workspace::<bf16>(device, &y, &w, [8, 8], algorithm).unwrap()
+        };
+        let weight =
+            |algorithm| conv.backward_weight_workspace::<bf16>(device, &x, &y, algorithm).unwrap();
+        let on_cpu = *device == Device::Cpu;
+        for workspace in [&adjoint as &dyn Fn(Algorithm) -> u64, &weight] {
+            assert_eq!(workspace(Algorithm::Naive), 0, "{device}");
+            assert_eq!(workspace(Algorithm::Im2col) == 0, on_cpu, "{device}");
+        }
+        let wrong = conv.forward_workspace::<f32>(device, &x, &[6, 3, 3, 3], true, Algorithm::Auto);
+        assert!(matches!(wrong, Err(Error::Shape { .. })), "{device}");
+    }
 }

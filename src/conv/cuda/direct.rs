@@ -19,8 +19,13 @@ use crate::geometry::{AxisMap, Layout, PaddingMode};
 const OUTS: usize = 8;
 /// Rows that a thread computes, at most.
 const ROWS: usize = 8;
-/// Registers that a thread may spend on one kind of number: its sums, a column's weights or inputs.
-const REGISTERS: usize = 64;
+/// Registers that a thread may spend on its sums, on the weights of a column, and on the sums of the
+/// weight's kernel, of which there is one for each tap.
+const SUMS: usize = 32;
+const WEIGHTS: usize = 36;
+const WEIGHT_SUMS: usize = 64;
+/// And on the inputs of a column.
+const INPUTS: usize = 40;
 /// Threads that are worth having, before each of them computes more rows.
 const ENOUGH_THREADS: usize = 1 << 17;
 /// Threads in a block of the weight's kernel, of which each should have so many columns of rows to add up.
@@ -135,7 +140,7 @@ fn ins<T: Element>(p: &Problem, outs: usize, per_group: usize, span: usize, addr
         return 1;
     }
     let mut ins = vector(size_of::<T>(), &[per_group], &[address]);
-    while ins > 1 && ins * span > REGISTERS {
+    while ins > 1 && span * ins * size_of::<T>() > 4 * INPUTS {
         ins /= 2;
     }
     ins
@@ -157,6 +162,18 @@ fn rows(extent: usize, mut limit: usize, others: usize) -> [usize; 2] {
     pieces(extent, limit)
 }
 
+/// The most rows, at most `limit`, whose `span` of inputs a thread has registers for.
+fn most_rows<T: Element>(
+    p: &Problem,
+    outs: usize,
+    limit: usize,
+    span: impl Fn(usize) -> usize,
+) -> usize {
+    let ins = if is_depthwise(p) { outs } else { 1 };
+    let fits = |&rows: &usize| span(rows) * ins * size_of::<T>() <= 4 * INPUTS;
+    (1..=limit.min(ROWS)).rev().find(fits).unwrap_or(1)
+}
+
 /// Rows between the first and the last that one output reads, on the middle axis.
 fn reach(p: &Problem) -> usize {
     (p.axes[1].taps() - 1) * p.axes[1].dilation()
@@ -164,7 +181,7 @@ fn reach(p: &Problem) -> usize {
 
 /// Whether there are kernels for this geometry: each is made for one.
 fn is_known(device: &CudaDevice, p: &Problem) -> bool {
-    is_specialised(&p.axes, device.options().specialise) && reach(p) <= REGISTERS / 2
+    is_specialised(&p.axes, device.options().specialise) && reach(p) < INPUTS
 }
 
 /// Computes `y`, or returns false where there is no kernel for the problem.
@@ -180,14 +197,15 @@ pub(super) fn forward<T: Element>(
         return Ok(false);
     }
     let [depths, heights, columns] = p.output_extents();
-    let registers = REGISTERS / words(T::Acc::DTYPE);
+    let words = words(T::Acc::DTYPE);
     let per_group = p.outputs_per_group();
     let addresses = [x.address(), y.address()];
-    let outs = outs::<T>(p, per_group, registers / p.axes[1].taps(), &addresses);
+    let outs = outs::<T>(p, per_group, WEIGHTS / (words * p.axes[1].taps()), &addresses);
     let vectors = p.outputs / outs;
-    let [rows, blocks_of_rows] =
-        rows(heights, registers / 2 / outs, p.batch * vectors * depths * columns);
-    let span = (rows - 1) * p.axes[1].stride() + reach(p) + 1;
+    let span = |rows| (rows - 1) * p.axes[1].stride() + reach(p) + 1;
+    let limit = most_rows::<T>(p, outs, SUMS / (words * outs), span);
+    let [rows, blocks_of_rows] = rows(heights, limit, p.batch * vectors * depths * columns);
+    let span = span(rows);
     let ins = ins::<T>(p, outs, p.channels_per_group(), span, x.address());
     let tile = Tile { depthwise: is_depthwise(p), outs, ins, rows };
     let arguments = Arguments {
@@ -213,9 +231,9 @@ pub(super) fn backward_input<T: Element>(
 ) -> Result<bool> {
     let device = dx.device();
     let cell = p.axes[1].stride() * p.axes[2].stride();
-    let registers = REGISTERS / words(T::Acc::DTYPE);
+    let words = words(T::Acc::DTYPE);
     let zeros = p.axes.iter().all(|map| map.mode() == PaddingMode::Zeros);
-    if !is_known(device, p) || !zeros || cell > registers / 2 {
+    if !is_known(device, p) || !zeros || words * cell > SUMS {
         return Ok(false);
     }
     // The cells that the inputs of an axis lie in.
@@ -227,12 +245,13 @@ pub(super) fn backward_input<T: Element>(
     let depths = p.axes[0].inputs();
     let per_group = p.channels_per_group();
     let addresses = [dy.address(), dx.address()];
-    let limit = (registers / p.axes[1].taps()).min(registers / 2 / cell);
+    let limit = (WEIGHTS / (words * p.axes[1].taps())).min(SUMS / (words * cell));
     let outs = outs::<T>(p, per_group, limit, &addresses);
     let vectors = p.channels / outs;
-    let [rows, blocks_of_rows] =
-        rows(heights, registers / 2 / (outs * cell), p.batch * vectors * depths * columns);
-    let span = rows + reach(p) / p.axes[1].stride();
+    let span = |rows| rows + reach(p) / p.axes[1].stride();
+    let limit = most_rows::<T>(p, outs, SUMS / (words * outs * cell), span);
+    let [rows, blocks_of_rows] = rows(heights, limit, p.batch * vectors * depths * columns);
+    let span = span(rows);
     let ins = ins::<T>(p, outs, p.outputs_per_group(), span, dy.address());
     let tile = Tile { depthwise: is_depthwise(p), outs, ins, rows };
     let arguments = Arguments {
@@ -272,6 +291,9 @@ pub(super) fn backward_weight<T: Element>(
 ) -> Result<bool> {
     let device = x.device();
     if !is_known(device, p) {
+        return Ok(false);
+    }
+    if p.taps() * words(T::Acc::DTYPE) > WEIGHT_SUMS {
         return Ok(false);
     }
     let plan = WeightPlan::new::<T>(p, &[x.address(), dy.address()]);
@@ -323,9 +345,11 @@ impl WeightPlan {
     fn new<T: Element>(p: &Problem, addresses: &[u64]) -> Self {
         let (depthwise, taps) = (is_depthwise(p), p.taps());
         let words = words(T::Acc::DTYPE);
-        let outs = outs::<T>(p, p.outputs_per_group(), REGISTERS / (words * taps), addresses);
+        let outs = outs::<T>(p, p.outputs_per_group(), WEIGHT_SUMS / (words * taps), addresses);
         let [depths, heights, columns] = p.output_extents();
-        let [rows, blocks_of_rows] = pieces(heights, (16 / (words * outs)).clamp(1, ROWS));
+        let span = |rows| (rows - 1) * p.axes[1].stride() + reach(p) + 1;
+        let limit = most_rows::<T>(p, outs, 16 / (words * outs), span);
+        let [rows, blocks_of_rows] = pieces(heights, limit);
         let inputs = if depthwise { 1 } else { p.channels_per_group() };
         let units = inputs * (p.outputs / outs);
         let mut lanes = match p.layout {

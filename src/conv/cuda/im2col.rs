@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::fold;
 
 pub(super) fn lowering(p: &Problem) -> Lowering<'_> {
-    Lowering { p, blocks: vec![Block { maps: p.axes.clone(), tap: [0; 3] }] }
+    Lowering::new(p, vec![Block { maps: p.axes.clone(), tap: [0; 3] }])
 }
 
 /// Folds the products of some images.

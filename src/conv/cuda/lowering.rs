@@ -47,30 +47,36 @@ impl Block {
 pub(super) struct Lowering<'a> {
     pub p: &'a Problem,
     pub blocks: Vec<Block>,
+    /// Bytes of workspace, unless a single image takes more.
+    room: usize,
 }
 
 /// What a call takes, in elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Workspace {
+#[derive(Clone, Copy, Debug)]
+struct Workspace {
     /// Images in a tile.
-    pub images: usize,
-    pub patches: usize,
-    pub sums: usize,
+    images: usize,
+    patches: usize,
+    sums: usize,
     /// Elements of a copy of the weight.
-    pub weights: usize,
+    weights: usize,
 }
 
 impl Workspace {
-    /// As many images as there is room for, each with so many elements of `patches` (an element of so
+    /// As many images as `room` bytes hold, each with so many elements of `patches` (an element of so
     /// many bytes) and of sums.
-    fn new(batch: usize, patches: [usize; 2], sums: [usize; 2]) -> Self {
+    fn new(room: usize, batch: usize, patches: [usize; 2], sums: [usize; 2]) -> Self {
         let image = patches[0] * patches[1] + sums[0] * sums[1];
-        let images = (WORKSPACE / image.max(1)).clamp(1, batch.max(1));
+        let images = (room / image.max(1)).clamp(1, batch.max(1));
         Workspace { images, patches: images * patches[0], sums: images * sums[0], weights: 0 }
     }
 }
 
-impl Lowering<'_> {
+impl<'a> Lowering<'a> {
+    pub fn new(p: &'a Problem, blocks: Vec<Block>) -> Self {
+        Lowering { p, blocks, room: WORKSPACE }
+    }
+
     /// Elements of one image's patches; 0 where they are the input itself.
     fn patches(&self) -> usize {
         let gathered = self.blocks.iter().filter(|block| !block.is_identity());
@@ -87,32 +93,40 @@ impl Lowering<'_> {
         self.p.outputs * self.p.channels_per_group() * self.p.taps()
     }
 
-    pub fn forward_workspace<T: Element>(&self, bias: bool) -> Workspace {
+    fn forward_workspace<T: Element>(&self, bias: bool) -> Workspace {
         let p = self.p;
         let direct = is_sum::<T>() || self.blocks.len() == 1 && !bias;
         let sums = if direct { 0 } else { p.outputs * p.output_positions() };
         let room = [self.patches(), size_of::<T>()];
         let weights = if self.reorders() { self.weights() } else { 0 };
-        Workspace { weights, ..Workspace::new(p.batch, room, [sums, size_of::<T::Acc>()]) }
+        Workspace {
+            weights,
+            ..Workspace::new(self.room, p.batch, room, [sums, size_of::<T::Acc>()])
+        }
     }
 
-    pub fn backward_input_workspace<T: Element>(&self, bias: bool) -> Workspace {
+    fn backward_input_workspace<T: Element>(&self, bias: bool) -> Workspace {
         let p = self.p;
         let direct = is_sum::<T>() || self.is_product() && !bias;
         let sums = if direct { 0 } else { p.channels * p.input_positions() };
         let bytes = size_of::<T::Acc>();
         let weights = if self.reorders() { self.weights() } else { 0 };
-        Workspace { weights, ..Workspace::new(p.batch, [self.patches(), bytes], [sums, bytes]) }
+        Workspace {
+            weights,
+            ..Workspace::new(self.room, p.batch, [self.patches(), bytes], [sums, bytes])
+        }
     }
 
-    pub fn backward_weight_workspace<T: Element>(&self) -> Workspace {
+    fn backward_weight_workspace<T: Element>(&self) -> Workspace {
         let p = self.p;
         let bytes = size_of::<T::Acc>();
         let room = [self.patches(), size_of::<T>()];
         match p.layout {
-            Layout::ChannelsFirst => Workspace::new(p.batch, room, [self.weights(), bytes]),
+            Layout::ChannelsFirst => {
+                Workspace::new(self.room, p.batch, room, [self.weights(), bytes])
+            }
             Layout::ChannelsLast => {
-                let space = Workspace::new(p.batch, room, [0, 0]);
+                let space = Workspace::new(self.room, p.batch, room, [0, 0]);
                 Workspace { sums: self.weights(), ..space }
             }
         }
@@ -319,4 +333,64 @@ fn run(layout: Layout, positions: usize) -> usize {
 
 fn scale(range: &Range<usize>, by: usize) -> Range<usize> {
     range.start * by..range.end * by
+}
+
+#[cfg(all(test, feature = "simulator", unix))]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::conv::cuda::naive;
+    use crate::device::Device;
+    use crate::device::cuda::CudaDevice;
+    use crate::geometry::Conv;
+    fn integers<T: Element>(device: &CudaDevice, len: usize, seed: usize) -> DeviceBuffer<T> {
+        let value = |i| T::from_f64(((i * 31 + seed * 17) % 23 % 5) as f64 - 2.0);
+        let data: Vec<T> = (0..len).map(value).collect();
+        DeviceBuffer::from_slice(device, "integers", &data).unwrap()
+    }
+
+    /// Tiles of one image, and of two with the last alone, give what the definition gives.
+    fn check<T: Element>(device: &CudaDevice, p: &Problem, mut lowering: Lowering<'_>) {
+        let inputs = p.channels * p.input_positions();
+        let outputs = p.outputs * p.output_positions();
+        let [x, dy] = [(inputs, 1), (outputs, 2)].map(|(n, s)| integers(device, 3 * n, s));
+        let [x, dy]: [DeviceSlice<'_, T>; 2] = [x.view(), dy.view()];
+        let weights = lowering.weights();
+        let [w, b] = [(weights, 3), (p.outputs, 4)].map(|(n, s)| integers(device, n, s));
+        let [w, b] = [w.view(), b.view()];
+        let fresh = |len| integers::<T>(device, len, 5);
+        let mut expected = [fresh(x.len()), fresh(dy.len()), fresh(weights)];
+        let [dx, y, dw] = &mut expected;
+        naive::forward(p, &x, &w, Some(&b), &mut y.view_mut()).unwrap();
+        naive::backward_input(p, &dy, &w, None, &mut dx.view_mut()).unwrap();
+        naive::backward_weight(p, &x, &dy, &mut dw.view_mut()).unwrap();
+        let expected = expected.map(|buffer| buffer.to_vec().unwrap());
+        for (room, most) in [(1, 1), (6000, 3)] {
+            lowering.room = room;
+            let mut found = [fresh(x.len()), fresh(dy.len()), fresh(weights)];
+            let [dx, y, dw] = &mut found;
+            lowering.forward(&x, &w, Some(&b), &mut y.view_mut()).unwrap();
+            lowering.backward_input(&dy, &w, None, &mut dx.view_mut()).unwrap();
+            lowering.backward_weight(&x, &dy, &mut dw.view_mut()).unwrap();
+            assert!(lowering.forward_workspace::<T>(true).images <= most);
+            let found = found.map(|buffer| buffer.to_vec().unwrap());
+            assert!(found == expected, "{} in {room} bytes, {p:?}", T::DTYPE);
+        }
+    }
+
+    #[test]
+    fn batches_are_cut_into_tiles() {
+        let Device::Cuda(device) = Device::simulator().unwrap() else { unreachable!() };
+        for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+            for groups in [1, 2] {
+                let conv = Conv::new([3, 2]).padding([1, 0]).groups(groups).layout(layout);
+                let p = Problem::new(&conv.bind([5, 6]).unwrap(), 3, 4, 6).unwrap();
+                check::<f32>(&device, &p, im2col::lowering(&p));
+                check::<f32>(&device, &p, shifted::lowering(&p).unwrap());
+                check::<bf16>(&device, &p, im2col::lowering(&p));
+                check::<bf16>(&device, &p, shifted::lowering(&p).unwrap());
+            }
+        }
+    }
 }

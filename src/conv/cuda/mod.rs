@@ -13,9 +13,9 @@
 //! | for | `auto` is | because |
 //! |---|---|---|
 //! | several groups of at most 16 channels | direct | a group's product has a side of at most 16, which fills no tile of a matrix product; memory bounds it |
-//! | the same where the direct kernel does not fit (many taps; `dx` in modes other than zeros or with large strides) | naive | as above, and each thread's loops are short |
+//! | the same where the direct kernel does not fit (many taps; `dx` in modes other than zeros or with large strides) | naive; `dw` implicit | as above, and each thread's loops are short; those of naive `dw` are not |
 //! | one tap, stride 1, no padding | im2col | patches and input are the same: it is one product and nothing else |
-//! | `dx` in modes other than zeros | im2col | several padded positions read one input, which fold adds up; implicit has no such path |
+//! | `dx` in modes other than zeros (as does `implicit`) | im2col | several padded positions read one input, which fold adds up; implicit has no such path |
 //! | all else | implicit | patches are K times the input, and writing and reading them takes as long as a product with 46 outputs |
 //!
 //! `bias.rs` sums up the bias gradient, in two stages.

@@ -21,7 +21,7 @@ pub(super) fn lowering(p: &Problem) -> Result<Lowering<'_>> {
         let maps = [d.tap_axis(tap[0])?, h.tap_axis(tap[1])?, w.tap_axis(tap[2])?];
         Ok(Block { maps, tap })
     };
-    Ok(Lowering { p, blocks: (0..p.taps()).map(block).collect::<Result<_>>()? })
+    Ok(Lowering::new(p, (0..p.taps()).map(block).collect::<Result<_>>()?))
 }
 
 /// `AddArgs` in the kernel.

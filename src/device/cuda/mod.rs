@@ -210,13 +210,32 @@ impl CudaDevice {
     }
 
     pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
-        let stand_in = Box::new(Offline::instead_of(self.driver()));
-        let compiler = Compiler::without_cache(&*stand_in);
-        let stand_in = Self::assemble(stand_in, compiler, self.options());
+        let stand_in = self.stand_in();
         work(&Device::Cuda(stand_in.clone()))?;
         let specs = stand_in.0.compiler.specs();
         specs.par_iter().try_for_each(|spec| self.kernel(spec).map(drop))?;
         Ok(specs.len())
+    }
+
+    /// The memory that `call` takes on top of what `operands` hold, in bytes.
+    pub(super) fn workspace<O>(
+        &self,
+        operands: impl FnOnce(&Device) -> Result<O>,
+        call: impl FnOnce(&mut O) -> Result<()>,
+    ) -> Result<u64> {
+        let stand_in = self.stand_in();
+        let mut operands = operands(&Device::Cuda(stand_in.clone()))?;
+        let peak = || stand_in.driver().as_any().downcast_ref().map_or(0, Offline::take_peak);
+        peak();
+        call(&mut operands)?;
+        Ok(peak())
+    }
+
+    /// A device on which nothing is compiled or computed.
+    fn stand_in(&self) -> CudaDevice {
+        let stand_in = Box::new(Offline::instead_of(self.driver()));
+        let compiler = Compiler::without_cache(&*stand_in);
+        Self::assemble(stand_in, compiler, self.options())
     }
 
     /// The kernels that were compiled, or read from the cache, so far: in the order of their names.
