@@ -129,7 +129,7 @@ fn fold_rows<T: Element>(map: &AxisMap, patches: &[T], part: &Range<usize>, sums
     let held = held(map, part);
     for (tap, row) in patches.chunks_exact(map.outputs()).enumerate() {
         let outputs = map.outputs_reading(tap, &held);
-        fold_line(map, tap, outputs.clone(), &row[outputs], part.start, sums);
+        LineFold::new(map, tap, outputs.clone(), part.start).add(&row[outputs], sums);
     }
 }
 
@@ -229,19 +229,16 @@ impl<'m> FoldSlab<'m> {
     fn add_lines_to<A: Accumulator>(&self, slab: &[A], sums: &mut [A]) {
         let [map_d, map_h, map_w] = self.axes;
         let [part_d, part_h, part_w] = &self.part;
-        for d in self.held[0].clone() {
-            for h in self.held[1].clone() {
-                let Some((i, j)) = map_d.padded_source(d).zip(map_h.padded_source(h)) else {
-                    continue;
-                };
-                let line = (i - part_d.start) * part_h.len() + j - part_h.start;
-                let target = &mut sums[line * part_w.len()..][..part_w.len()];
-                for tap in 0..map_w.taps() {
-                    let outputs = map_w.outputs_reading(tap, &self.held[2]);
-                    let start =
-                        self.lines.line(tap, d - self.held[0].start, h - self.held[1].start);
-                    let line = &slab[start..][..outputs.len()];
-                    fold_line(map_w, tap, outputs, line, part_w.start, target);
+        for tap in 0..map_w.taps() {
+            let outputs = map_w.outputs_reading(tap, &self.held[2]);
+            let fold = LineFold::new(map_w, tap, outputs, part_w.start);
+            for (at_d, d) in self.held[0].clone().enumerate() {
+                let Some(i) = map_d.padded_source(d) else { continue };
+                for (at_h, h) in self.held[1].clone().enumerate() {
+                    let Some(j) = map_h.padded_source(h) else { continue };
+                    let line = (i - part_d.start) * part_h.len() + j - part_h.start;
+                    let target = &mut sums[line * part_w.len()..][..part_w.len()];
+                    fold.add(&slab[self.lines.line(tap, at_d, at_h)..], target);
                 }
             }
         }
@@ -254,29 +251,37 @@ fn add<T: Element>(source: &[T], target: &mut [T::Acc]) {
     target.iter_mut().zip(source).for_each(|(t, s)| *t += s.to_acc());
 }
 
-/// The adjoint of `unfold_line`: `target[source(o, tap) − first] += line[o]` over `outputs`.
-#[inline]
-fn fold_line<T: Element>(
-    map: &AxisMap,
-    tap: usize,
-    outputs: Range<usize>,
-    line: &[T],
-    first: usize,
-    target: &mut [T::Acc],
-) {
-    let inner = inner_outputs(map, tap, &outputs);
-    for o in (outputs.start..inner.start).chain(inner.end..outputs.end) {
-        if let Some(i) = map.source(o, tap) {
-            target[i - first] += line[o - outputs.start].to_acc();
+/// Where the elements of a line go, through one tap of the last axis: `target[source(o, tap) − first] +=
+/// line[o]`.
+struct LineFold {
+    /// The part of the line that goes to every `stride`-th target from `start` on.
+    inner: Range<usize>,
+    start: usize,
+    stride: usize,
+    /// All others: (where in the line, where in the target).
+    edges: Vec<(usize, usize)>,
+}
+
+impl LineFold {
+    /// A line that holds these outputs, and a target that begins with input `first`.
+    fn new(map: &AxisMap, tap: usize, outputs: Range<usize>, first: usize) -> Self {
+        let inner = inner_outputs(map, tap, &outputs);
+        let edges = (outputs.start..inner.start).chain(inner.end..outputs.end);
+        let edges = edges.filter_map(|o| Some((o - outputs.start, map.source(o, tap)? - first)));
+        let edges = edges.collect();
+        let start = if inner.is_empty() { None } else { map.source(inner.start, tap) };
+        let inner = inner.start - outputs.start..inner.end - outputs.start;
+        LineFold { inner, start: start.map_or(0, |i| i - first), stride: map.stride(), edges }
+    }
+
+    #[inline]
+    fn add<T: Element>(&self, line: &[T], target: &mut [T::Acc]) {
+        for &(from, to) in &self.edges {
+            target[to] += line[from].to_acc();
         }
-    }
-    if inner.is_empty() {
-        return;
-    }
-    let line = &line[inner.start - outputs.start..][..inner.len()];
-    if let Some(start) = map.source(inner.start, tap) {
-        let target = &mut target[start - first..];
-        match map.stride() {
+        let line = &line[self.inner.clone()];
+        let target = &mut target[self.start..];
+        match self.stride {
             1 => add(line, target),
             2 => target.iter_mut().step_by(2).zip(line).for_each(|(t, s)| *t += s.to_acc()),
             n => target.iter_mut().step_by(n).zip(line).for_each(|(t, s)| *t += s.to_acc()),
