@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 impl<const D: usize> Conv<D> {
     /// Bytes of the device's memory that [`Conv::forward_into`] takes while it runs, for operands of these
     /// shapes: what patches, partial sums and wider sums of half types need. cuBLAS, where it is used,
-    /// has a workspace of its own, of one size; what the crate's products take in its place is counted.
+    /// has a workspace of its own, of one size, which is not counted.
     ///
     /// 0 on the CPU, where each thread keeps a few MiB whatever the shape. Nothing is computed.
     ///

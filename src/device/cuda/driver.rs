@@ -52,6 +52,9 @@ pub(crate) trait Driver: fmt::Debug + Send + Sync {
     /// Compute capability as 10·major + minor.
     fn capability(&self) -> u32;
 
+    /// Whether cuBLAS multiplies matrices here.
+    fn has_blas(&self) -> bool;
+
     /// Number of multiprocessors.
     fn multiprocessors(&self) -> u32;
 

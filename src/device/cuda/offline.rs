@@ -19,6 +19,8 @@ pub(super) struct Offline {
     toolchain: String,
     capability: u32,
     multiprocessors: u32,
+    /// Whether cuBLAS takes the place of kernels of the crate's.
+    has_blas: bool,
     identity: u64,
     /// What to compile for; without, images are empty.
     #[cfg(feature = "cuda")]
@@ -39,6 +41,7 @@ impl Offline {
             toolchain: driver.toolchain(),
             capability: driver.capability(),
             multiprocessors: driver.multiprocessors(),
+            has_blas: driver.has_blas(),
             identity: fresh_identity(),
             #[cfg(feature = "cuda")]
             target: None,
@@ -63,6 +66,7 @@ impl Offline {
             toolchain: format!("NVRTC {major}.{minor} for {target}"),
             capability,
             multiprocessors: 100,
+            has_blas: false,
             identity: fresh_identity(),
             target: Some(target),
             needs: Mutex::default(),
@@ -114,6 +118,10 @@ impl Driver for Offline {
 
     fn capability(&self) -> u32 {
         self.capability
+    }
+
+    fn has_blas(&self) -> bool {
+        self.has_blas
     }
 
     fn multiprocessors(&self) -> u32 {

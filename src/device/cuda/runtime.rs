@@ -127,6 +127,10 @@ impl Driver for Runtime {
         self.facts.capability
     }
 
+    fn has_blas(&self) -> bool {
+        self.blas().is_ok()
+    }
+
     fn multiprocessors(&self) -> u32 {
         self.facts.multiprocessors
     }

@@ -133,6 +133,10 @@ impl Driver for Simulator {
         CAPABILITY
     }
 
+    fn has_blas(&self) -> bool {
+        false
+    }
+
     fn multiprocessors(&self) -> u32 {
         MULTIPROCESSORS
     }
