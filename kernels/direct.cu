@@ -68,12 +68,13 @@ DEVICE Place place(const DirectArgs& args, Index thread) {
 
 // What the rows of a column hold, for INS channels; zeros where there is nothing.
 template <int ROWS_READ>
-DEVICE void read_column(Ins (&values)[ROWS_READ], const ELEMENT* from, const Index (&lines)[ROWS_READ], Index column,
-                        Index position) {
+DEVICE void read_column(Ins (&values)[ROWS_READ], const ELEMENT* from, const Index (&lines)[ROWS_READ],
+                        Index column, Index position) {
     UNROLL
     for (int r = 0; r < ROWS_READ; ++r) {
         values[r] = Ins{};
-        if (lines[r] >= 0 && column >= 0) values[r] = load_pack<ELEMENT, INS>(from + (lines[r] + column) * position);
+        if (lines[r] >= 0 && column >= 0)
+            values[r] = load_pack<ELEMENT, INS>(from + (lines[r] + column) * position);
     }
 }
 DEVICE Acc value(const Ins& values, int in, int out) { return to_acc(values.at[DEPTHWISE ? out : in]); }
@@ -154,7 +155,8 @@ KERNEL(direct_forward, DirectArgs, 256) {
                         for (int row = 0; row < ROWS; ++row) {
                             UNROLL
                             for (int o = 0; o < OUTS; ++o)
-                                sums[row][o] = fused(weights[o], value(values[row * SH + kh * DH], i, o), sums[row][o]);
+                                sums[row][o] =
+                                    fused(weights[o], value(values[row * SH + kh * DH], i, o), sums[row][o]);
                         }
                     }
                 }
@@ -216,16 +218,18 @@ KERNEL(direct_backward_input, DirectArgs, 256) {
                         for (int kh = 0; kh < KH; ++kh) {
                             Acc weights[OUTS];
                             UNROLL
-                            for (int o = 0; o < OUTS; ++o)
-                                weights[o] = to_acc(load(args.weight + offset(ws, output + (DEPTHWISE ? o : c + i),
-                                                                              DEPTHWISE ? 0 : input + o,
-                                                                              tap_at(axes, kd, kh, kw))));
+                            for (int o = 0; o < OUTS; ++o) {
+                                Index out = output + (DEPTHWISE ? o : c + i), in = DEPTHWISE ? 0 : input + o;
+                                Index tap = tap_at(axes, kd, kh, kw);
+                                weights[o] = to_acc(load(args.weight + offset(ws, out, in, tap)));
+                            }
                             UNROLL
                             for (int row = 0; row < ROWS; ++row) {
                                 UNROLL
                                 for (int o = 0; o < OUTS; ++o) {
                                     Acc& sum = sums[row * SH + kh * DH % SH][phase][o];
-                                    sum = fused(weights[o], value(values[row + BACK - kh * DH / SH], i, o), sum);
+                                    Acc read = value(values[row + BACK - kh * DH / SH], i, o);
+                                    sum = fused(weights[o], read, sum);
                                 }
                             }
                         }
@@ -240,7 +244,8 @@ KERNEL(direct_backward_input, DirectArgs, 256) {
         UNROLL
         for (int phase = 0; phase < SW; ++phase) {
             Index w = column * SW + phase - (Index)axes.at[2].low;
-            if ((Unsigned)h >= (Unsigned)inputs<1>(axes) || (Unsigned)w >= (Unsigned)inputs<2>(axes)) continue;
+            if ((Unsigned)h >= (Unsigned)inputs<1>(axes)) continue;
+            if ((Unsigned)w >= (Unsigned)inputs<2>(axes)) continue;
             Index to = input_at(axes, at.depth, h, w);
             write(args.result + offset(args.conv.x, at.image, channel, to), sums[row][phase],
                   args.bias ? args.bias + channel : args.bias, (Index)args.conv.x.channel);
@@ -269,7 +274,8 @@ KERNEL(direct_backward_weight, DirectArgs, 128) {
 
     Acc sums[KD][KH][KW][OUTS] = {};
     Index end = works ? smaller((Index)args.count, (chunk + 1) * (Index)args.length) : 0;
-    for (Index item = chunk * (Index)args.length + (Index)threadIdx.x / LANES; item < end; item += 128 / LANES) {
+    Index start = chunk * (Index)args.length + (Index)threadIdx.x / LANES;
+    for (Index item = start; item < end; item += 128 / LANES) {
         Place at;
         Index rest = item;
         at.column = take(rest, args.columns);
@@ -305,9 +311,10 @@ KERNEL(direct_backward_weight, DirectArgs, 128) {
                         // What other rows read may be infinite.
                         if (first + row >= outputs<1>(axes)) continue;
                         UNROLL
-                        for (int o = 0; o < OUTS; ++o)
-                            sums[kd][kh][kw][o] =
-                                fused(gradients[row][o], value(values[row * SH + kh * DH], 0, o), sums[kd][kh][kw][o]);
+                        for (int o = 0; o < OUTS; ++o) {
+                            Acc& sum = sums[kd][kh][kw][o];
+                            sum = fused(gradients[row][o], value(values[row * SH + kh * DH], 0, o), sum);
+                        }
                     }
                 }
             }

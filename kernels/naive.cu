@@ -58,9 +58,10 @@ KERNEL(naive_forward, NaiveArgs, 256) {
             for (Index kw = 0; kw < taps<2>(axes); ++kw) {
                 Index w = source<2>(axes, y.at.w, kw);
                 if (d < 0 || h < 0 || w < 0) continue;
+                Index tap = tap_at(axes, kd, kh, kw), i = input_at(axes, d, h, w);
                 for (Index c = 0; c < channels; ++c)
-                    sum = product(args.weight + offset(ws, y.channel, c, tap_at(axes, kd, kh, kw)),
-                                  args.x + offset(xs, y.image, y.group * channels + c, input_at(axes, d, h, w)), sum);
+                    sum = product(args.weight + offset(ws, y.channel, c, tap),
+                                  args.x + offset(xs, y.image, y.group * channels + c, i), sum);
             }
         }
     }

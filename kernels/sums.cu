@@ -73,7 +73,8 @@ KERNEL(add, AddArgs, 256) {
             if (h < 0) continue;
             for (Index rw = 0; rw < readers<2>(axes, at.w); ++rw) {
                 Index w = reader_output<2>(axes, padded_position<2>(axes, at.w, rw), (Index)args.tap[2]);
-                if (w >= 0) sum += load(args.products + offset(args.y, image, channel, output_at(axes, d, h, w)));
+                if (w < 0) continue;
+                sum += load(args.products + offset(args.y, image, channel, output_at(axes, d, h, w)));
             }
         }
     }

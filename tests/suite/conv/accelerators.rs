@@ -1,0 +1,79 @@
+//! Convolution on the devices other than the CPU.
+
+use convmat::{Algorithm, Conv, Device, Error};
+use half::bf16;
+use proptest::prelude::*;
+
+use super::{
+    Operands, check_integers, check_integers_of_all_types, check_randoms_of_all_types,
+    check_transposed, fast, large, run_case,
+};
+use crate::catalogue::{accelerators, cases, devices, randoms};
+use crate::oracle::Case;
+use crate::with_rank;
+
+/// The same call twice gives the same bytes.
+fn check_bytes(case: &Case, device: &Device) {
+    let at = Operands::<f32>::new(case, randoms).on(device);
+    for algorithm in Algorithm::ALL {
+        let [once, twice] = [0, 1].map(|_| run_case(case, &at, algorithm));
+        assert_eq!(once, twice, "{algorithm} on {device}, {case:?}");
+    }
+}
+
+proptest! {
+    // The simulator takes a third of a second for a case.
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn accelerators_compute_the_same(case in cases()) {
+        for device in accelerators() {
+            check_integers_of_all_types(&case, device)?;
+            check_randoms_of_all_types(&case, device)?;
+            check_bytes(&case, device);
+            with_rank!(case, D => check_transposed::<D>(&case, device))?;
+        }
+    }
+}
+
+#[test]
+fn large_shapes_are_exact_on_accelerators() {
+    for device in accelerators() {
+        for case in large().into_iter().step_by(2) {
+            check_integers::<f32>(&case, device, fast()).unwrap();
+            check_bytes(&case, device);
+        }
+    }
+}
+
+/// One image's patches and sums are the least; the CPU has none of it, nor have algorithms without.
+#[test]
+fn workspaces_are_told() {
+    let conv = Conv::new([3, 3]).padding([1, 1]);
+    let (x, w) = ([2, 4, 8, 8], [6, 4, 3, 3]);
+    for device in devices() {
+        let forward = |algorithm| conv.forward_workspace::<f32>(device, &x, &w, true, algorithm);
+        let none = forward(Algorithm::Naive).unwrap();
+        let patches = forward(Algorithm::Im2col).unwrap();
+        let tap = forward(Algorithm::Shifted).unwrap();
+        // Allocations are multiples of 256 bytes.
+        let expected = match device {
+            Device::Cpu => [0, 0, 0],
+            _ => [0, 2 * 4 * 9 * 64 * 4, 2 * 4 * 64 * 4 + 1024],
+        };
+        assert_eq!([none, patches, tap], expected, "{device}");
+        let y = [2, 6, 8, 8];
+        let adjoint = |algorithm| {
+            conv.backward_input_workspace::<bf16>(device, &y, &w, [8, 8], algorithm).unwrap()
+        };
+        let weight =
+            |algorithm| conv.backward_weight_workspace::<bf16>(device, &x, &y, algorithm).unwrap();
+        let on_cpu = *device == Device::Cpu;
+        for workspace in [&adjoint as &dyn Fn(Algorithm) -> u64, &weight] {
+            assert_eq!(workspace(Algorithm::Naive), 0, "{device}");
+            assert_eq!(workspace(Algorithm::Im2col) == 0, on_cpu, "{device}");
+        }
+        let wrong = conv.forward_workspace::<f32>(device, &x, &[6, 3, 3, 3], true, Algorithm::Auto);
+        assert!(matches!(wrong, Err(Error::Shape { .. })), "{device}");
+    }
+}
