@@ -329,8 +329,12 @@ impl<T: Element> Csr<T> {
     /// [`Error::DeviceMismatch`] unless the matrix is on the host.
     pub fn eliminate_zeros(mut self) -> Result<Self> {
         self.need_host("the elimination of zeros")?;
-        if let Storage::Cpu(Host { structure, data }) = &mut self.storage {
-            with_pattern!(structure, p => compact(p, data));
+        match &mut self.storage {
+            Storage::Cpu(Host { structure, data }) => {
+                with_pattern!(structure, p => compact(p, data));
+            }
+            #[cfg(gpu)]
+            Storage::Cuda(_) => unreachable!("it is on the host"),
         }
         Ok(self)
     }

@@ -194,7 +194,6 @@ impl Products<'_> {
                 c: matrix(&c),
                 alpha: 1.0,
                 beta: if add { 1.0 } else { 0.0 },
-                tf32: false,
             };
             // SAFETY: passed on to the caller; the result overlaps neither factor, as it is another
             // operand.

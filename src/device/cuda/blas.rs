@@ -86,8 +86,8 @@ impl Blas {
             DType::F64 => Type::CUDA_R_64F,
         };
         let (factor, output) = (kind(gemm.dtype), kind(gemm.output));
+        // Strict IEEE arithmetic for f32: no TF32.
         let compute = match gemm.dtype {
-            DType::F32 if gemm.tf32 => Compute::CUBLAS_COMPUTE_32F_FAST_TF32,
             DType::F64 => Compute::CUBLAS_COMPUTE_64F,
             _ => Compute::CUBLAS_COMPUTE_32F,
         };

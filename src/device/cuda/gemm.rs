@@ -36,8 +36,6 @@ pub(crate) struct Gemm {
     pub c: Matrix,
     pub alpha: f64,
     pub beta: f64,
-    /// Whether `f32` factors may be rounded to TF32.
-    pub tf32: bool,
 }
 
 impl CudaDevice {
@@ -64,7 +62,7 @@ impl CudaDevice {
         unsafe { self.multiply(gemm) }
     }
 
-    /// [`CudaDevice::gemm`] by `kernels/gemm.cu`. Rounds no factor to TF32.
+    /// [`CudaDevice::gemm`] by `kernels/gemm.cu`.
     ///
     /// # Safety
     /// As [`CudaDevice::gemm`].
@@ -218,7 +216,6 @@ mod tests {
             c: matrix(buffer_c.view_mut().address(), ldc, size_c, false),
             alpha: 0.5,
             beta: case.beta,
-            tf32: false,
         };
         // SAFETY: the buffers have these sizes.
         unsafe { device.gemm(&gemm).unwrap() };

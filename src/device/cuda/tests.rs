@@ -154,7 +154,6 @@ fn products<T: Element>(runtime: &Runtime, dtype: DType) {
             c: matrix(2, ldc, m * ldc, false),
             alpha: 2.,
             beta: 1.,
-            tf32: false,
         };
         // SAFETY: the matrices were uploaded with these sizes.
         unsafe { runtime.blas().unwrap().gemm(&gemm).unwrap() };
@@ -188,9 +187,9 @@ fn cublas_multiplies_by_rows() {
     products::<bf16>(&runtime, DType::BF16);
     let nowhere = Matrix { address: 0, leading: 1 << 32, stride: 0, transposed: false };
     let (m, n, k, batch) = (1, 1, 1, 1);
-    let (dtype, alpha, beta, tf32) = (DType::F32, 1., 0., false);
+    let (dtype, alpha, beta) = (DType::F32, 1., 0.);
     let (a, b, c, output) = (nowhere, nowhere, nowhere, dtype);
-    let gemm = Gemm { dtype, output, m, n, k, batch, a, b, c, alpha, beta, tf32 };
+    let gemm = Gemm { dtype, output, m, n, k, batch, a, b, c, alpha, beta };
     // SAFETY: the sizes are refused before anything is queued.
     let refused = unsafe { runtime.blas().unwrap().gemm(&gemm) };
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
