@@ -64,9 +64,9 @@ impl Engine {
     }
 
     /// Whether a thread's registers hold what a tile takes.
-    fn takes(self, tile: [usize; 2], [a, b, _]: [usize; 3]) -> bool {
-        let elements = a == 1 && b == 1;
-        let crowded = self.dtype == DType::F64 || (elements && self.instruction.is_some());
+    fn takes(self, tile: [usize; 2], [a, b, c]: [usize; 3]) -> bool {
+        let elements = if self.instruction.is_some() { a == 1 && b == 1 } else { b == 1 && c == 1 };
+        let crowded = self.dtype == DType::F64 || elements;
         tile != [128, 128] || !crowded
     }
 }
