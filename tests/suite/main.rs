@@ -1,6 +1,8 @@
 //! The crate's one integration-test binary: a module per capability, one catalogue of cases.
 
 mod bias;
+#[cfg(feature = "cuda")]
+mod capture;
 mod catalogue;
 #[cfg(feature = "cli")]
 mod cli;
