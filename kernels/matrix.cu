@@ -118,7 +118,7 @@ template <typename T> DEVICE void copy_out(const T* staged, T* to, int count) {
     T* aligned = to - start;
     for (int at = (int)threadIdx.x * vector; at < end; at += THREADS * vector) {
         if (at >= start && at + vector <= end) {
-            store_pack<T, vector>(aligned + at, load_pack<T, vector>(staged + at));
+            store_global<T, vector>(aligned + at, load_pack<T, vector>(staged + at));
         } else {
             for (int v = at; v < at + vector; ++v)
                 if (v >= start && v < end) aligned[v] = staged[v];

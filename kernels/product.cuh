@@ -68,7 +68,7 @@ DEVICE void write(const Target& target, const Line& line, Index column, const Pa
     if (line.offset < 0) return;
     if constexpr (Target::VECTOR > 1) {
         Index at = target.column(column);
-        if (at >= 0) store_pack<Value, N>(target.base + line.offset + at, values);
+        if (at >= 0) store_global<Value, N>(target.base + line.offset + at, values);
     } else {
         UNROLL
         for (int v = 0; v < N; ++v) {

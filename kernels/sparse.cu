@@ -47,7 +47,7 @@ KERNEL(mul_matrix, SparseArgs, 256) {
     Pack<ELEMENT, VECTOR> y;
     UNROLL
     for (int v = 0; v < VECTOR; ++v) y.at[v] = from_acc<ELEMENT>(sums[v]);
-    store_pack<ELEMENT, VECTOR>(args.y + row * vectors + first, y);
+    store_global<ELEMENT, VECTOR>(args.y + row * vectors + first, y);
 }
 
 // A warp to a row.
