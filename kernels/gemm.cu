@@ -37,12 +37,7 @@ struct GemmTarget {
 };
 
 #ifdef SUM
-KERNEL(gemm_sum, GemmArgs, 256) {
-    Index at = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
-    if (at >= (Index)args.tiling.count) return;
-    Element of = element(args.tiling, at);
-    add_parts(GemmTarget(args, of.batch), args.parts, args.tiling, of, at);
-}
+KERNEL(gemm_sum, GemmArgs, 256) { add_parts<GemmTarget>(args); }
 #else
 KERNEL_RESIDENT(gemm, GemmArgs, PRODUCT_THREADS, sizeof(Acc) == 8 ? 1 : 2) {
     Work now = work(args.tiling);
@@ -52,10 +47,6 @@ KERNEL_RESIDENT(gemm, GemmArgs, PRODUCT_THREADS, sizeof(Acc) == 8 ? 1 : 2) {
                                            (Index)args.a_row, (Index)args.a_term};
     MatrixLoader<B_ALONG_K, B_VECTOR> b = {args.b + now.batch * args.b_batch, columns, depth,
                                            (Index)args.b_column, (Index)args.b_term};
-#ifdef SPLIT
-    product(a, b, now, PartTarget(args.parts, args.tiling, now));
-#else
-    product(a, b, now, GemmTarget(args, now.batch));
-#endif
+    tile<GemmTarget>(a, b, now, args);
 }
 #endif

@@ -204,12 +204,7 @@ struct CorrelateTarget {
 };
 
 #ifdef SUM
-KERNEL(correlate_sum, CorrelateArgs, 256) {
-    Index at = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
-    if (at >= (Index)args.tiling.count) return;
-    Element of = element(args.tiling, at);
-    add_parts(CorrelateTarget(args, of.batch), args.parts, args.tiling, of, at);
-}
+KERNEL(correlate_sum, CorrelateArgs, 256) { add_parts<CorrelateTarget>(args); }
 #else
 KERNEL_RESIDENT(correlate, CorrelateArgs, PRODUCT_THREADS, RESIDENT) {
     Work now = work(args.tiling);
@@ -220,11 +215,7 @@ KERNEL_RESIDENT(correlate, CorrelateArgs, PRODUCT_THREADS, RESIDENT) {
     WeightLoader<A_VECTOR> a(args, now.batch);
     PatchLoader<B_VECTOR> b(args.patches, now.batch);
 #endif
-#ifdef SPLIT
-    product(a, b, now, PartTarget(args.parts, args.tiling, now));
-#else
-    product(a, b, now, CorrelateTarget(args, now.batch));
-#endif
+    tile<CorrelateTarget>(a, b, now, args);
 }
 #endif
 
@@ -276,12 +267,7 @@ struct GradientTarget {
 };
 
 #ifdef SUM
-KERNEL(gradient_sum, GradientArgs, 256) {
-    Index at = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
-    if (at >= (Index)args.tiling.count) return;
-    Element of = element(args.tiling, at);
-    add_parts(GradientTarget(args, of.batch), args.parts, args.tiling, of, at);
-}
+KERNEL(gradient_sum, GradientArgs, 256) { add_parts<GradientTarget>(args); }
 #else
 KERNEL_RESIDENT(gradient, GradientArgs, PRODUCT_THREADS, RESIDENT) {
     Work now = work(args.tiling);
@@ -292,11 +278,7 @@ KERNEL_RESIDENT(gradient, GradientArgs, PRODUCT_THREADS, RESIDENT) {
     OtherLoader<A_VECTOR> a(args, now.batch);
     PatchColumnLoader<B_VECTOR> b(args.patches, now.batch);
 #endif
-#ifdef SPLIT
-    product(a, b, now, PartTarget(args.parts, args.tiling, now));
-#else
-    product(a, b, now, GradientTarget(args, now.batch));
-#endif
+    tile<GradientTarget>(a, b, now, args);
 }
 #endif
 

@@ -103,12 +103,15 @@ DEVICE Element element(const Tiling& tiling, Index at) {
     Index line = divide(at, tiling.columns), batch = divide(line, tiling.rows);
     return Element{batch, line - batch * (Index)tiling.rows.by, at - line * (Index)tiling.columns.by};
 }
-// Adds up the parts of an element, in their order.
-template <typename Target>
-DEVICE void add_parts(const Target& target, const Acc* parts, const Tiling& tiling, const Element& of,
-                      Index at) {
+// Adds up the parts of a thread's element, in their order.
+template <typename Target, typename Args> DEVICE void add_parts(const Args& args) {
+    Index at = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
+    if (at >= (Index)args.tiling.count) return;
+    Element of = element(args.tiling, at);
+    Target target(args, of.batch);
     Acc sum = target.start(of.row, of.column);
-    for (i64 part = 0; part < tiling.parts.by; ++part) sum += load(parts + part * tiling.count + at);
+    for (i64 part = 0; part < args.tiling.parts.by; ++part)
+        sum += load(args.parts + part * args.tiling.count + at);
     Line line = target.row(of.row);
     target.base[line.offset + target.column(of.column)] = target.value(line, of.column, sum);
 }
@@ -459,3 +462,13 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
 }
 
 #endif
+
+// A block's tile of C, or its part of the tile's terms.
+template <typename Target, typename LoaderA, typename LoaderB, typename Args>
+DEVICE void tile(const LoaderA& a, const LoaderB& b, const Work& work, const Args& args) {
+#ifdef SPLIT
+    product(a, b, work, PartTarget(args.parts, args.tiling, work));
+#else
+    product(a, b, work, Target(args, work.batch));
+#endif
+}
