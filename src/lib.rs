@@ -79,6 +79,7 @@ mod geometry;
 pub mod io;
 mod matrix;
 mod memory;
+mod patches;
 mod stream;
 mod tensor;
 mod unfold;

@@ -1,7 +1,7 @@
 //! What a convolution's algorithms are told: sizes, strides and index maps, checked beforehand.
 
 use crate::error::{Result, checked_product};
-use crate::geometry::{AxisMap, AxisRows, Geometry, Layout};
+use crate::geometry::{Axes, AxisRows, Geometry, Layout};
 
 /// A convolution with every size known and consistent, D promoted to 3 by leading axes of extent 1.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub(super) struct Problem {
     pub outputs: usize,
     pub groups: usize,
     pub layout: Layout,
-    pub axes: [AxisMap; 3],
+    pub axes: Axes,
 }
 
 /// Distances between neighbours in an activation, in elements.
@@ -61,29 +61,29 @@ impl Problem {
 
     /// Extents of the input's axes.
     pub fn input_extents(&self) -> [usize; 3] {
-        self.axes.each_ref().map(AxisMap::inputs)
+        self.axes.input_extents()
     }
 
     /// Extents of the output's axes.
     pub fn output_extents(&self) -> [usize; 3] {
-        self.axes.each_ref().map(AxisMap::outputs)
+        self.axes.output_extents()
     }
 
     /// Extents of the kernel's axes.
     pub fn tap_extents(&self) -> [usize; 3] {
-        self.axes.each_ref().map(AxisMap::taps)
+        self.axes.tap_extents()
     }
 
     pub fn input_positions(&self) -> usize {
-        self.input_extents().iter().product()
+        self.axes.inputs()
     }
 
     pub fn output_positions(&self) -> usize {
-        self.output_extents().iter().product()
+        self.axes.outputs()
     }
 
     pub fn taps(&self) -> usize {
-        self.tap_extents().iter().product()
+        self.axes.taps()
     }
 
     pub fn input_strides(&self) -> Strides {
@@ -114,8 +114,7 @@ impl Problem {
 
     /// For each axis, the outputs that read each input.
     pub fn adjoint_rows(&self) -> Result<[AxisRows; 3]> {
-        let [d, h, w] = &self.axes;
-        Ok([d.adjoint_rows()?, h.adjoint_rows()?, w.adjoint_rows()?])
+        self.axes.adjoint_rows()
     }
 }
 
@@ -131,15 +130,4 @@ impl WeightStrides {
     pub fn at(&self, output: usize, input: usize, tap: usize) -> usize {
         output * self.output + input * self.input + tap * self.tap
     }
-}
-
-/// The coordinates of a row-major index.
-pub(super) fn unravel(index: usize, extents: [usize; 3]) -> [usize; 3] {
-    let [_, h, w] = extents;
-    [index / (h * w), index / w % h, index % w]
-}
-
-/// The row-major index of coordinates.
-pub(super) fn ravel(at: [usize; 3], extents: [usize; 3]) -> usize {
-    (at[0] * extents[1] + at[1]) * extents[2] + at[2]
 }

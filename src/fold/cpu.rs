@@ -14,14 +14,14 @@ use rayon::prelude::*;
 
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::{AxisMap, Layout, PaddingMode};
-use crate::unfold::slab::{Box3, Lines, SLAB_BYTES, boxes, inner_outputs};
-use crate::unfold::{TABLE_ENTRIES, entry_sources, taps};
+use crate::geometry::{Axes, AxisMap, Box3, Layout, PaddingMode};
+use crate::patches::slab::{Lines, SLAB_BYTES, boxes, inner_outputs};
+use crate::unfold::{TABLE_ENTRIES, entry_sources};
 
 /// Fills `output`; `counts` are batch, channels and groups. All sizes have been checked.
 pub(super) fn fold<T: Element>(
     layout: Layout,
-    axes: &[AxisMap; 3],
+    axes: &Axes,
     counts: [usize; 3],
     patches: &[T],
     output: &mut [T],
@@ -41,18 +41,14 @@ pub(super) fn fold<T: Element>(
 /// How many patch entries each position sums, per axis.
 type Overlap = [Vec<usize>; 3];
 
-fn product(axes: &[AxisMap; 3], extent: impl Fn(&AxisMap) -> usize) -> usize {
-    axes.iter().map(extent).product()
-}
-
 fn channels_first<T: Element>(
-    axes: &[AxisMap; 3],
+    axes: &Axes,
     patches: &[T],
     output: &mut [T],
     overlap: Option<&Overlap>,
 ) {
-    let inputs = [0, 1, 2].map(|axis| axes[axis].inputs());
-    if product(axes, AxisMap::taps) * product(axes, AxisMap::outputs) <= TABLE_ENTRIES {
+    let inputs = axes.input_extents();
+    if axes.taps() * axes.outputs() <= TABLE_ENTRIES {
         return through_table(axes, patches, output, overlap);
     }
     let limit = SLAB_BYTES / size_of::<T::Acc>();
@@ -62,7 +58,7 @@ fn channels_first<T: Element>(
     } else {
         vec![inputs.map(|n| 0..n)]
     };
-    let rows = product(axes, AxisMap::taps) * product(axes, AxisMap::outputs);
+    let rows = axes.taps() * axes.outputs();
     let plane = inputs.iter().product();
     let tasks: Vec<_> = output
         .chunks_mut(plane)
@@ -79,7 +75,7 @@ fn channels_first<T: Element>(
         || (Vec::new(), Vec::new()),
         |(slab_data, sums), (target, patches, part)| {
             into_sums(target, sums, |sums| {
-                if inputs[..2] == [1, 1] && product(axes, AxisMap::taps) == axes[2].taps() {
+                if inputs[..2] == [1, 1] && axes.taps() == axes[2].taps() {
                     fold_rows(&axes[2], patches, &part[2], sums);
                 } else {
                     let slab = FoldSlab::new(axes, part.clone());
@@ -97,12 +93,12 @@ fn channels_first<T: Element>(
 }
 
 fn through_table<T: Element>(
-    axes: &[AxisMap; 3],
+    axes: &Axes,
     patches: &[T],
     output: &mut [T],
     overlap: Option<&Overlap>,
 ) {
-    let inputs = [0, 1, 2].map(|axis| axes[axis].inputs());
+    let inputs = axes.input_extents();
     let plane = inputs.iter().product();
     // Neighbouring entries belong to different positions, so the additions do not wait for each other;
     // what is dropped goes to one more sum.
@@ -181,7 +177,7 @@ fn divide<A: Accumulator>(overlap: &Overlap, part: &Box3, inner: usize, sums: &m
 
 /// The slab that gathers what belongs to a box of the result.
 struct FoldSlab<'m> {
-    axes: &'m [AxisMap; 3],
+    axes: &'m Axes,
     part: Box3,
     /// Padded positions that are summed, per axis.
     held: Box3,
@@ -189,7 +185,7 @@ struct FoldSlab<'m> {
 }
 
 impl<'m> FoldSlab<'m> {
-    fn new(axes: &'m [AxisMap; 3], part: Box3) -> Self {
+    fn new(axes: &'m Axes, part: Box3) -> Self {
         let held = [0, 1, 2].map(|axis| held(&axes[axis], &part[axis]));
         let width = (0..axes[2].taps()).map(|k| axes[2].outputs_reading(k, &held[2]).len());
         let width = width.max().unwrap_or(0);
@@ -199,10 +195,10 @@ impl<'m> FoldSlab<'m> {
 
     /// Adds the patch rows of one plane, `[K, L]`.
     fn add_patches<T: Element>(&self, patches: &[T], slab: &mut [T::Acc]) {
-        let [map_d, map_h, map_w] = self.axes;
+        let [map_d, map_h, map_w] = &**self.axes;
         let (height, width) = (map_h.outputs(), map_w.outputs());
-        let rows = patches.chunks_exact(product(self.axes, AxisMap::outputs));
-        for (tap, row) in taps(self.axes).zip(rows) {
+        let rows = patches.chunks_exact(self.axes.outputs());
+        for (tap, row) in self.axes.each_tap().zip(rows) {
             let [out_d, out_h, out_w] =
                 [0, 1, 2].map(|axis| self.axes[axis].outputs_reading(tap[axis], &self.held[axis]));
             if out_h.is_empty() || out_w.is_empty() {
@@ -227,7 +223,7 @@ impl<'m> FoldSlab<'m> {
 
     /// Adds the slab's lines to the box of the result.
     fn add_lines_to<A: Accumulator>(&self, slab: &[A], sums: &mut [A]) {
-        let [map_d, map_h, map_w] = self.axes;
+        let [map_d, map_h, map_w] = &**self.axes;
         let [part_d, part_h, part_w] = &self.part;
         for tap in 0..map_w.taps() {
             let outputs = map_w.outputs_reading(tap, &self.held[2]);
@@ -290,17 +286,17 @@ impl LineFold {
 }
 
 fn channels_last<T: Element>(
-    axes: &[AxisMap; 3],
+    axes: &Axes,
     [_, channels, groups]: [usize; 3],
     patches: &[T],
     output: &mut [T],
     overlap: Option<&Overlap>,
 ) -> Result<()> {
-    let [map_d, map_h, map_w] = axes;
+    let [map_d, map_h, map_w] = &**axes;
     let readers = [map_d.adjoint_rows()?, map_h.adjoint_rows()?];
     let lines = map_d.inputs() * map_h.inputs();
-    let patch = product(axes, AxisMap::taps) * channels;
-    let image = product(axes, AxisMap::outputs) * patch;
+    let patch = axes.taps() * channels;
+    let image = axes.outputs() * patch;
     let per_group = channels / groups;
     let tasks = output.par_chunks_mut(map_w.inputs() * channels).enumerate();
     tasks.for_each_init(Vec::new, |scratch, (task, target)| {

@@ -3,12 +3,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::cuda::{
-    Adjoint, Axes, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks,
-    is_specialised, position_divisors, vector,
+    Adjoint, AxesArguments, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound,
+    blocks, is_specialised, position_divisors, vector,
 };
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{AxisMap, Layout, PaddingMode};
+use crate::geometry::{Axes, Layout};
 
 /// `FoldArgs` in the kernel.
 #[repr(C)]
@@ -19,7 +19,7 @@ struct Arguments {
     count: i64,
     channels: i64,
     per_group: i64,
-    axes: Axes,
+    axes: AxesArguments,
     adjoint: [Adjoint; 3],
     chunks: Divisor,
     positions: Divisor,
@@ -30,7 +30,7 @@ struct Arguments {
 /// Writes all of `output`, whose shape fits the patches'; `counts` are batch, channels and groups.
 pub(crate) fn fold<T: Element>(
     layout: Layout,
-    maps: &[AxisMap; 3],
+    maps: &Axes,
     [batch, channels, groups]: [usize; 3],
     patches: DeviceSlice<'_, T>,
     output: DeviceSliceMut<'_, T>,
@@ -39,7 +39,7 @@ pub(crate) fn fold<T: Element>(
     let device = output.device();
     let per_group = channels / groups;
     let addresses = [output.address(), patches.address()];
-    let inputs = maps.each_ref().map(AxisMap::inputs);
+    let inputs = maps.input_extents();
     let mut spec = Spec::new("fold.cu", "fold")
         .element(T::DTYPE)
         .layout(layout)
@@ -83,7 +83,7 @@ pub(crate) fn fold<T: Element>(
         count: count as i64,
         channels: channels as i64,
         per_group: per_group as i64,
-        axes: Axes::new(maps),
+        axes: AxesArguments::new(maps),
         adjoint: Adjoint::new(maps),
         chunks: Divisor::new(chunks),
         positions: Divisor::new(positions),
@@ -96,15 +96,15 @@ pub(crate) fn fold<T: Element>(
 }
 
 /// Results of a thread's cell on the last axis, where threads have cells: see the kernel.
-fn span(maps: &[AxisMap; 3], size: usize, specialise: bool) -> Option<usize> {
+fn span(maps: &Axes, size: usize, specialise: bool) -> Option<usize> {
     let strides: usize = maps.iter().fold(1, |all, map| all.saturating_mul(map.stride()));
-    let zeros = maps.iter().all(|map| map.mode() == PaddingMode::Zeros);
+    let zeros = maps.is_zero_padded();
     if !zeros || strides > MOST_RESULTS || !is_specialised(maps, specialise) {
         return None;
     }
     // So many neighbours that a load of a warp's fills a cache line, or more until a thread has enough
     // loads under way to hide what memory takes.
-    let taps: usize = maps.iter().map(AxisMap::taps).product();
+    let taps: usize = maps.taps();
     let mut neighbours = (4 / size).max(1);
     while neighbours * taps * size < 24 && neighbours * size < 16 {
         neighbours *= 2;

@@ -5,10 +5,12 @@
 //! validates it once, and [`AxisMap`] tabulates the map of each axis. Every lowering of the crate
 //! reads these tables; none does index arithmetic of its own.
 
+mod axes;
 mod axis;
 mod layout;
 mod padding;
 
+pub(crate) use axes::{Axes, Box3, ravel, unravel, volume};
 pub(crate) use axis::AdjointPhase;
 #[cfg(gpu)]
 pub(crate) use axis::gcd;
@@ -405,12 +407,12 @@ impl<const D: usize> Geometry<D> {
     }
 
     /// The index maps of all axes, with axes of extent 1 in front so that there are always three.
-    pub(crate) fn axes(&self) -> Result<[AxisMap; 3]> {
+    pub(crate) fn axes(&self) -> Result<Axes> {
         let mut axes = [AxisMap::unit(), AxisMap::unit(), AxisMap::unit()];
         for axis in 0..D {
             axes[3 - D + axis] = self.axis(axis)?;
         }
-        Ok(axes)
+        Ok(Axes::new(axes))
     }
 
     /// Channels per group of a tensor with `channels` channels.

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::size::MatrixSize;
 use crate::error::Result;
-use crate::geometry::{AxisRows, Geometry, Layout};
+use crate::geometry::{AxisMap, AxisRows, Geometry, Layout};
 use crate::memory::try_with_capacity;
 
 /// Which of the two matrices of a convolution is meant.
@@ -90,8 +90,9 @@ pub(super) fn axis_rows<const D: usize>(
     geometry: &Geometry<D>,
     direction: Direction,
 ) -> Result<[AxisRows; 3]> {
-    let [d, h, w] = geometry.axes()?;
-    let rows = |map: crate::geometry::AxisMap| match direction {
+    let axes = geometry.axes()?;
+    let [d, h, w] = &*axes;
+    let rows = |map: &AxisMap| match direction {
         Direction::Forward => map.rows(),
         Direction::Adjoint => map.adjoint_rows(),
     };

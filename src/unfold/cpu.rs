@@ -10,9 +10,9 @@
 
 use rayon::prelude::*;
 
-use super::slab::{Box3, SLAB_BYTES, Slab, output_boxes};
 use crate::element::Element;
-use crate::geometry::{AxisMap, Layout};
+use crate::geometry::{Axes, Box3, Layout};
+use crate::patches::slab::{SLAB_BYTES, Slab, output_boxes};
 use crate::stream::{self, StreamWriter};
 
 /// Bytes of output a task should write at least, so that scheduling does not show.
@@ -25,7 +25,7 @@ pub(crate) const TABLE_ENTRIES: usize = 2048;
 /// Fills `patches`; `counts` are batch, channels and groups. All sizes have been checked.
 pub(super) fn unfold<T: Element>(
     layout: Layout,
-    axes: &[AxisMap; 3],
+    axes: &Axes,
     counts: [usize; 3],
     input: &[T],
     patches: &mut [T],
@@ -39,15 +39,11 @@ pub(super) fn unfold<T: Element>(
     }
 }
 
-fn product(axes: &[AxisMap; 3], extent: impl Fn(&AxisMap) -> usize) -> usize {
-    axes.iter().map(extent).product()
-}
-
-fn channels_first<T: Element>(axes: &[AxisMap; 3], input: &[T], patches: &mut [T]) {
+fn channels_first<T: Element>(axes: &Axes, input: &[T], patches: &mut [T]) {
     let streaming = stream::worthwhile(size_of_val(patches));
-    let (plane_in, positions) = (product(axes, AxisMap::inputs), product(axes, AxisMap::outputs));
-    let rows = product(axes, AxisMap::taps);
-    if rows == 1 && axes.iter().all(|map| map.inside() == (0..map.outputs()) && map.stride() == 1) {
+    let (plane_in, positions) = (axes.inputs(), axes.outputs());
+    let rows = axes.taps();
+    if axes.is_identity() {
         let len = TASK_BYTES / size_of::<T>();
         patches.par_chunks_mut(len).zip(input.par_chunks(len)).for_each(|(target, source)| {
             StreamWriter::new(target, streaming).write(source);
@@ -69,7 +65,7 @@ fn channels_first<T: Element>(axes: &[AxisMap; 3], input: &[T], patches: &mut [T
                 let mut writer = StreamWriter::new(patches, streaming);
                 for plane in input.chunks(plane_in) {
                     slab.fill(plane, 1, scratch, |v| v);
-                    for tap in taps(axes) {
+                    for tap in axes.each_tap() {
                         copy_row(&slab, scratch, tap, &mut writer);
                     }
                 }
@@ -86,18 +82,18 @@ fn channels_first<T: Element>(axes: &[AxisMap; 3], input: &[T], patches: &mut [T
         let slab = Slab::new(axes, task.outputs);
         scratch.resize(slab.len(), T::default());
         slab.fill(task.plane, 1, scratch, |v| v);
-        for (tap, row) in taps(axes).zip(task.rows) {
+        for (tap, row) in axes.each_tap().zip(task.rows) {
             copy_row(&slab, scratch, tap, &mut StreamWriter::new(row, streaming));
         }
     });
 }
 
 /// Every patch entry of one plane, row-major: the index of the input it copies, or `dropped`.
-pub(crate) fn entry_sources(axes: &[AxisMap; 3], dropped: usize) -> Vec<usize> {
-    let [map_d, map_h, map_w] = axes;
+pub(crate) fn entry_sources(axes: &Axes, dropped: usize) -> Vec<usize> {
+    let [map_d, map_h, map_w] = &**axes;
     let outputs = [0, 1, 2].map(|axis| 0..axes[axis].outputs());
     let mut sources = Vec::new();
-    for tap in taps(axes) {
+    for tap in axes.each_tap() {
         for d in outputs[0].clone().map(|o| map_d.source(o, tap[0])) {
             for h in outputs[1].clone().map(|o| map_h.source(o, tap[1])) {
                 let line = d.zip(h).map(|(d, h)| (d * map_h.inputs() + h) * map_w.inputs());
@@ -110,7 +106,7 @@ pub(crate) fn entry_sources(axes: &[AxisMap; 3], dropped: usize) -> Vec<usize> {
 }
 
 fn from_table<T: Element>(
-    axes: &[AxisMap; 3],
+    axes: &Axes,
     plane_in: usize,
     input: &[T],
     patches: &mut [T],
@@ -142,7 +138,7 @@ struct BoxTask<'a, T> {
 }
 
 fn box_tasks<'a, T>(
-    axes: &[AxisMap; 3],
+    axes: &Axes,
     boxes: &[Box3],
     patches: &'a mut [T],
     plane: &'a [T],
@@ -151,7 +147,7 @@ fn box_tasks<'a, T>(
         .iter()
         .map(|outputs| BoxTask { outputs: outputs.clone(), plane, rows: Vec::new() })
         .collect();
-    for mut row in patches.chunks_mut(product(axes, AxisMap::outputs)) {
+    for mut row in patches.chunks_mut(axes.outputs()) {
         for task in &mut tasks {
             let piece = row.split_off_mut(..task.outputs.iter().map(|r| r.len()).product());
             task.rows.extend(piece);
@@ -166,22 +162,16 @@ fn copy_row<T: Element>(slab: &Slab, data: &[T], tap: [usize; 3], writer: &mut S
     }
 }
 
-/// All taps, row-major.
-pub(crate) fn taps(axes: &[AxisMap; 3]) -> impl Iterator<Item = [usize; 3]> + use<> {
-    let [d, h, w] = [0, 1, 2].map(|axis| axes[axis].taps());
-    (0..d * h * w).map(move |k| [k / (h * w), k / w % h, k % w])
-}
-
 fn channels_last<T: Element>(
-    axes: &[AxisMap; 3],
+    axes: &Axes,
     [_, channels, groups]: [usize; 3],
     input: &[T],
     patches: &mut [T],
 ) {
     let streaming = stream::worthwhile(size_of_val(patches));
-    let positions = product(axes, AxisMap::outputs);
-    let plane_in = product(axes, AxisMap::inputs) * channels;
-    let row = product(axes, AxisMap::taps) * channels;
+    let positions = axes.outputs();
+    let plane_in = axes.inputs() * channels;
+    let row = axes.taps() * channels;
     let per_task = (TASK_BYTES / (row * size_of::<T>())).max(1);
     patches.par_chunks_mut(per_task * row).enumerate().for_each_init(
         || vec![T::default(); row],
@@ -199,14 +189,14 @@ fn channels_last<T: Element>(
 
 /// The patch of one position of a channels-last image, ordered (group, tap, channel of the group).
 fn gather_position<T: Element>(
-    axes: &[AxisMap; 3],
+    axes: &Axes,
     groups: usize,
     image: &[T],
     position: usize,
     patch: &mut [T],
 ) {
-    let [map_d, map_h, map_w] = axes;
-    let channels = image.len() / product(axes, AxisMap::inputs);
+    let [map_d, map_h, map_w] = &**axes;
+    let channels = image.len() / axes.inputs();
     let per_group = channels / groups;
     let (w, rest) = (position % map_w.outputs(), position / map_w.outputs());
     let (d, h) = (rest / map_h.outputs(), rest % map_h.outputs());

@@ -3,12 +3,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::cuda::{
-    Axes, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks, is_specialised,
-    position_divisors, vector,
+    AxesArguments, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks,
+    is_specialised, position_divisors, vector,
 };
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{AxisMap, Layout};
+use crate::geometry::{Axes, AxisMap, Layout};
 
 /// `UnfoldArgs` in the kernel.
 #[repr(C)]
@@ -19,7 +19,7 @@ struct Arguments {
     count: i64,
     channels: i64,
     per_group: i64,
-    axes: Axes,
+    axes: AxesArguments,
     chunks: Divisor,
     positions: Divisor,
     groups: Divisor,
@@ -29,13 +29,13 @@ struct Arguments {
 /// Writes all of `patches`, whose shape fits the input's; `counts` are batch, channels and groups.
 pub(crate) fn unfold<T: Element>(
     layout: Layout,
-    maps: &[AxisMap; 3],
+    maps: &Axes,
     [batch, channels, groups]: [usize; 3],
     input: DeviceSlice<'_, T>,
     patches: DeviceSliceMut<'_, T>,
 ) -> Result<()> {
     let device = patches.device();
-    let outputs = maps.each_ref().map(AxisMap::outputs);
+    let outputs = maps.output_extents();
     let positions: usize = outputs.iter().product();
     let per_group = channels / groups;
     let addresses = [input.address(), patches.address()];
@@ -75,7 +75,7 @@ pub(crate) fn unfold<T: Element>(
         count: count as i64,
         channels: channels as i64,
         per_group: per_group as i64,
-        axes: Axes::new(maps),
+        axes: AxesArguments::new(maps),
         chunks: Divisor::new(chunks),
         positions: Divisor::new(positions),
         groups: Divisor::new(per_group),

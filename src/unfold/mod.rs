@@ -3,9 +3,8 @@
 mod cpu;
 #[cfg(gpu)]
 pub(crate) mod cuda;
-pub(crate) mod slab;
 
-pub(crate) use cpu::{TABLE_ENTRIES, entry_sources, taps};
+pub(crate) use cpu::{TABLE_ENTRIES, entry_sources};
 
 use crate::device::Device;
 use crate::element::Element;

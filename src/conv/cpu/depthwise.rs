@@ -9,15 +9,15 @@
 use super::micro::{Products, Step, best_tiles};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::AxisMap;
-use crate::unfold::slab::{Box3, Slab};
+use crate::geometry::{Axes, Box3};
+use crate::patches::slab::Slab;
 
 /// Output lines in a tile.
 const LINES: usize = 4;
 
 /// Whether to take lines for rows: where there are enough, the last axis is not strided, and few lanes
 /// of a line's last vector are wasted.
-pub(super) fn pays(axes: &[AxisMap; 3], lanes: usize) -> bool {
+pub(super) fn pays(axes: &Axes, lanes: usize) -> bool {
     let width = axes[2].outputs();
     axes[2].stride() == 1
         && axes[1].outputs() >= LINES
@@ -25,13 +25,13 @@ pub(super) fn pays(axes: &[AxisMap; 3], lanes: usize) -> bool {
 }
 
 /// The axes of the padded copy.
-pub(super) fn padded_axes(axes: &[AxisMap; 3]) -> Result<[AxisMap; 3]> {
-    Ok([axes[0].clone(), axes[1].clone(), axes[2].padded_axis()?])
+pub(super) fn padded_axes(axes: &Axes) -> Result<Axes> {
+    Ok(Axes::new([axes[0].clone(), axes[1].clone(), axes[2].padded_axis()?]))
 }
 
 /// How to compute one row of a result over a box of outputs, all of them on the last axis.
-pub(super) struct Plan<'a> {
-    slab: Slab<'a>,
+pub(super) struct Plan {
+    slab: Slab,
     /// Output lines at each outer output, and the distance of two of them in the sums.
     height: usize,
     pitch: usize,
@@ -40,10 +40,10 @@ pub(super) struct Plan<'a> {
     taps: Vec<Option<usize>>,
 }
 
-impl<'a> Plan<'a> {
+impl Plan {
     /// `padded` are the [`padded_axes`] of `axes`.
-    pub fn new(axes: &[AxisMap; 3], padded: &'a [AxisMap; 3], part: &Box3, lanes: usize) -> Self {
-        let [map_d, map_h, map_w] = axes;
+    pub fn new(axes: &Axes, padded: &Axes, part: &Box3, lanes: usize) -> Self {
+        let [map_d, map_h, map_w] = &**axes;
         let outputs = [part[0].clone(), part[1].clone(), 0..padded[2].outputs()];
         let slab = Slab::new(padded, outputs);
         let (stride, dilation) = (map_h.stride(), map_h.dilation());

@@ -15,12 +15,11 @@ use super::patches::{Block, Gather, blocks};
 use super::runs::{
     self, Scratch, Shared, digits, oriented, oriented_mut, piece, read, room, shift, zeros,
 };
-use super::tiles::{Landing, input_boxes, output_boxes, positions, volume};
-use crate::conv::problem::{Problem, unravel};
+use super::tiles::{Landing, input_boxes, output_boxes, positions};
+use crate::conv::problem::Problem;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::Layout;
-use crate::unfold::slab::Box3;
+use crate::geometry::{Box3, Layout, unravel, volume};
 
 /// Output positions in a tile, at most.
 const COLUMNS: usize = 512;

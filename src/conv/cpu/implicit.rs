@@ -18,13 +18,11 @@ use rayon::prelude::*;
 use super::depthwise;
 use super::micro::{self, Dots, Products, Step, best_tiles};
 use super::runs::{Scratch, Shared, digits, piece, pieces, room, zeros};
-use super::tiles::volume;
-use crate::conv::problem::{Problem, Strides, ravel};
+use crate::conv::problem::{Problem, Strides};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::{AdjointPhase, AxisMap, Layout, PaddingMode};
-use crate::unfold::slab::{Box3, Slab, boxes};
-use crate::unfold::taps;
+use crate::geometry::{AdjointPhase, Axes, Box3, Layout, ravel, volume};
+use crate::patches::slab::{Slab, boxes};
 
 /// Rows of the result that a task computes, at most.
 const ROWS: usize = 512;
@@ -47,7 +45,7 @@ struct Correlation<'a> {
     /// Channels of the source and of the target in a group.
     channels: usize,
     rows: usize,
-    axes: &'a [AxisMap; 3],
+    axes: &'a Axes,
     source: Strides,
     target: Strides,
     target_extents: [usize; 3],
@@ -92,11 +90,6 @@ pub(super) fn forward<T: Element>(
     correlation.run(x, w, bias, &Shared::new(y))
 }
 
-/// Whether [`backward_input`] can: not where several padded positions may read one input.
-pub(super) fn has_adjoint(p: &Problem) -> bool {
-    p.axes.iter().all(|map| map.mode() == PaddingMode::Zeros)
-}
-
 pub(super) fn backward_input<T: Element>(
     p: &Problem,
     dy: &[T],
@@ -104,25 +97,12 @@ pub(super) fn backward_input<T: Element>(
     bias: Option<&[T]>,
     dx: &mut [T],
 ) -> Result<()> {
-    let phases = |map: &AxisMap| -> Result<Vec<AdjointPhase>> {
-        (0..map.stride()).filter_map(|phase| map.adjoint_phase(phase)).collect()
-    };
-    let [d, h, w_axis] = &p.axes;
-    let all = [phases(d)?, phases(h)?, phases(w_axis)?];
-    let reached = |phases: &[AdjointPhase]| phases.iter().map(|p| p.map.outputs()).sum::<usize>();
-    let [reached_d, reached_h, reached_w] = all.each_ref().map(|phases| reached(phases));
-    if [reached_d, reached_h, reached_w] != p.input_extents() {
+    let phases = p.axes.adjoint_phases()?;
+    if !phases.cover_all() {
         fill_with_bias(p, bias, dx);
     }
     let dx = Shared::new(dx);
-    for phase_d in &all[0] {
-        for phase_h in &all[1] {
-            for phase_w in &all[2] {
-                correlate_phase(p, [phase_d, phase_h, phase_w], dy, w, bias, &dx)?;
-            }
-        }
-    }
-    Ok(())
+    phases.each().try_for_each(|phases| correlate_phase(p, phases, dy, w, bias, &dx))
 }
 
 fn correlate_phase<T: Element>(
@@ -134,7 +114,7 @@ fn correlate_phase<T: Element>(
     dx: &Shared<T>,
 ) -> Result<()> {
     let strides = p.weight_strides();
-    let axes = phases.map(|phase| phase.map.clone());
+    let axes = Axes::new(phases.map(|phase| phase.map.clone()));
     let tap = |at: [usize; 3]| {
         ravel([0, 1, 2].map(|axis| phases[axis].taps[at[axis]]), p.tap_extents()) * strides.tap
     };
@@ -152,7 +132,7 @@ fn correlate_phase<T: Element>(
             group: p.outputs_per_group() * strides.output,
             row: strides.input,
             channel: strides.output,
-            taps: taps(&axes).map(tap).collect(),
+            taps: axes.each_tap().map(tap).collect(),
         },
     };
     correlation.run(dy, w, bias, dx)
@@ -202,7 +182,7 @@ impl Correlation<'_> {
     ) -> Result<()> {
         let lanes = best_tiles::<T::Acc>().lanes;
         let rows_at_a_time = self.rows.min(ROWS);
-        let parts = boxes(self.axes.each_ref().map(AxisMap::outputs), |part| {
+        let parts = boxes(self.axes.output_extents(), |part| {
             volume(part) * rows_at_a_time <= SUMS && Slab::len_for(self.axes, part) <= SLAB
         });
         let slabs: Vec<_> = parts.iter().map(|part| Slab::new(self.axes, part.clone())).collect();

@@ -95,11 +95,11 @@ pub(super) fn backward_input<T: Element>(
     dx: &mut [T],
     algorithm: Algorithm,
 ) -> Result<()> {
-    let strided = p.axes.iter().any(|map| map.stride() > 1);
+    let strided = !p.axes.is_dense();
     match resolve(algorithm, implicit_is_faster(p) && (p.groups > 1 || !strided)) {
         Algorithm::Naive => naive::backward_input(p, dy, w, bias, dx),
         Algorithm::Shifted => shifted::backward_input(p, dy, w, bias, dx),
-        Algorithm::Implicit if implicit::has_adjoint(p) => {
+        Algorithm::Implicit if p.axes.is_zero_padded() => {
             implicit::backward_input(p, dy, w, bias, dx)
         }
         _ => im2col::backward_input(p, dy, w, bias, dx),

@@ -3,10 +3,10 @@
 
 use rayon::prelude::*;
 
-use crate::conv::problem::{Problem, Strides, WeightStrides, ravel, unravel};
+use crate::conv::problem::{Problem, Strides, WeightStrides};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::Layout;
+use crate::geometry::{Layout, ravel, unravel};
 
 /// `y[n, co, o] = bias[co] + Σ w[co, ci, tap]·x[n, c, i(o, tap)]`.
 pub(super) fn forward<T: Element>(
@@ -114,7 +114,7 @@ fn weight_coordinates(p: &Problem, strides: &WeightStrides, index: usize) -> (us
 
 /// The input position that output `o` reads through `tap`; `None` when the tap is dropped.
 fn source(p: &Problem, o: [usize; 3], tap: [usize; 3]) -> Option<usize> {
-    let [d, h, w] = &p.axes;
+    let [d, h, w] = &*p.axes;
     let at = [d.source(o[0], tap[0])?, h.source(o[1], tap[1])?, w.source(o[2], tap[2])?];
     Some(ravel(at, p.input_extents()))
 }

@@ -4,12 +4,11 @@ use std::ops::Range;
 
 use super::gemm::Matrix;
 use super::runs::{Scratch, oriented, pieces, room, shift};
-use super::tiles::volume;
-use crate::conv::problem::{Problem, unravel};
+use crate::conv::problem::Problem;
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::Layout;
-use crate::unfold::slab::{Box3, Slab};
+use crate::geometry::{Box3, Layout, unravel, volume};
+use crate::patches::slab::Slab;
 
 /// Consecutive entries of a group's patch: all taps of some channels or some taps of one channel,
 /// channels first; all channels of some taps or some channels of one tap, channels last.
@@ -76,7 +75,7 @@ pub(super) struct Gather<'p> {
     images: Range<usize>,
     part: &'p Box3,
     group: usize,
-    slab: Slab<'p>,
+    slab: Slab,
 }
 
 impl<'p> Gather<'p> {
@@ -148,7 +147,7 @@ impl<'p> Gather<'p> {
     /// Fills the contiguous patches of the box's positions.
     fn channels_last<T: Element>(&self, image: &[T], block: &Block, patches: &mut [T::Acc]) {
         let p = self.p;
-        let [map_d, map_h, map_w] = &p.axes;
+        let [map_d, map_h, map_w] = &*p.axes;
         let count = block.channels.len();
         let first = self.group * p.channels_per_group() + block.channels.start;
         let mut patches = patches.chunks_exact_mut(block.len());

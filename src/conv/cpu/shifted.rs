@@ -13,15 +13,12 @@ use super::partial::{Part, Workspace, Write, sum_over_tiles};
 use super::runs::{
     self, Scratch, Shared, digits, oriented, oriented_mut, piece, pieces, read, room, shift, zeros,
 };
-use super::tiles::{
-    Landing, fill_slab, input_boxes, output_boxes, positions, taps_outermost, volume,
-};
+use super::tiles::{Landing, fill_slab, input_boxes, output_boxes, positions, taps_outermost};
 use crate::conv::problem::Problem;
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::Layout;
-use crate::unfold::slab::{Box3, Slab};
-use crate::unfold::taps;
+use crate::geometry::{Box3, Layout, volume};
+use crate::patches::slab::Slab;
 
 /// Output positions in a tile, at most.
 const POSITIONS: usize = 1024;
@@ -93,7 +90,7 @@ pub(super) fn forward<T: Element>(
             let data = room(data, channels.len() * slab.len())?;
             let first = group * p.channels_per_group();
             fill_slab(p, &slab, &part[2], x, n, shift(channels.clone(), first), data);
-            for (index, tap) in taps(&p.axes).enumerate() {
+            for (index, tap) in p.axes.each_tap().enumerate() {
                 for d in 0..slab.depth() {
                     gemm(
                         [block.len(), slab.block_len(), channels.len()],
@@ -147,7 +144,7 @@ pub(super) fn backward_input<T: Element>(
             let dy = read(p.layout, dy, runs::output(p, n, group_outputs.clone(), range), wide)?;
             let tile = room(tile, count * len)?;
             let step = if p.layout == Layout::ChannelsFirst { len } else { count };
-            for (index, tap) in taps(&p.axes).enumerate() {
+            for (index, tap) in p.axes.each_tap().enumerate() {
                 let weights = tap_weights(p, w, index, &group_outputs, &block);
                 let product = oriented_mut(p.layout, tile, step);
                 gemm([count, len, outputs], weights.t(), dy, product, Old::Replaced);
@@ -190,7 +187,7 @@ pub(super) fn backward_weight<T: Element>(
             fill_slab(p, &slab, &part[2], x, n, channels, data);
             let range = positions(part, p.output_extents());
             let dy = read(p.layout, dy, runs::output(p, n, row.clone(), range), wide)?;
-            for (index, tap) in taps(&p.axes).enumerate() {
+            for (index, tap) in p.axes.each_tap().enumerate() {
                 for d in 0..slab.depth() {
                     gemm(
                         [row.len(), block.len(), slab.block_len()],

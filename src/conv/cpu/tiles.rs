@@ -4,16 +4,11 @@
 use std::ops::{AddAssign, Range};
 
 use super::runs::{Scratch, room};
-use crate::conv::problem::{Problem, ravel};
+use crate::conv::problem::Problem;
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{AxisMap, Layout};
-use crate::unfold::slab::{Box3, Slab, boxes};
-
-/// Number of positions in a box.
-pub(super) fn volume(part: &Box3) -> usize {
-    part.iter().map(Range::len).product()
-}
+use crate::geometry::{AxisMap, Box3, Layout, ravel, volume};
+use crate::patches::slab::{Slab, boxes};
 
 /// The positions of a box, which [`boxes`] makes consecutive ones, in row-major order over `extents`.
 pub(super) fn positions(part: &Box3, extents: [usize; 3]) -> Range<usize> {

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::conv::problem::{Problem, Strides, WeightStrides};
-use crate::device::cuda::{Axes, CudaDevice, Divisor, Spec, axis_bound};
+use crate::device::cuda::{AxesArguments, CudaDevice, Divisor, Spec, axis_bound};
 use crate::element::Element;
 use crate::geometry::Layout;
 
@@ -34,7 +34,7 @@ pub(super) struct Convolution {
     x: Three,
     y: Three,
     weight: Three,
-    axes: Axes,
+    axes: AxesArguments,
 }
 
 impl Convolution {
@@ -46,7 +46,7 @@ impl Convolution {
             x: p.input_strides().into(),
             y: p.output_strides().into(),
             weight: p.weight_strides().into(),
-            axes: Axes::new(&p.axes),
+            axes: AxesArguments::new(&p.axes),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::device::cuda::{
 };
 use crate::element::{DType, Element};
 use crate::error::Result;
-use crate::geometry::{AxisMap, Layout, PaddingMode};
+use crate::geometry::{AxisMap, Layout};
 
 /// Channels of the result that a thread computes, at most, where they are not neighbours.
 const OUTS: usize = 8;
@@ -232,7 +232,7 @@ pub(super) fn backward_input<T: Element>(
     let device = dx.device();
     let cell = p.axes[1].stride() * p.axes[2].stride();
     let words = words(T::Acc::DTYPE);
-    let zeros = p.axes.iter().all(|map| map.mode() == PaddingMode::Zeros);
+    let zeros = p.axes.is_zero_padded();
     if !is_known(device, p) || !zeros || words * cell > SUMS {
         return Ok(false);
     }

@@ -4,12 +4,12 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::conv::problem::{Problem, Strides};
 use crate::device::cuda::{
-    Axes, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Engine, Product, Spec, THREADS, Tiling,
-    axis_bound, blocks, position_divisors,
+    AxesArguments, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Engine, Product, Spec,
+    THREADS, Tiling, axis_bound, blocks, position_divisors,
 };
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{AdjointPhase, AxisMap, Layout, PaddingMode};
+use crate::geometry::{AdjointPhase, Axes, AxisMap, Layout};
 
 #[cfg(all(test, feature = "simulator", unix))]
 mod tests;
@@ -20,7 +20,7 @@ fn kernel(
     entry: &'static str,
     part: &'static str,
     layout: Layout,
-    axes: &[AxisMap; 3],
+    axes: &Axes,
 ) -> Spec {
     let specialise = device.options().specialise;
     let spec =
@@ -42,7 +42,7 @@ struct Patches {
     position: i64,
     group: i64,
     count: i64,
-    axes: Axes,
+    axes: AxesArguments,
     positions: Divisor,
     output: [Divisor; 2],
     taps: Divisor,
@@ -52,15 +52,9 @@ struct Patches {
 
 impl Patches {
     /// The patches of `channels` channels a group of a tensor with these distances.
-    fn new(
-        source: u64,
-        strides: Strides,
-        batch: usize,
-        channels: usize,
-        axes: &[AxisMap; 3],
-    ) -> Self {
-        let [outputs, taps] = [AxisMap::outputs, AxisMap::taps].map(|of| axes.each_ref().map(of));
-        let positions: usize = outputs.iter().product();
+    fn new(source: u64, strides: Strides, batch: usize, channels: usize, axes: &Axes) -> Self {
+        let (outputs, taps) = (axes.output_extents(), axes.tap_extents());
+        let positions = axes.outputs();
         Patches {
             source,
             image: strides.image as i64,
@@ -68,7 +62,7 @@ impl Patches {
             position: strides.position as i64,
             group: (channels * strides.channel) as i64,
             count: (batch * positions) as i64,
-            axes: Axes::new(axes),
+            axes: AxesArguments::new(axes),
             positions: Divisor::new(positions),
             output: position_divisors(outputs),
             taps: Divisor::new(taps.iter().product()),
@@ -107,7 +101,7 @@ struct Correlation<'a> {
     /// Channels of the source and of the target in a group.
     channels: usize,
     rows: usize,
-    axes: &'a [AxisMap; 3],
+    axes: &'a Axes,
     source: Strides,
     target: Strides,
     /// From one target channel of the weight to the next, and from one source channel.
@@ -143,11 +137,6 @@ pub(super) fn forward<T: Element>(
     correlation.run(x, w, bias, y)
 }
 
-/// Whether [`backward_input`] can: not where several padded positions may read one input.
-pub(super) fn has_adjoint(p: &Problem) -> bool {
-    p.axes.iter().all(|map| map.mode() == PaddingMode::Zeros)
-}
-
 /// The adjoint, phase by phase of the stride: each is a correlation of `dy` with the taps that reach it.
 pub(super) fn backward_input<T: Element>(
     p: &Problem,
@@ -156,24 +145,11 @@ pub(super) fn backward_input<T: Element>(
     bias: Option<&DeviceSlice<'_, T>>,
     dx: &mut DeviceSliceMut<'_, T>,
 ) -> Result<()> {
-    let phases = |map: &AxisMap| -> Result<Vec<AdjointPhase>> {
-        (0..map.stride()).filter_map(|phase| map.adjoint_phase(phase)).collect()
-    };
-    let [d, h, w_axis] = &p.axes;
-    let all = [phases(d)?, phases(h)?, phases(w_axis)?];
-    let reached =
-        |phases: &Vec<AdjointPhase>| phases.iter().map(|p| p.map.outputs()).sum::<usize>();
-    if all.each_ref().map(reached) != p.input_extents() {
+    let phases = p.axes.adjoint_phases()?;
+    if !phases.cover_all() {
         fill(p, bias, dx)?;
     }
-    for phase_d in &all[0] {
-        for phase_h in &all[1] {
-            for phase_w in &all[2] {
-                correlate_phase(p, [phase_d, phase_h, phase_w], dy, w, bias, dx)?;
-            }
-        }
-    }
-    Ok(())
+    phases.each().try_for_each(|phases| correlate_phase(p, phases, dy, w, bias, dx))
 }
 
 fn correlate_phase<T: Element>(
@@ -185,7 +161,7 @@ fn correlate_phase<T: Element>(
     dx: &mut DeviceSliceMut<'_, T>,
 ) -> Result<()> {
     let (weight, target) = (p.weight_strides(), p.input_strides());
-    let axes = phases.map(|phase| phase.map.clone());
+    let axes = Axes::new(phases.map(|phase| phase.map.clone()));
     let (tap_lines, target_lines) = (lines(p.tap_extents()), lines(p.input_extents()));
     let taps = [0, 1, 2].map(|axis| {
         let line = tap_lines[axis] * weight.tap;
@@ -232,7 +208,7 @@ impl Correlation<'_> {
         let device = &device;
         let patches = Patches::new(source.address(), self.source, p.batch, channels, self.axes);
         let positions = patches.count as usize;
-        let depth = channels * self.axes.iter().map(AxisMap::taps).product::<usize>();
+        let depth = channels * self.axes.taps();
         let (adjoint, taps) = (self.taps.is_some(), self.taps.unwrap_or_default());
         let last = p.layout == Layout::ChannelsLast;
         let sizes = if last { [positions, rows, depth] } else { [rows, positions, depth] };
@@ -240,7 +216,7 @@ impl Correlation<'_> {
 
         let whole =
             |distances: &[usize], address| engine.vector(size_of::<T>(), address, distances);
-        let outputs = self.axes.each_ref().map(AxisMap::outputs);
+        let outputs = self.axes.output_extents();
         let vectors = if last {
             // Forward, neighbours in the weight are rows; else, terms: both are outputs of p.
             [

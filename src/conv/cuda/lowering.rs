@@ -15,7 +15,7 @@ use crate::conv::problem::Problem;
 use crate::device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{AxisMap, Layout};
+use crate::geometry::{Axes, Layout};
 use crate::unfold;
 
 /// Bytes of workspace, unless a single image takes more. Enough for products that fill the largest GPU:
@@ -25,21 +25,19 @@ const WORKSPACE: usize = 256 << 20;
 /// The taps that are gathered at a time.
 pub(super) struct Block {
     /// The index maps of these taps alone.
-    pub maps: [AxisMap; 3],
+    pub maps: Axes,
     /// The first of them.
     pub tap: [usize; 3],
 }
 
 impl Block {
     fn taps(&self) -> usize {
-        self.maps.iter().map(AxisMap::taps).product()
+        self.maps.taps()
     }
 
     /// Whether the patches are the input itself.
     fn is_identity(&self) -> bool {
-        self.maps.iter().all(|map| {
-            map.taps() == 1 && map.stride() == 1 && map.low() == 0 && map.inputs() == map.outputs()
-        })
+        self.maps.is_identity()
     }
 }
 

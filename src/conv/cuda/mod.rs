@@ -93,7 +93,7 @@ pub(super) fn backward_input<T: Element>(
         Algorithm::Naive => naive::backward_input(p, &dy, &w, bias, dx),
         Algorithm::Shifted => shifted::lowering(p)?.backward_input(&dy, &w, bias, dx),
         Algorithm::Auto if is_product(p) => im2col::lowering(p).backward_input(&dy, &w, bias, dx),
-        Algorithm::Auto | Algorithm::Implicit if implicit::has_adjoint(p) => {
+        Algorithm::Auto | Algorithm::Implicit if p.axes.is_zero_padded() => {
             implicit::backward_input(p, &dy, &w, bias, dx)
         }
         _ => im2col::lowering(p).backward_input(&dy, &w, bias, dx),

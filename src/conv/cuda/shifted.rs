@@ -6,19 +6,20 @@ use bytemuck::{Pod, Zeroable};
 
 use super::arguments::{Three, inner_axes};
 use super::lowering::{Block, Lowering};
-use crate::conv::problem::{Problem, unravel};
+use crate::conv::problem::Problem;
 use crate::device::cuda::{
-    Axes, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks,
+    AxesArguments, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks,
     position_divisors,
 };
 use crate::element::Element;
 use crate::error::Result;
+use crate::geometry::{Axes, unravel};
 
 pub(super) fn lowering(p: &Problem) -> Result<Lowering<'_>> {
     let block = |tap| {
         let tap = unravel(tap, p.tap_extents());
-        let [d, h, w] = &p.axes;
-        let maps = [d.tap_axis(tap[0])?, h.tap_axis(tap[1])?, w.tap_axis(tap[2])?];
+        let [d, h, w] = &*p.axes;
+        let maps = Axes::new([d.tap_axis(tap[0])?, h.tap_axis(tap[1])?, w.tap_axis(tap[2])?]);
         Ok(Block { maps, tap })
     };
     Ok(Lowering::new(p, (0..p.taps()).map(block).collect::<Result<_>>()?))
@@ -37,7 +38,7 @@ struct Arguments {
     y: Three,
     inner: [Divisor; 2],
     position: [Divisor; 2],
-    axes: Axes,
+    axes: AxesArguments,
 }
 
 /// Adds the products of one tap to the sums, or overwrites these.
@@ -62,7 +63,7 @@ pub(super) fn land<T: Element>(
         y: gathered.output_strides().into(),
         inner: inner_axes(p.layout, p.channels, p.input_positions()),
         position: position_divisors(p.input_extents()),
-        axes: Axes::new(&p.axes),
+        axes: AxesArguments::new(&p.axes),
     };
     let counts = [products.len(), target.len(), axis_bound(&p.axes)];
     let spec = Spec::new("sums.cu", "add")

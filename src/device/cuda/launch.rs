@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::compiler::Spec;
 use crate::error::{Error, Result};
-use crate::geometry::{AxisMap, PaddingMode, gcd};
+use crate::geometry::{Axes, AxisMap, PaddingMode, gcd};
 
 /// Threads in a block, where a kernel has no reason for another number.
 pub(crate) const THREADS: u32 = 256;
@@ -53,13 +53,13 @@ pub(crate) struct Axis {
 /// `Axes` in kernels/geometry.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(crate) struct Axes {
+pub(crate) struct AxesArguments {
     at: [Axis; 3],
     mode: i64,
 }
 
-impl Axes {
-    pub(crate) fn new(maps: &[AxisMap; 3]) -> Self {
+impl AxesArguments {
+    pub(crate) fn new(maps: &Axes) -> Self {
         let at = maps.each_ref().map(|map| Axis {
             inputs: map.inputs() as i64,
             outputs: map.outputs() as i64,
@@ -68,7 +68,7 @@ impl Axes {
             dilation: map.dilation() as i64,
             low: map.low(),
         });
-        Axes { at, mode: mode(maps).1 }
+        AxesArguments { at, mode: mode(maps).1 }
     }
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Adjoint {
 }
 
 impl Adjoint {
-    pub(crate) fn new(maps: &[AxisMap; 3]) -> [Adjoint; 3] {
+    pub(crate) fn new(maps: &Axes) -> [Adjoint; 3] {
         maps.each_ref().map(|map| {
             let (stride, dilation) = (map.stride(), map.dilation());
             let common = gcd(stride, dilation);
@@ -99,7 +99,7 @@ impl Adjoint {
 
 /// The mode as kernels/geometry.cuh names and numbers it. Axes that are never read outside the input say
 /// `zeros`, whatever the convolution's mode.
-fn mode(maps: &[AxisMap; 3]) -> (&'static str, i64) {
+fn mode(maps: &Axes) -> (&'static str, i64) {
     let mode = maps.iter().map(AxisMap::mode).find(|&mode| mode != PaddingMode::Zeros);
     match mode.unwrap_or(PaddingMode::Zeros) {
         PaddingMode::Zeros => ("ZEROS", 0),
@@ -118,12 +118,12 @@ pub(crate) fn position_divisors(extents: [usize; 3]) -> [Divisor; 2] {
 const MOST_UNROLLED_TAPS: usize = 64;
 
 /// Whether [`Spec::geometry`] makes the layer's numbers known at compile time.
-pub(crate) fn is_specialised(maps: &[AxisMap; 3], specialise: bool) -> bool {
+pub(crate) fn is_specialised(maps: &Axes, specialise: bool) -> bool {
     specialise && maps.iter().map(AxisMap::taps).product::<usize>() <= MOST_UNROLLED_TAPS
 }
 
 /// What no number that the index map forms on an axis exceeds.
-pub(crate) fn axis_bound(maps: &[AxisMap; 3]) -> usize {
+pub(crate) fn axis_bound(maps: &Axes) -> usize {
     let bound = |map: &AxisMap| {
         let parts = [map.inputs(), map.inputs(), map.low().unsigned_abs() as usize];
         let parts = parts.into_iter().chain([map.padded_extent(), map.stride(), map.dilation()]);
@@ -135,7 +135,7 @@ pub(crate) fn axis_bound(maps: &[AxisMap; 3]) -> usize {
 impl Spec {
     /// With `specialise`, compiles for the layer's taps, strides, dilations and padding mode; without,
     /// those are arguments.
-    pub(crate) fn geometry(self, maps: &[AxisMap; 3], specialise: bool) -> Self {
+    pub(crate) fn geometry(self, maps: &Axes, specialise: bool) -> Self {
         if !is_specialised(maps, specialise) {
             return self;
         }
@@ -150,7 +150,7 @@ impl Spec {
     }
 
     /// With `specialise`, compiles for the layer's padding mode alone.
-    pub(crate) fn mode(self, maps: &[AxisMap; 3], specialise: bool) -> Self {
+    pub(crate) fn mode(self, maps: &Axes, specialise: bool) -> Self {
         if specialise { self.define("MODE", mode(maps).0) } else { self }
     }
 

@@ -50,7 +50,8 @@ use constants::Constants;
 use driver::{Driver, Kernel};
 pub(crate) use gemm::{Gemm, Matrix};
 pub(crate) use launch::{
-    Adjoint, Axes, Divisor, THREADS, axis_bound, blocks, is_specialised, position_divisors, vector,
+    Adjoint, AxesArguments, Divisor, THREADS, axis_bound, blocks, is_specialised,
+    position_divisors, vector,
 };
 use offline::Offline;
 pub(crate) use product::{Engine, Product, Tiling};

@@ -12,10 +12,7 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use crate::geometry::AxisMap;
-
-/// A box of output positions: their ranges on the three axes.
-pub(crate) type Box3 = [Range<usize>; 3];
+use crate::geometry::{Axes, AxisMap, Box3};
 
 /// Slabs of at most this many bytes stay in a core's L2 cache next to what is done with them.
 pub(crate) const SLAB_BYTES: usize = 256 << 10;
@@ -33,7 +30,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Lines of `width` elements for so many padded positions on the two outer axes.
-    pub(crate) fn new(axes: &[AxisMap; 3], held: [usize; 2], width: usize) -> Self {
+    pub(crate) fn new(axes: &Axes, held: [usize; 2], width: usize) -> Self {
         let stride = [0, 1].map(|axis| axes[axis].stride());
         let per_phase = [0, 1].map(|axis| held[axis].div_ceil(stride[axis]));
         Lines { taps: axes[2].taps(), stride, per_phase, width }
@@ -67,8 +64,8 @@ impl Lines {
 
 /// The slab that serves a box of outputs.
 #[derive(Clone, Debug)]
-pub(crate) struct Slab<'m> {
-    axes: &'m [AxisMap; 3],
+pub(crate) struct Slab {
+    axes: Axes,
     outputs: Box3,
     lines: Lines,
     /// The first tap's lines.
@@ -136,10 +133,10 @@ impl LineMap {
     }
 }
 
-impl<'m> Slab<'m> {
+impl Slab {
     /// The slab for these outputs, none of whose ranges may be empty.
-    pub(crate) fn new(axes: &'m [AxisMap; 3], outputs: Box3) -> Self {
-        let [map_d, map_h, map_w] = axes;
+    pub(crate) fn new(axes: &Axes, outputs: Box3) -> Self {
+        let [map_d, map_h, map_w] = &**axes;
         let [held_d, held_h] = held(axes, &outputs);
         let lines = Lines::new(axes, [held_d.len(), held_h.len()], outputs[2].len());
         let width = outputs[2].len();
@@ -163,11 +160,11 @@ impl<'m> Slab<'m> {
             }
         }
         let taps = (0..map_w.taps()).map(|tap| LineMap::new(map_w, tap, &outputs[2])).collect();
-        Slab { axes, outputs, lines, runs, taps }
+        Slab { axes: axes.clone(), outputs, lines, runs, taps }
     }
 
     /// Elements in the slab for these outputs.
-    pub(crate) fn len_for(axes: &[AxisMap; 3], outputs: &Box3) -> usize {
+    pub(crate) fn len_for(axes: &Axes, outputs: &Box3) -> usize {
         Lines::new(axes, held(axes, outputs).map(|held| held.len()), outputs[2].len()).len()
     }
 
@@ -206,7 +203,7 @@ impl<'m> Slab<'m> {
 
     /// The taps, in the order of the patch rows.
     pub(crate) fn taps(&self) -> impl Iterator<Item = [usize; 3]> + use<> {
-        super::taps(self.axes)
+        self.axes.each_tap()
     }
 
     /// Fills the slab from an input plane whose elements are `step` apart, converting them on the way.
@@ -250,7 +247,7 @@ impl<'m> Slab<'m> {
 }
 
 /// Padded positions that these outputs read on the two outer axes.
-fn held(axes: &[AxisMap; 3], outputs: &Box3) -> [Range<usize>; 2] {
+fn held(axes: &Axes, outputs: &Box3) -> [Range<usize>; 2] {
     [0, 1].map(|axis| {
         let (map, range) = (&axes[axis], &outputs[axis]);
         let last = map.padded_position(range.end - 1, map.taps() - 1);
@@ -267,9 +264,8 @@ pub(crate) fn inner_outputs(map: &AxisMap, tap: usize, outputs: &Range<usize>) -
 }
 
 /// Boxes of outputs whose slabs have at most `limit` elements.
-pub(crate) fn output_boxes(axes: &[AxisMap; 3], limit: usize) -> Vec<Box3> {
-    let extents = [0, 1, 2].map(|axis| axes[axis].outputs());
-    boxes(extents, |outputs| Slab::len_for(axes, outputs) <= limit)
+pub(crate) fn output_boxes(axes: &Axes, limit: usize) -> Vec<Box3> {
+    boxes(axes.output_extents(), |outputs| Slab::len_for(axes, outputs) <= limit)
 }
 
 /// Cuts the positions of an array into boxes that fit (or single elements, where even those do not),
