@@ -80,6 +80,7 @@ pub mod io;
 mod matrix;
 mod memory;
 mod patches;
+mod product;
 mod stream;
 mod tensor;
 mod unfold;

@@ -214,7 +214,7 @@ fn unavailable(device: String, reason: &str) -> Result<Device> {
 
 fn probe_cuda() -> Vec<Probe> {
     #[cfg(feature = "cuda")]
-    return cuda::probe::parts();
+    return cuda::gpu::probe::parts();
     #[cfg(not(feature = "cuda"))]
     ["cuda", "nvrtc"].map(|name| Probe { name: name.into(), found: Err(NO_CUDA.into()) }).into()
 }

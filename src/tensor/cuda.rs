@@ -7,7 +7,7 @@ use cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut};
 use super::view::check_length;
 use super::{Storage, Tensor, TensorView, TensorViewMut};
 use crate::device::Device;
-use crate::device::cuda::interop::{self, Borrowed};
+use crate::device::cuda::gpu::interop::{self, Borrowed};
 use crate::device::cuda::{CudaDevice, DeviceBuffer, DeviceSlice, DeviceSliceMut, Lease, Runtime};
 use crate::element::Element;
 use crate::error::{Error, Result};

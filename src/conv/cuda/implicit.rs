@@ -4,12 +4,13 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::conv::problem::{Problem, Strides};
 use crate::device::cuda::{
-    AxesArguments, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Engine, Product, Spec,
-    THREADS, Tiling, axis_bound, blocks, position_divisors,
+    AxesArguments, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound,
+    blocks, position_divisors,
 };
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{AdjointPhase, Axes, AxisMap, Layout};
+use crate::product::cuda::{Engine, Product, Tiling};
 
 #[cfg(all(test, feature = "simulator", unix))]
 mod tests;

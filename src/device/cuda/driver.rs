@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::fmt;
 
+use crate::element::DType;
 use crate::error::Result;
 
 /// A translation unit: generated definitions followed by one kernel file.
@@ -30,6 +31,38 @@ pub(crate) struct Resources {
     pub shared_bytes: u32,
     /// Bytes per thread in local memory: spills and arrays that are indexed dynamically.
     pub local_bytes: u32,
+}
+
+/// A matrix by rows, or one for each product of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    pub address: u64,
+    /// From one row to the next, in elements.
+    pub leading: usize,
+    /// From one product's matrix to the next one's, in elements; 0 when they share it.
+    pub stride: usize,
+    /// Whether the factor is this matrix's transpose; its rows are then the factor's columns.
+    pub transposed: bool,
+}
+
+/// `c = alpha·a·b + beta·c`, for each product of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gemm {
+    /// The type of `a` and `b`.
+    pub dtype: DType,
+    /// The type of `c`: that of the factors, or `f32` for factors of a half type.
+    pub output: DType,
+    /// Rows of `a` and `c`, columns of `b` and `c`, and what is summed over (at least 1).
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub batch: usize,
+    pub a: Matrix,
+    pub b: Matrix,
+    /// Not transposed. With `beta` 0 it is only written.
+    pub c: Matrix,
+    pub alpha: f64,
+    pub beta: f64,
 }
 
 /// A machine that runs kernels.
@@ -103,6 +136,23 @@ pub(crate) trait Driver: fmt::Debug + Send + Sync {
 
     /// Waits for the work queued so far.
     fn synchronize(&self) -> Result<()>;
+
+    /// Queues matrix products by cuBLAS: only where `has_blas` says so.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLarge`] for sizes that cuBLAS cannot count, [`crate::Error::Device`].
+    ///
+    /// # Safety
+    /// The matrices are memory of this driver, as large as sizes, leading dimensions and strides say, and
+    /// `c` overlaps neither factor.
+    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        let _ = gemm;
+        Err(crate::Error::Device {
+            device: self.name(),
+            call: "multiplying matrices".into(),
+            reason: "there is no cuBLAS".into(),
+        })
+    }
 
     /// Gives back what freed memory the driver keeps.
     fn trim(&self) -> Result<()>;

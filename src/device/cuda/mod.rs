@@ -4,32 +4,15 @@
 //! simulator, which runs the same sources on the CPU; all else here is the same for both. A capability's
 //! `cuda.rs` describes the kernel it wants as a [`Spec`], fills the argument struct and launches.
 
-#[cfg(feature = "cuda")]
-mod blas;
 mod buffer;
-mod cache;
-mod compiler;
-mod constants;
 mod driver;
-mod gemm;
 #[cfg(feature = "cuda")]
-pub(crate) mod interop;
-mod kernels;
-mod launch;
-#[cfg(feature = "cuda")]
-mod nvrtc;
-mod offline;
-#[cfg(feature = "cuda")]
-pub(super) mod probe;
-mod product;
-#[cfg(feature = "cuda")]
-mod queue;
-#[cfg(feature = "cuda")]
-mod runtime;
+pub(crate) mod gpu;
+mod kernel;
+mod rehearsal;
 #[cfg(all(feature = "simulator", unix))]
 mod simulator;
-#[cfg(all(test, feature = "cuda"))]
-mod tests;
+mod tables;
 
 #[cfg(feature = "cuda")]
 use std::collections::BTreeMap;
@@ -44,19 +27,18 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 pub(crate) use buffer::Lease;
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
-use compiler::Compiler;
-pub(crate) use compiler::Spec;
-use constants::Constants;
 use driver::{Driver, Kernel};
-pub(crate) use gemm::{Gemm, Matrix};
-pub(crate) use launch::{
-    Adjoint, AxesArguments, Divisor, THREADS, axis_bound, blocks, is_specialised,
-    position_divisors, vector,
-};
-use offline::Offline;
-pub(crate) use product::{Engine, Product, Tiling};
+pub(crate) use driver::{Gemm, Matrix};
 #[cfg(feature = "cuda")]
-pub(crate) use runtime::Runtime;
+pub(crate) use gpu::runtime::Runtime;
+pub(crate) use kernel::arguments::{
+    Adjoint, AxesArguments, Divisor, THREADS, blocks, position_divisors, vector,
+};
+use kernel::compiler::Compiler;
+pub(crate) use kernel::pointer::{Arguments, Pointer};
+pub(crate) use kernel::spec::{Spec, axis_bound, is_specialised};
+use rehearsal::Rehearsal;
+use tables::Tables;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -72,12 +54,12 @@ struct Inner {
     driver: Box<dyn Driver>,
     compiler: Compiler,
     options: KernelOptions,
-    constants: Constants,
+    tables: Tables,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.constants.release(&*self.driver);
+        self.tables.release(&*self.driver);
     }
 }
 
@@ -135,7 +117,7 @@ impl CudaDevice {
     }
 
     fn assemble(driver: Box<dyn Driver>, compiler: Compiler, options: KernelOptions) -> Self {
-        CudaDevice(Arc::new(Inner { driver, compiler, options, constants: Constants::default() }))
+        CudaDevice(Arc::new(Inner { driver, compiler, options, tables: Tables::default() }))
     }
 
     /// The GPU with this ordinal, on its default stream: the same device each time.
@@ -146,8 +128,9 @@ impl CudaDevice {
         if let Some(device) = open.get(&ordinal) {
             return Ok(device.clone());
         }
-        let runtime = runtime::Runtime::open(ordinal).map_err(|reason| {
-            Error::DeviceUnavailable { device: format!("cuda:{ordinal}"), reason }
+        let runtime = Runtime::open(ordinal).map_err(|reason| Error::DeviceUnavailable {
+            device: format!("cuda:{ordinal}"),
+            reason,
         })?;
         let device = Self::new(Box::new(runtime), KernelOptions::default());
         open.insert(ordinal, device.clone());
@@ -172,10 +155,10 @@ impl CudaDevice {
     /// A stand-in for a GPU of this compute capability that compiles and computes nothing.
     #[cfg(feature = "cuda")]
     pub(super) fn compile_only(capability: u32, options: KernelOptions) -> Result<Self> {
-        match Offline::compiling(capability) {
+        match Rehearsal::compiling(capability) {
             Ok(offline) => Ok(Self::new(Box::new(offline), options)),
             Err(reason) => {
-                let device = format!("compute capability {}", probe::dotted(capability));
+                let device = format!("compute capability {}", gpu::libraries::dotted(capability));
                 Err(Error::DeviceUnavailable { device, reason })
             }
         }
@@ -226,7 +209,7 @@ impl CudaDevice {
     ) -> Result<u64> {
         let stand_in = self.stand_in();
         let mut operands = operands(&Device::Cuda(stand_in.clone()))?;
-        let peak = || stand_in.driver().as_any().downcast_ref().map_or(0, Offline::take_peak);
+        let peak = || stand_in.driver().as_any().downcast_ref().map_or(0, Rehearsal::take_peak);
         peak();
         call(&mut operands)?;
         Ok(peak())
@@ -234,7 +217,7 @@ impl CudaDevice {
 
     /// A device on which nothing is compiled or computed.
     fn stand_in(&self) -> CudaDevice {
-        let stand_in = Box::new(Offline::instead_of(self.driver()));
+        let stand_in = Box::new(Rehearsal::instead_of(self.driver()));
         let compiler = Compiler::without_cache(&*stand_in);
         Self::assemble(stand_in, compiler, self.options())
     }

@@ -89,7 +89,7 @@ pub(in crate::matrix) fn assemble<T: Element>(
     let (channels, rows) = (&plan.channels, plan.rows());
     let packed = pack(plan, weight)?;
     let (tables, sections) = tables(plan)?;
-    let tables = device.constant(WHAT, &tables)?;
+    let tables = device.table(WHAT, &tables)?;
     let axis_rows = plan.axes.each_ref().map(|axis| &axis.rows);
     let steps = axis_rows.map(regular_steps);
     let taps = plan.axes.each_ref().map(|axis| axis.taps());

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::super::driver::{CompileFailure, Unit};
-use super::super::kernels;
+use super::super::kernel::sources;
 
 /// Kernels see no name of the system, so warnings are about house style, not portability. Products and
 /// sums are rounded one by one, as on the device, where `fused` says otherwise.
@@ -123,7 +123,7 @@ impl Compiler {
     pub(super) fn compile(&self, unit: &Unit) -> Result<Vec<u8>, CompileFailure> {
         let failed = |error: io::Error| CompileFailure { log: format!("{}: {error}", unit.file) };
         let folder = tempfile::Builder::new().prefix("convmat-").tempdir().map_err(failed)?;
-        for (name, text) in kernels::FILES {
+        for (name, text) in sources::FILES {
             fs::write(folder.path().join(name), text).map_err(failed)?;
         }
         // The unit includes its kernel file, so it has another name.

@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 use cudarc::nvrtc::result::{self, NvrtcError};
 use cudarc::nvrtc::sys;
 
-use super::driver::{CompileFailure, Resources, Unit};
-use super::kernels;
-use super::probe::{OLDEST, dotted, is_present, library};
+use super::libraries::{OLDEST, dotted, is_present, library};
+use crate::device::cuda::driver::{CompileFailure, Resources, Unit};
+use crate::device::cuda::kernel::sources;
 
 /// NVRTC's version, or why it cannot be used.
 pub(crate) fn present() -> Result<(u32, u32), String> {
@@ -143,7 +143,7 @@ impl Program {
             CString::new(text).map_err(|_| CompileFailure { log: log() })
         };
         let mut texts = vec![terminated(&unit.text)?];
-        for (name, text) in kernels::FILES {
+        for (name, text) in sources::FILES {
             texts.extend([terminated(name)?, terminated(text)?]);
         }
         let pointers = |from: usize| -> Vec<*const c_char> {

@@ -2,41 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{CudaDevice, Engine, Product, Spec, Tiling};
+use super::tiles::{Engine, Product, Tiling};
+use crate::device::cuda::{CudaDevice, Gemm, Matrix, Spec};
 use crate::element::DType;
 use crate::error::Result;
-
-/// A matrix by rows, or one for each product of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Matrix {
-    pub address: u64,
-    /// From one row to the next, in elements.
-    pub leading: usize,
-    /// From one product's matrix to the next one's, in elements; 0 when they share it.
-    pub stride: usize,
-    /// Whether the factor is this matrix's transpose; its rows are then the factor's columns.
-    pub transposed: bool,
-}
-
-/// `c = alpha·a·b + beta·c`, for each product of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Gemm {
-    /// The type of `a` and `b`.
-    pub dtype: DType,
-    /// The type of `c`: that of the factors, or `f32` for factors of a half type.
-    pub output: DType,
-    /// Rows of `a` and `c`, columns of `b` and `c`, and what is summed over (at least 1).
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    pub batch: usize,
-    pub a: Matrix,
-    pub b: Matrix,
-    /// Not transposed. With `beta` 0 it is only written.
-    pub c: Matrix,
-    pub alpha: f64,
-    pub beta: f64,
-}
 
 impl CudaDevice {
     /// Queues the products.
@@ -50,13 +19,8 @@ impl CudaDevice {
     /// `c` overlaps neither factor.
     pub(crate) unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
         if self.driver().has_blas() {
-            #[cfg(feature = "cuda")]
-            if let Some(Ok(blas)) = self.runtime().map(|runtime| runtime.blas()) {
-                // SAFETY: passed on to the caller.
-                return unsafe { blas.gemm(gemm) };
-            }
-            // The stand-in of a device that has it computes nothing.
-            return Ok(());
+            // SAFETY: passed on to the caller.
+            return unsafe { self.driver().gemm(gemm) };
         }
         // SAFETY: passed on to the caller.
         unsafe { self.multiply(gemm) }

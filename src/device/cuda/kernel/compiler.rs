@@ -1,79 +1,21 @@
-//! From a kernel's name and configuration to something that can be launched: compiled once, kept in
-//! memory, and on disk for the next process.
+//! Kernels are compiled once, kept in memory, and on disk for the next process.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::KernelInfo;
 use super::cache::Cache;
-use super::driver::{Driver, Kernel, Unit};
-use super::kernels;
-use crate::element::DType;
+use super::sources;
+use super::spec::Spec;
+use crate::device::cuda::KernelInfo;
+use crate::device::cuda::driver::{Driver, Kernel};
 use crate::error::{Error, Result};
-use crate::geometry::Layout;
-
-/// A kernel and what it is compiled for: the definitions in front of its source.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Spec {
-    file: &'static str,
-    entry: &'static str,
-    definitions: Vec<(&'static str, String)>,
-}
-
-impl Spec {
-    /// The kernel `entry` of `kernels/{file}`.
-    pub(crate) fn new(file: &'static str, entry: &'static str) -> Self {
-        Spec { file, entry, definitions: Vec::new() }
-    }
-
-    /// Another kernel of the same file.
-    pub(crate) fn entry_of(self, entry: &'static str) -> Self {
-        Spec { entry, ..self }
-    }
-
-    pub(crate) fn define(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.definitions.push((name, value.to_string()));
-        self
-    }
-
-    pub(crate) fn element(self, dtype: DType) -> Self {
-        self.define("ELEMENT", dtype)
-    }
-
-    pub(crate) fn layout(self, layout: Layout) -> Self {
-        self.define(
-            "LAYOUT",
-            match layout {
-                Layout::ChannelsFirst => "CHANNELS_FIRST",
-                Layout::ChannelsLast => "CHANNELS_LAST",
-            },
-        )
-    }
-
-    /// For people and error messages.
-    pub(crate) fn describe(&self) -> String {
-        let definitions = self.definitions.iter().map(|(name, value)| format!(" {name}={value}"));
-        format!("{}{}", self.entry, definitions.collect::<String>())
-    }
-
-    /// What to compile.
-    pub(crate) fn unit(&self) -> Unit {
-        let mut text = String::new();
-        for (name, value) in &self.definitions {
-            writeln!(text, "#define {name} {value}").expect("strings take writes");
-        }
-        writeln!(text, "#include \"{}\"", self.file).expect("strings take writes");
-        Unit { file: self.file, text }
-    }
-}
 
 /// A kernel that is being compiled, or is there.
 type Slot = Arc<Mutex<Option<Arc<dyn Kernel>>>>;
 
 /// The kernels of one device.
 #[derive(Debug)]
-pub(super) struct Compiler {
+pub(in crate::device::cuda) struct Compiler {
     toolchain: String,
     cache: Cache,
     /// Whether the cache is read; it is written in any case.
@@ -82,12 +24,12 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    pub(super) fn new(driver: &dyn Driver, reuse: bool) -> Self {
+    pub(in crate::device::cuda) fn new(driver: &dyn Driver, reuse: bool) -> Self {
         Compiler { reuse, ..Compiler::with(driver, Cache::open()) }
     }
 
     /// One that neither reads nor writes the cache on disk.
-    pub(super) fn without_cache(driver: &dyn Driver) -> Self {
+    pub(in crate::device::cuda) fn without_cache(driver: &dyn Driver) -> Self {
         Compiler::with(driver, Cache::none())
     }
 
@@ -96,12 +38,12 @@ impl Compiler {
     }
 
     /// All that was asked for so far.
-    pub(super) fn specs(&self) -> Vec<Spec> {
+    pub(in crate::device::cuda) fn specs(&self) -> Vec<Spec> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
     /// All that is ready to be launched.
-    pub(super) fn kernels(&self) -> Vec<KernelInfo> {
+    pub(in crate::device::cuda) fn kernels(&self) -> Vec<KernelInfo> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let info = |(spec, slot): (&Spec, &Slot)| {
             let slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +60,11 @@ impl Compiler {
 
     /// The kernel, compiled if need be. Different kernels are compiled in parallel by as many threads as
     /// ask for them; threads that ask for the same one wait for it.
-    pub(super) fn kernel(&self, driver: &dyn Driver, spec: &Spec) -> Result<Arc<dyn Kernel>> {
+    pub(in crate::device::cuda) fn kernel(
+        &self,
+        driver: &dyn Driver,
+        spec: &Spec,
+    ) -> Result<Arc<dyn Kernel>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = match slots.get(spec) {
             Some(slot) => slot.clone(),
@@ -136,11 +82,11 @@ impl Compiler {
 
     fn build(&self, driver: &dyn Driver, spec: &Spec) -> Result<Box<dyn Kernel>> {
         let unit = spec.unit();
-        let key = format!("{:016x}\n{}\n{}", kernels::HASH, self.toolchain, unit.text);
+        let key = format!("{:016x}\n{}\n{}", sources::HASH, self.toolchain, unit.text);
         // An image that the driver refuses was damaged in a way that the cache's checksum does not see,
         // or is for another machine: compile it again.
         let cached = if self.reuse { self.cache.read(&key) } else { None };
-        let cached = cached.and_then(|image| driver.load(&image, spec.entry).ok());
+        let cached = cached.and_then(|image| driver.load(&image, spec.entry()).ok());
         if let Some(kernel) = cached {
             return Ok(kernel);
         }
@@ -150,7 +96,7 @@ impl Compiler {
             device: driver.name(),
             log: failure.log,
         })?;
-        let kernel = driver.load(&image, spec.entry)?;
+        let kernel = driver.load(&image, spec.entry())?;
         self.cache.write(&key, &image);
         Ok(kernel)
     }
@@ -161,9 +107,9 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::simulator::Simulator;
-    use super::super::{CudaDevice, KernelOptions};
     use super::*;
+    use crate::device::cuda::simulator::Simulator;
+    use crate::device::cuda::{CudaDevice, KernelOptions};
     use crate::{Conv, Device, Tensor};
 
     /// A simulator that keeps its kernels in `folder`, if there is a C++ compiler.

@@ -10,9 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use cudarc::cublas::result;
 use cudarc::cublas::sys::{self, cublasComputeType_t as Compute, cudaDataType as Type};
 
-use super::gemm::{Gemm, Matrix};
-use super::probe;
+use super::libraries;
 use super::queue::Queue;
+use crate::device::cuda::driver::{Gemm, Matrix};
 use crate::element::DType;
 use crate::error::{Error, Result};
 
@@ -34,7 +34,7 @@ impl Blas {
     /// # Errors
     /// Why there is none.
     pub(super) fn open(queue: &Queue) -> Result<Self, String> {
-        probe::cublas()?;
+        libraries::cublas()?;
         let failed = |error: String| format!("cuBLAS does not start: {error}");
         let made = queue.call("making cuBLAS's handle", |_| Ok(result::create_handle()));
         let handle = made.map_err(|error| failed(error.to_string()))?;

@@ -1,10 +1,11 @@
-//! What launches have in common: the geometry as kernels read it, index widths, divisions by multiplying.
+//! What the arguments of kernels have in common: the geometry as kernels read it, divisions by multiplying,
+//! numbers of blocks.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::compiler::Spec;
+use super::spec::mode;
 use crate::error::{Error, Result};
-use crate::geometry::{Axes, AxisMap, PaddingMode, gcd};
+use crate::geometry::{Axes, gcd};
 
 /// Threads in a block, where a kernel has no reason for another number.
 pub(crate) const THREADS: u32 = 256;
@@ -97,69 +98,9 @@ impl Adjoint {
     }
 }
 
-/// The mode as kernels/geometry.cuh names and numbers it. Axes that are never read outside the input say
-/// `zeros`, whatever the convolution's mode.
-fn mode(maps: &Axes) -> (&'static str, i64) {
-    let mode = maps.iter().map(AxisMap::mode).find(|&mode| mode != PaddingMode::Zeros);
-    match mode.unwrap_or(PaddingMode::Zeros) {
-        PaddingMode::Zeros => ("ZEROS", 0),
-        PaddingMode::Reflect => ("REFLECT", 1),
-        PaddingMode::Replicate => ("REPLICATE", 2),
-        PaddingMode::Circular => ("CIRCULAR", 3),
-    }
-}
-
 /// Divisors that take a row-major position apart: by the last two extents, and by the last.
 pub(crate) fn position_divisors(extents: [usize; 3]) -> [Divisor; 2] {
     [Divisor::new(extents[1] * extents[2]), Divisor::new(extents[2])]
-}
-
-/// Kernels made for one layer are worth compiling up to so many taps, whose loops are then unrolled.
-const MOST_UNROLLED_TAPS: usize = 64;
-
-/// Whether [`Spec::geometry`] makes the layer's numbers known at compile time.
-pub(crate) fn is_specialised(maps: &Axes, specialise: bool) -> bool {
-    specialise && maps.iter().map(AxisMap::taps).product::<usize>() <= MOST_UNROLLED_TAPS
-}
-
-/// What no number that the index map forms on an axis exceeds.
-pub(crate) fn axis_bound(maps: &Axes) -> usize {
-    let bound = |map: &AxisMap| {
-        let parts = [map.inputs(), map.inputs(), map.low().unsigned_abs() as usize];
-        let parts = parts.into_iter().chain([map.padded_extent(), map.stride(), map.dilation()]);
-        parts.fold(0, usize::saturating_add)
-    };
-    maps.iter().map(bound).max().unwrap_or(0)
-}
-
-impl Spec {
-    /// With `specialise`, compiles for the layer's taps, strides, dilations and padding mode; without,
-    /// those are arguments.
-    pub(crate) fn geometry(self, maps: &Axes, specialise: bool) -> Self {
-        if !is_specialised(maps, specialise) {
-            return self;
-        }
-        let three = |of: fn(&AxisMap) -> usize| {
-            let [d, h, w] = maps.each_ref().map(of);
-            format!("{d}, {h}, {w}")
-        };
-        self.mode(maps, specialise)
-            .define("TAPS", three(AxisMap::taps))
-            .define("STRIDES", three(AxisMap::stride))
-            .define("DILATIONS", three(AxisMap::dilation))
-    }
-
-    /// With `specialise`, compiles for the layer's padding mode alone.
-    pub(crate) fn mode(self, maps: &Axes, specialise: bool) -> Self {
-        if specialise { self.define("MODE", mode(maps).0) } else { self }
-    }
-
-    /// The width of indices: 64 bits if any of these counts, which bound every number the kernel forms,
-    /// comes near 2³¹, or if `wide` demands it.
-    pub(crate) fn index(self, counts: &[usize], wide: bool) -> Self {
-        let large = counts.iter().any(|&count| count >= (1 << 31) - (1 << 20));
-        self.define("INDEX_BITS", if wide || large { 64 } else { 32 })
-    }
 }
 
 /// The number of blocks that gives each of `count` work items a thread.

@@ -2,9 +2,9 @@
 
 use cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
 
-use super::driver::Driver;
-use super::probe::reason;
+use super::libraries::reason;
 use super::runtime::Runtime;
+use crate::device::cuda::driver::Driver;
 use crate::error::{Error, Result};
 
 /// Elements of a caller's. Our stream waits for what other streams have done to them; when this is

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUstream;
 use cudarc::driver::{CudaStream, DriverError, result};
 
-use super::probe::reason;
+use super::libraries::reason;
 use crate::error::{Error, Result};
 
 /// A stream that work is queued on, and the name that errors call its device by.

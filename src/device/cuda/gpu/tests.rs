@@ -3,10 +3,9 @@
 use cudarc::driver::{CudaContext, DevicePtr};
 use half::{bf16, f16};
 
-use super::driver::{Driver, Unit};
-use super::gemm::{Gemm, Matrix};
 use super::interop;
 use super::runtime::Runtime;
+use crate::device::cuda::driver::{Driver, Gemm, Matrix, Unit};
 use crate::element::{DType, Element};
 use crate::error::Error;
 

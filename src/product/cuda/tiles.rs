@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{CudaDevice, DeviceBuffer, Divisor, Spec, THREADS, blocks};
+use crate::device::cuda::{CudaDevice, DeviceBuffer, Divisor, Spec, THREADS, blocks};
 use crate::element::DType;
 use crate::error::{Result, checked_product};
 

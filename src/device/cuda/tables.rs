@@ -12,20 +12,20 @@ const KEEP_AT_MOST: usize = 16 << 20;
 
 /// The tables of one device, by their contents.
 #[derive(Default)]
-pub(super) struct Constants(Mutex<HashMap<Box<[i32]>, u64>>);
+pub(super) struct Tables(Mutex<HashMap<Box<[i32]>, u64>>);
 
 /// A table on a device.
-pub(crate) enum Constant {
+pub(crate) enum Table {
     /// Lives as long as the device.
     Kept(u64),
     Own(DeviceBuffer<i32>),
 }
 
-impl Constant {
+impl Table {
     pub(crate) fn address(&self) -> u64 {
         match self {
-            Constant::Kept(address) => *address,
-            Constant::Own(buffer) => buffer.view().address(),
+            Table::Kept(address) => *address,
+            Table::Own(buffer) => buffer.view().address(),
         }
     }
 }
@@ -36,24 +36,24 @@ impl CudaDevice {
     ///
     /// # Errors
     /// [`crate::Error::Allocation`], [`crate::Error::Device`].
-    pub(crate) fn constant(&self, what: &str, table: &[i32]) -> Result<Constant> {
-        let mut kept = self.0.constants.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn table(&self, what: &str, table: &[i32]) -> Result<Table> {
+        let mut kept = self.0.tables.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(&address) = kept.get(table) {
-            return Ok(Constant::Kept(address));
+            return Ok(Table::Kept(address));
         }
         let buffer = DeviceBuffer::from_slice(self, what, table)?;
         let bytes: usize = kept.keys().map(|table| size_of_val(&table[..])).sum();
         if table.is_empty() || bytes + size_of_val(table) > KEEP_AT_MOST {
-            return Ok(Constant::Own(buffer));
+            return Ok(Table::Own(buffer));
         }
         // Not as a buffer: that would hold the device, which holds this.
         let (address, _) = buffer.into_address();
         kept.insert(table.into(), address);
-        Ok(Constant::Kept(address))
+        Ok(Table::Kept(address))
     }
 }
 
-impl Constants {
+impl Tables {
     /// Frees all of them, of which none is used any more.
     pub(super) fn release(&mut self, driver: &dyn Driver) {
         let kept = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);

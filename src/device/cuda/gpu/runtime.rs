@@ -11,10 +11,11 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, result}
 use cudarc::nvrtc::Ptx;
 
 use super::blas::Blas;
-use super::driver::{CompileFailure, Driver, Kernel, Resources, Unit};
+use super::libraries::reason;
 use super::nvrtc::{self, Target};
-use super::probe::{self, DeviceFacts, reason};
+use super::probe::{self, DeviceFacts};
 use super::queue::Queue;
+use crate::device::cuda::driver::{CompileFailure, Driver, Gemm, Kernel, Resources, Unit};
 use crate::error::Result;
 
 /// A CUDA device, opened.
@@ -232,6 +233,14 @@ impl Driver for Runtime {
             // SAFETY: the range is memory of this driver.
             unsafe { result::memset_d8_async(address, 0, bytes, stream) }
         })
+    }
+
+    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        match self.blas() {
+            // SAFETY: passed on to the caller.
+            Ok(blas) => unsafe { blas.gemm(gemm) },
+            Err(reason) => Err(self.queue.error("multiplying matrices", reason.into())),
+        }
     }
 
     fn synchronize(&self) -> Result<()> {

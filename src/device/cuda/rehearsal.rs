@@ -7,14 +7,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::driver::{CompileFailure, Driver, Kernel, Resources, Unit};
+use super::driver::{CompileFailure, Driver, Gemm, Kernel, Resources, Unit};
 #[cfg(feature = "cuda")]
-use super::nvrtc::{self, Target};
+use super::gpu::nvrtc::{self, Target};
 use crate::error::Result;
 
-/// See the module.
+/// A stand-in for a GPU, on which work is rehearsed.
 #[derive(Debug)]
-pub(super) struct Offline {
+pub(super) struct Rehearsal {
     name: String,
     toolchain: String,
     capability: u32,
@@ -33,10 +33,10 @@ pub(super) struct Offline {
     peak: AtomicU64,
 }
 
-impl Offline {
+impl Rehearsal {
     /// A stand-in for this device, on which nothing is compiled.
     pub(super) fn instead_of(driver: &dyn Driver) -> Self {
-        Offline {
+        Rehearsal {
             name: format!("rehearsal for {}", driver.name()),
             toolchain: driver.toolchain(),
             capability: driver.capability(),
@@ -60,7 +60,7 @@ impl Offline {
     pub(super) fn compiling(capability: u32) -> std::result::Result<Self, String> {
         let target = Target::new(capability)?;
         let (major, minor) = nvrtc::present()?;
-        Ok(Offline {
+        Ok(Rehearsal {
             name: format!("compiler for {target}"),
             // The words of the CUDA runtime, so that a GPU finds the images in the cache.
             toolchain: format!("NVRTC {major}.{minor} for {target}"),
@@ -79,7 +79,7 @@ impl Offline {
 
 const ALIGNMENT: u64 = 256;
 
-impl Offline {
+impl Rehearsal {
     /// The most bytes allocated at a time since the last call, beyond those allocated now.
     pub(super) fn take_peak(&self) -> u64 {
         let held = self.held.load(Ordering::Relaxed);
@@ -99,7 +99,7 @@ fn hash(image: &[u8]) -> u64 {
     hasher.finish()
 }
 
-impl Driver for Offline {
+impl Driver for Rehearsal {
     fn name(&self) -> String {
         self.name.clone()
     }
@@ -175,6 +175,10 @@ impl Driver for Offline {
     }
 
     unsafe fn clear(&self, _: u64, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn gemm(&self, _: &Gemm) -> Result<()> {
         Ok(())
     }
 

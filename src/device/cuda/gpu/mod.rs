@@ -1,0 +1,12 @@
+//! CUDA GPUs, through the libraries that come with a driver: which are there, the driver, NVRTC, cuBLAS,
+//! and cudarc's memory in and out.
+
+mod blas;
+pub(crate) mod interop;
+pub(super) mod libraries;
+pub(super) mod nvrtc;
+pub(in crate::device) mod probe;
+mod queue;
+pub(crate) mod runtime;
+#[cfg(test)]
+mod tests;

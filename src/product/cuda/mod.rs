@@ -1,0 +1,6 @@
+//! Matrix products on CUDA: the crate's own kernels, and cuBLAS where it is found.
+
+mod gemm;
+mod tiles;
+
+pub(crate) use tiles::{Engine, Product, Tiling};
