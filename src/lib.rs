@@ -80,10 +80,12 @@ pub mod io;
 mod matrix;
 mod memory;
 mod patches;
+mod plan;
 mod product;
 mod stream;
 mod tensor;
 mod unfold;
+mod workers;
 
 pub use conv::Algorithm;
 #[cfg(feature = "cuda")]
@@ -99,4 +101,6 @@ pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMo
 pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixSize, Row,
 };
+pub use plan::{Explanation, Pass, PlanOptions, Workspace};
 pub use tensor::{Tensor, TensorView, TensorViewMut};
+pub use unfold::UnfoldPlan;

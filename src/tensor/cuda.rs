@@ -48,7 +48,7 @@ impl<'a, T: Element> TensorView<'a, T> {
         let (address, len) = (lease.address, lease.len);
         // SAFETY: cudarc vouches for the range as long as it is borrowed, and so does the lease.
         let data = unsafe { DeviceSlice::from_raw(cuda, address, len, Arc::new(lease)) };
-        Ok(TensorView::from_device(data, shape.to_vec()))
+        Ok(TensorView::from_device(data, shape.to_vec().into()))
     }
 }
 
@@ -68,7 +68,7 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         let (address, len) = (lease.address, lease.len);
         // SAFETY: as above, and the slice is borrowed for writing.
         let data = unsafe { DeviceSliceMut::from_raw(cuda, address, len, Arc::new(lease)) };
-        Ok(TensorViewMut::from_device(data, shape.to_vec()))
+        Ok(TensorViewMut::from_device(data, shape.to_vec().into()))
     }
 }
 

@@ -7,6 +7,8 @@ pub(crate) mod view;
 
 pub use view::{TensorView, TensorViewMut};
 
+use std::borrow::Cow;
+
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::DeviceBuffer;
@@ -139,18 +141,20 @@ impl<T: Element> Tensor<T> {
     /// The whole tensor, borrowed.
     pub fn view(&self) -> TensorView<'_, T> {
         match &self.storage {
-            Storage::Cpu(data) => TensorView::from_checked(data, self.shape.clone()),
+            Storage::Cpu(data) => TensorView::from_checked(data, Cow::Borrowed(&self.shape)),
             #[cfg(gpu)]
-            Storage::Cuda(data) => TensorView::from_device(data.view(), self.shape.clone()),
+            Storage::Cuda(data) => TensorView::from_device(data.view(), Cow::Borrowed(&self.shape)),
         }
     }
 
     /// The whole tensor, borrowed for writing.
     pub fn view_mut(&mut self) -> TensorViewMut<'_, T> {
         match &mut self.storage {
-            Storage::Cpu(data) => TensorViewMut::from_checked(data, self.shape.clone()),
+            Storage::Cpu(data) => TensorViewMut::from_checked(data, Cow::Borrowed(&self.shape)),
             #[cfg(gpu)]
-            Storage::Cuda(data) => TensorViewMut::from_device(data.view_mut(), self.shape.clone()),
+            Storage::Cuda(data) => {
+                TensorViewMut::from_device(data.view_mut(), Cow::Borrowed(&self.shape))
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Borrowed tensors: what operations take.
 
+use std::borrow::Cow;
+
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::{DeviceSlice, DeviceSliceMut};
@@ -11,14 +13,14 @@ use crate::tensor::Tensor;
 #[derive(Clone, Debug)]
 pub struct TensorView<'a, T> {
     data: Data<'a, T>,
-    shape: Vec<usize>,
+    shape: Cow<'a, [usize]>,
 }
 
 /// A tensor borrowed for writing: contiguous, row-major.
 #[derive(Debug)]
 pub struct TensorViewMut<'a, T> {
     data: DataMut<'a, T>,
-    shape: Vec<usize>,
+    shape: Cow<'a, [usize]>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,16 +52,16 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// [`Error::Invalid`] when `shape` does not have as many elements as `data`.
     pub fn from_slice(shape: &[usize], data: &'a [T]) -> Result<Self> {
         check_length(data.len(), shape)?;
-        Ok(TensorView::from_checked(data, shape.to_vec()))
+        Ok(TensorView::from_checked(data, Cow::Owned(shape.to_vec())))
     }
 
-    pub(super) fn from_checked(data: &'a [T], shape: Vec<usize>) -> Self {
+    pub(super) fn from_checked(data: &'a [T], shape: Cow<'a, [usize]>) -> Self {
         TensorView { data: Data::Cpu(data), shape }
     }
 
     /// Elements on a device, as many as the shape has.
     #[cfg(gpu)]
-    pub(crate) fn from_device(data: DeviceSlice<'a, T>, shape: Vec<usize>) -> Self {
+    pub(crate) fn from_device(data: DeviceSlice<'a, T>, shape: Cow<'a, [usize]>) -> Self {
         TensorView { data: Data::Cuda(data), shape }
     }
 
@@ -104,6 +106,15 @@ impl<'a, T: Element> TensorView<'a, T> {
         }
     }
 
+    /// Where the elements lie on a CUDA device; 0 on the CPU.
+    pub(crate) fn address(&self) -> u64 {
+        match &self.data {
+            Data::Cpu(_) => 0,
+            #[cfg(gpu)]
+            Data::Cuda(data) => data.address(),
+        }
+    }
+
     /// The elements in row-major order, copied to the host if they are elsewhere.
     ///
     /// # Errors
@@ -133,16 +144,16 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     /// [`Error::Invalid`] when `shape` does not have as many elements as `data`.
     pub fn from_slice(shape: &[usize], data: &'a mut [T]) -> Result<Self> {
         check_length(data.len(), shape)?;
-        Ok(TensorViewMut::from_checked(data, shape.to_vec()))
+        Ok(TensorViewMut::from_checked(data, Cow::Owned(shape.to_vec())))
     }
 
-    pub(super) fn from_checked(data: &'a mut [T], shape: Vec<usize>) -> Self {
+    pub(super) fn from_checked(data: &'a mut [T], shape: Cow<'a, [usize]>) -> Self {
         TensorViewMut { data: DataMut::Cpu(data), shape }
     }
 
     /// Elements on a device, as many as the shape has.
     #[cfg(gpu)]
-    pub(crate) fn from_device(data: DeviceSliceMut<'a, T>, shape: Vec<usize>) -> Self {
+    pub(crate) fn from_device(data: DeviceSliceMut<'a, T>, shape: Cow<'a, [usize]>) -> Self {
         TensorViewMut { data: DataMut::Cuda(data), shape }
     }
 
@@ -157,6 +168,15 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
             DataMut::Cpu(_) => Device::Cpu,
             #[cfg(gpu)]
             DataMut::Cuda(data) => Device::Cuda(data.device().clone()),
+        }
+    }
+
+    /// Where the elements lie on a CUDA device; 0 on the CPU.
+    pub(crate) fn address(&self) -> u64 {
+        match &self.data {
+            DataMut::Cpu(_) => 0,
+            #[cfg(gpu)]
+            DataMut::Cuda(data) => data.address(),
         }
     }
 

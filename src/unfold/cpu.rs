@@ -8,12 +8,14 @@
 //! | channels first, larger planes | the same per box of outputs |
 //! | channels last | a task per run of positions; a tap is a copy of a group's channels, taps that are neighbours in memory are copied together |
 
-use rayon::prelude::*;
-
+use super::Call;
 use crate::element::Element;
-use crate::geometry::{Axes, Box3, Layout};
+use crate::error::Result;
+use crate::geometry::{Axes, Box3, Layout, ravel};
 use crate::patches::slab::{SLAB_BYTES, Slab, output_boxes};
+use crate::plan::{Explanation, Pass};
 use crate::stream::{self, StreamWriter};
+use crate::workers::{Room, Scratch, Shared, Workers};
 
 /// Bytes of output a task should write at least, so that scheduling does not show.
 const TASK_BYTES: usize = 128 << 10;
@@ -22,70 +24,181 @@ const TASK_BYTES: usize = 128 << 10;
 /// which costs one look-up an entry but nothing a line: their lines are shorter than a cache line.
 pub(crate) const TABLE_ENTRIES: usize = 2048;
 
-/// Fills `patches`; `counts` are batch, channels and groups. All sizes have been checked.
-pub(super) fn unfold<T: Element>(
-    layout: Layout,
-    axes: &Axes,
-    counts: [usize; 3],
-    input: &[T],
-    patches: &mut [T],
-) {
-    if patches.is_empty() {
-        return;
-    }
-    match layout {
-        Layout::ChannelsFirst => channels_first(axes, input, patches),
-        Layout::ChannelsLast => channels_last(axes, counts, input, patches),
-    }
+/// How patches are gathered, and all tables for it.
+#[derive(Debug)]
+pub(crate) struct Unfold {
+    call: Call,
+    path: Path,
+    tasks: usize,
+    /// Whether patches are written past the caches.
+    streaming: bool,
 }
 
-fn channels_first<T: Element>(axes: &Axes, input: &[T], patches: &mut [T]) {
-    let streaming = stream::worthwhile(size_of_val(patches));
-    let (plane_in, positions) = (axes.inputs(), axes.outputs());
-    let rows = axes.taps();
-    if axes.is_identity() {
-        let len = TASK_BYTES / size_of::<T>();
-        patches.par_chunks_mut(len).zip(input.par_chunks(len)).for_each(|(target, source)| {
-            StreamWriter::new(target, streaming).write(source);
-        });
-        return;
+#[derive(Debug)]
+enum Path {
+    /// Runs of so many elements.
+    Copy { len: usize },
+    /// So many planes, whose patch entries copy the inputs with these numbers.
+    Table { planes: usize, sources: Vec<usize> },
+    /// So many planes, through a slab each.
+    Planes { planes: usize, slab: Slab },
+    /// Boxes of a plane's outputs.
+    Boxes(Vec<(Box3, Slab)>),
+    /// So many positions.
+    Positions { positions: usize },
+}
+
+impl Unfold {
+    /// A plan for elements of this type, and whom it takes.
+    pub(super) fn new<T: Element>(call: &Call, explanation: &mut Explanation) -> (Self, Workers) {
+        let Call { layout, axes, batch, channels, .. } = call;
+        let size = size_of::<T>();
+        let (plane_in, rows, positions) = (axes.inputs(), axes.taps(), axes.outputs());
+        let planes = batch * channels;
+        let bytes = planes * rows * positions * size;
+        let at_least = |each: usize| (TASK_BYTES / each.max(1)).max(1);
+        let (algorithm, reason, path, tasks, room) = match layout {
+            Layout::ChannelsLast => {
+                let per_task = at_least(rows * channels * size);
+                let room = Room::default().and::<T>(rows * channels);
+                let tasks = (batch * positions).div_ceil(per_task);
+                let path = Path::Positions { positions: per_task };
+                ("positions", "channels are neighbours, and copied together", path, tasks, room)
+            }
+            Layout::ChannelsFirst if axes.is_identity() => {
+                let len = TASK_BYTES / size;
+                let tasks = (planes * plane_in).div_ceil(len);
+                ("copy", "the patches are the input", Path::Copy { len }, tasks, Room::default())
+            }
+            Layout::ChannelsFirst if rows * positions <= TABLE_ENTRIES => {
+                // A dropped tap reads the zero behind the plane.
+                let sources = entry_sources(axes, plane_in);
+                let per_task = at_least(sources.len() * size);
+                let room = Room::default().and::<T>(plane_in + 1).and::<T>(sources.len());
+                let path = Path::Table { planes: per_task, sources };
+                let reason =
+                    "lines are shorter than a cache line, and a look-up an entry is cheaper";
+                ("table", reason, path, planes.div_ceil(per_task), room)
+            }
+            Layout::ChannelsFirst => {
+                let boxes = output_boxes(axes, SLAB_BYTES / size);
+                let slabs = boxes.into_iter().map(|part| (part.clone(), Slab::new(axes, part)));
+                let mut slabs: Vec<_> = slabs.collect();
+                let largest = slabs.iter().map(|(_, slab)| slab.len()).max().unwrap_or(0);
+                let room = Room::default().and::<T>(largest);
+                if slabs.len() == 1 {
+                    let per_task = at_least(rows * positions * size);
+                    let path = Path::Planes { planes: per_task, slab: slabs.remove(0).1 };
+                    let reason = "a plane unfolded on its last axis stays in a core's cache";
+                    ("slab", reason, path, planes.div_ceil(per_task), room)
+                } else {
+                    let tasks = planes * slabs.len();
+                    let reason =
+                        "a box of a plane, unfolded on its last axis, stays in a core's cache";
+                    ("slab", reason, Path::Boxes(slabs), tasks, room)
+                }
+            }
+        };
+        let streaming = stream::worthwhile(bytes);
+        explanation.algorithm = algorithm.into();
+        explanation.reason = reason.into();
+        let stores = if streaming { "stores past the caches" } else { "stores to the caches" };
+        explanation.passes.push(Pass::on_cpu("gather patches", tasks).by(stores));
+        let plan = Unfold { call: call.clone(), path, tasks, streaming };
+        (plan, Workers::new(tasks, room))
     }
-    if rows * positions <= TABLE_ENTRIES {
-        return from_table(axes, plane_in, input, patches, streaming);
-    }
-    let boxes = output_boxes(axes, SLAB_BYTES / size_of::<T>());
-    if let [all] = &boxes[..] {
-        let slab = Slab::new(axes, all.clone());
-        let planes = (TASK_BYTES / (rows * positions * size_of::<T>())).max(1);
-        let tasks = patches.par_chunks_mut(planes * rows * positions);
-        let tasks = tasks.zip(input.par_chunks(planes * plane_in));
-        tasks.for_each_init(
-            || vec![T::default(); slab.len()],
-            |scratch, (patches, input)| {
-                let mut writer = StreamWriter::new(patches, streaming);
-                for plane in input.chunks(plane_in) {
-                    slab.fill(plane, 1, scratch, |v| v);
-                    for tap in axes.each_tap() {
-                        copy_row(&slab, scratch, tap, &mut writer);
+
+    /// Writes all of `patches`.
+    pub(super) fn run<T: Element>(
+        &self,
+        workers: &Workers,
+        input: &[T],
+        patches: &mut [T],
+        memory: &mut [u8],
+    ) -> Result<()> {
+        let (axes, streaming) = (&self.call.axes, self.streaming);
+        let (plane_in, plane_out) = (axes.inputs(), axes.taps() * axes.outputs());
+        let (all, target) = (patches.len(), Shared::new(patches));
+        // The part of the patches that is a task's, if each has `len` elements.
+        let part = |task: usize, len: usize| {
+            let start = task * len;
+            // SAFETY: parts of different tasks do not overlap.
+            unsafe { target.run(start, len.min(all - start)) }
+        };
+        workers.share_out(self.tasks, memory, |task, scratch| {
+            match &self.path {
+                Path::Copy { len } => {
+                    let target = part(task, *len);
+                    let source = &input[task * len..][..target.len()];
+                    StreamWriter::new(target, streaming).write(source);
+                }
+                Path::Table { planes, sources } => {
+                    let padded = scratch.zeros::<T>(plane_in + 1);
+                    let staged = scratch.take::<T>(sources.len());
+                    let target = part(task, planes * plane_out);
+                    let count = target.len() / plane_out;
+                    let mut writer = StreamWriter::new(target, streaming);
+                    for plane in input[task * planes * plane_in..].chunks(plane_in).take(count) {
+                        padded[..plane_in].copy_from_slice(plane);
+                        staged.iter_mut().zip(sources).for_each(|(t, &s)| *t = padded[s]);
+                        writer.write(staged);
                     }
                 }
-            },
-        );
-        return;
+                Path::Planes { planes, slab } => {
+                    let data = scratch.take::<T>(slab.len());
+                    let target = part(task, planes * plane_out);
+                    let count = target.len() / plane_out;
+                    let mut writer = StreamWriter::new(target, streaming);
+                    for plane in input[task * planes * plane_in..].chunks(plane_in).take(count) {
+                        slab.fill(plane, 1, data, |v| v);
+                        for tap in axes.each_tap() {
+                            copy_row(slab, data, tap, &mut writer);
+                        }
+                    }
+                }
+                Path::Boxes(boxes) => {
+                    let (plane, (outputs, slab)) = (task / boxes.len(), &boxes[task % boxes.len()]);
+                    let data = scratch.take::<T>(slab.len());
+                    slab.fill(&input[plane * plane_in..][..plane_in], 1, data, |v| v);
+                    let first = ravel(outputs.each_ref().map(|o| o.start), axes.output_extents());
+                    let len = slab.depth() * slab.block_len();
+                    for (row, tap) in axes.each_tap().enumerate() {
+                        let start = plane * plane_out + row * axes.outputs() + first;
+                        // SAFETY: a box's outputs of each of the plane's rows are this task's.
+                        let target = unsafe { target.run(start, len) };
+                        copy_row(slab, data, tap, &mut StreamWriter::new(target, streaming));
+                    }
+                }
+                Path::Positions { positions } => {
+                    self.positions(task * positions, input, scratch, |len| {
+                        part(task, positions * len)
+                    });
+                }
+            }
+            Ok(())
+        })
     }
-    let tasks: Vec<_> = patches
-        .chunks_mut(rows * positions)
-        .zip(input.chunks(plane_in))
-        .flat_map(|(patches, plane)| box_tasks(axes, &boxes, patches, plane))
-        .collect();
-    tasks.into_par_iter().for_each_init(Vec::new, |scratch, task| {
-        let slab = Slab::new(axes, task.outputs);
-        scratch.resize(slab.len(), T::default());
-        slab.fill(task.plane, 1, scratch, |v| v);
-        for (tap, row) in axes.each_tap().zip(task.rows) {
-            copy_row(&slab, scratch, tap, &mut StreamWriter::new(row, streaming));
+
+    /// The patches of consecutive positions of channels-last images, from `first` on.
+    fn positions<'p, T: Element>(
+        &self,
+        first: usize,
+        input: &[T],
+        scratch: &mut Scratch,
+        part: impl FnOnce(usize) -> &'p mut [T],
+    ) {
+        let Call { axes, channels, groups, .. } = &self.call;
+        let (plane_in, row) = (axes.inputs() * channels, axes.taps() * channels);
+        let patch = scratch.take::<T>(row);
+        let target = part(row);
+        let count = target.len() / row;
+        let mut writer = StreamWriter::new(target, self.streaming);
+        for position in first..first + count {
+            let image = &input[position / axes.outputs() * plane_in..][..plane_in];
+            gather_position(axes, *groups, image, position % axes.outputs(), patch);
+            writer.write(patch);
         }
-    });
+    }
 }
 
 /// Every patch entry of one plane, row-major: the index of the input it copies, or `dropped`.
@@ -105,86 +218,10 @@ pub(crate) fn entry_sources(axes: &Axes, dropped: usize) -> Vec<usize> {
     sources
 }
 
-fn from_table<T: Element>(
-    axes: &Axes,
-    plane_in: usize,
-    input: &[T],
-    patches: &mut [T],
-    streaming: bool,
-) {
-    // A dropped tap reads the zero behind the plane.
-    let sources = entry_sources(axes, plane_in);
-    let entries = sources.len();
-    let planes = (TASK_BYTES / (entries * size_of::<T>())).max(1);
-    let tasks = patches.par_chunks_mut(planes * entries).zip(input.par_chunks(planes * plane_in));
-    tasks.for_each_init(
-        || (vec![T::default(); plane_in + 1], vec![T::default(); entries]),
-        |(padded, staged), (patches, input)| {
-            let mut writer = StreamWriter::new(patches, streaming);
-            for plane in input.chunks(plane_in) {
-                padded[..plane_in].copy_from_slice(plane);
-                staged.iter_mut().zip(&sources).for_each(|(t, &s)| *t = padded[s]);
-                writer.write(staged);
-            }
-        },
-    );
-}
-
-/// A box of outputs of one plane, and its piece of each of the plane's patch rows.
-struct BoxTask<'a, T> {
-    outputs: Box3,
-    plane: &'a [T],
-    rows: Vec<&'a mut [T]>,
-}
-
-fn box_tasks<'a, T>(
-    axes: &Axes,
-    boxes: &[Box3],
-    patches: &'a mut [T],
-    plane: &'a [T],
-) -> Vec<BoxTask<'a, T>> {
-    let mut tasks: Vec<_> = boxes
-        .iter()
-        .map(|outputs| BoxTask { outputs: outputs.clone(), plane, rows: Vec::new() })
-        .collect();
-    for mut row in patches.chunks_mut(axes.outputs()) {
-        for task in &mut tasks {
-            let piece = row.split_off_mut(..task.outputs.iter().map(|r| r.len()).product());
-            task.rows.extend(piece);
-        }
-    }
-    tasks
-}
-
 fn copy_row<T: Element>(slab: &Slab, data: &[T], tap: [usize; 3], writer: &mut StreamWriter<T>) {
     for d in 0..slab.depth() {
         writer.write(&data[slab.block(tap, d)..][..slab.block_len()]);
     }
-}
-
-fn channels_last<T: Element>(
-    axes: &Axes,
-    [_, channels, groups]: [usize; 3],
-    input: &[T],
-    patches: &mut [T],
-) {
-    let streaming = stream::worthwhile(size_of_val(patches));
-    let positions = axes.outputs();
-    let plane_in = axes.inputs() * channels;
-    let row = axes.taps() * channels;
-    let per_task = (TASK_BYTES / (row * size_of::<T>())).max(1);
-    patches.par_chunks_mut(per_task * row).enumerate().for_each_init(
-        || vec![T::default(); row],
-        |scratch, (task, patches)| {
-            let count = patches.len() / row;
-            let mut writer = StreamWriter::new(patches, streaming);
-            for position in task * per_task..task * per_task + count {
-                let image = &input[position / positions * plane_in..][..plane_in];
-                gather_position(axes, groups, image, position % positions, scratch);
-                writer.write(scratch);
-            }
-        },
-    );
 }
 
 /// The patch of one position of a channels-last image, ordered (group, tap, channel of the group).

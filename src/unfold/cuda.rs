@@ -1,54 +1,46 @@
-//! Unfold on CUDA: fills in the arguments of `kernels/unfold.cu` and launches it.
+//! Unfold on CUDA: the arguments of `kernels/unfold/unfold.cu` and its launch.
 
-use bytemuck::{Pod, Zeroable};
-
+use super::Call;
+use crate::device::cuda::structs::UnfoldArgs;
 use crate::device::cuda::{
-    AxesArguments, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks,
-    is_specialised, position_divisors, vector,
+    AxesArguments, Divisor, Draft, Region, Spec, THREADS, axis_bound, blocks, is_specialised,
+    position_divisors, vector,
 };
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{Axes, AxisMap, Layout};
+use crate::geometry::{AxisMap, Layout};
+use crate::plan::Explanation;
 
-/// `UnfoldArgs` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    input: u64,
-    patches: u64,
-    count: i64,
-    channels: i64,
-    per_group: i64,
-    axes: AxesArguments,
-    chunks: Divisor,
-    positions: Divisor,
-    groups: Divisor,
-    position: [Divisor; 2],
+/// Why it is done so: there is one kernel.
+pub(super) fn explain(explanation: &mut Explanation) {
+    explanation.algorithm = "gather".into();
+    explanation.reason =
+        "a thread copies neighbours of the patches, as many as one store moves".into();
 }
 
-/// Writes all of `patches`, whose shape fits the input's; `counts` are batch, channels and groups.
+/// Writes all of `patches`, whose size fits the input's.
 pub(crate) fn unfold<T: Element>(
-    layout: Layout,
-    maps: &Axes,
-    [batch, channels, groups]: [usize; 3],
-    input: DeviceSlice<'_, T>,
-    patches: DeviceSliceMut<'_, T>,
+    draft: &mut Draft,
+    call: &Call,
+    input: Region<T>,
+    patches: Region<T>,
 ) -> Result<()> {
-    let device = patches.device();
+    let Call { layout, axes: ref maps, batch, channels, groups } = *call;
+    let options = draft.device().options();
     let outputs = maps.output_extents();
-    let positions: usize = outputs.iter().product();
+    let positions = maps.outputs();
     let per_group = channels / groups;
-    let addresses = [input.address(), patches.address()];
+    let alignments = [input.alignment(), patches.alignment()];
     let mut window = None;
     let (vector, chunks, count) = match layout {
         Layout::ChannelsFirst => {
-            let mut vector = vector(size_of::<T>(), &[positions], &addresses[1..]);
+            let mut vector = vector(size_of::<T>(), &[positions], &alignments[1..]);
             // Neighbours in one line of outputs share what they read, which is worth narrower stores as
             // long as a warp's fill a cache line.
-            let in_line = self::vector(size_of::<T>(), &[outputs[2]], &addresses[1..]);
+            let in_line = self::vector(size_of::<T>(), &[outputs[2]], &alignments[1..]);
             if in_line == vector || in_line * size_of::<T>() >= 4 {
                 window = self::window(&maps[2], in_line)
-                    .filter(|_| is_specialised(maps, device.options().specialise));
+                    .filter(|_| is_specialised(maps, options.specialise));
             }
             if window.is_some() {
                 vector = in_line;
@@ -56,7 +48,7 @@ pub(crate) fn unfold<T: Element>(
             (vector, positions / vector, batch * channels * (positions / vector))
         }
         Layout::ChannelsLast => {
-            let vector = vector(size_of::<T>(), &[per_group], &addresses);
+            let vector = vector(size_of::<T>(), &[per_group], &alignments);
             (vector, channels / vector, batch * positions * (channels / vector))
         }
     };
@@ -64,14 +56,15 @@ pub(crate) fn unfold<T: Element>(
         .element(T::DTYPE)
         .layout(layout)
         .define("VECTOR", vector)
-        .geometry(maps, device.options().specialise)
-        .index(&[input.len(), patches.len(), count, axis_bound(maps)], device.options().wide);
+        .geometry(maps, options.specialise)
+        .index(&[input.len(), patches.len(), count, axis_bound(maps)], options.wide);
     if let Some(window) = window {
         spec = spec.define("WINDOW", window);
     }
-    let arguments = Arguments {
-        input: input.address(),
-        patches: patches.address(),
+    let [plane, line] = position_divisors(outputs);
+    let arguments = UnfoldArgs {
+        input: input.pointer(),
+        patches: patches.pointer(),
         count: count as i64,
         channels: channels as i64,
         per_group: per_group as i64,
@@ -79,11 +72,13 @@ pub(crate) fn unfold<T: Element>(
         chunks: Divisor::new(chunks),
         positions: Divisor::new(positions),
         groups: Divisor::new(per_group),
-        position: position_divisors(outputs),
+        plane,
+        line,
     };
     // SAFETY: the kernel reads `input` and writes `patches` inside the extents that the caller checked
     // against both, and nothing else.
-    unsafe { device.launch(spec, blocks(count, THREADS)?, THREADS, &arguments) }
+    unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, &arguments) };
+    Ok(())
 }
 
 /// Neighbours on the last axis that so many outputs read, if they can be kept in registers.

@@ -12,7 +12,7 @@ use super::im2col;
 use super::products::{Operand, Products};
 use super::shifted;
 use crate::conv::problem::Problem;
-use crate::device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
+use crate::device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut, Draft};
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{Axes, Layout};
@@ -181,7 +181,18 @@ impl<'a> Lowering<'a> {
         let target = view.slice(0..len);
         let address = target.address();
         let counts = [tile.len(), p.channels, p.groups];
-        unfold::cuda::unfold(p.layout, &block.maps, counts, x, target)?;
+        let mut draft = Draft::new(x.device(), 16 | x.address() | address);
+        let call = unfold::Call {
+            layout: p.layout,
+            axes: block.maps.clone(),
+            batch: counts[0],
+            channels: counts[1],
+            groups: counts[2],
+        };
+        let (input, patches) = (draft.operand::<T>(x.len()), draft.operand(len));
+        unfold::cuda::unfold(&mut draft, &call, input, patches)?;
+        // SAFETY: the operands were given with their lengths.
+        unsafe { draft.prepare()?.run(&[x.address(), address], 0)? };
         Ok(Operand { address, dtype: T::DTYPE })
     }
 

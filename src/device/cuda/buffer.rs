@@ -278,6 +278,14 @@ impl<'a, T: Pod> DeviceSliceMut<'a, T> {
         })
     }
 
+    /// The same memory as bytes.
+    pub(crate) fn into_bytes(self) -> DeviceSliceMut<'a, u8> {
+        let DeviceSlice { device, address, len, lease, .. } = self.whole;
+        let len = len * size_of::<T>();
+        let whole = DeviceSlice { device, address, len, lease, elements: PhantomData };
+        DeviceSliceMut { whole, elements: PhantomData }
+    }
+
     /// Some of the elements.
     pub(crate) fn slice(&mut self, range: Range<usize>) -> DeviceSliceMut<'_, T> {
         DeviceSliceMut { whole: self.whole.slice(range), elements: PhantomData }

@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::fmt;
 
+use super::kernel::pointer::Pointer;
 use crate::element::DType;
 use crate::error::Result;
 
@@ -63,6 +64,17 @@ pub(crate) struct Gemm {
     pub c: Matrix,
     pub alpha: f64,
     pub beta: f64,
+}
+
+impl Gemm {
+    /// The same with the addresses that a run puts in the slots.
+    pub(super) fn resolved(&self, slots: &[u64]) -> Self {
+        let at = |matrix: Matrix| Matrix {
+            address: bytemuck::cast::<u64, Pointer>(matrix.address).resolve(slots),
+            ..matrix
+        };
+        Gemm { a: at(self.a), b: at(self.b), c: at(self.c), ..*self }
+    }
 }
 
 /// A machine that runs kernels.

@@ -9,6 +9,7 @@ mod driver;
 #[cfg(feature = "cuda")]
 pub(crate) mod gpu;
 mod kernel;
+mod program;
 mod rehearsal;
 #[cfg(all(feature = "simulator", unix))]
 mod simulator;
@@ -27,6 +28,7 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 pub(crate) use buffer::Lease;
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
+pub(crate) use driver::Resources;
 use driver::{Driver, Kernel};
 pub(crate) use driver::{Gemm, Matrix};
 #[cfg(feature = "cuda")]
@@ -35,8 +37,9 @@ pub(crate) use kernel::arguments::{
     Adjoint, AxesArguments, Divisor, THREADS, blocks, position_divisors, vector,
 };
 use kernel::compiler::Compiler;
-pub(crate) use kernel::pointer::{Arguments, Pointer};
 pub(crate) use kernel::spec::{Spec, axis_bound, is_specialised};
+pub(crate) use kernel::structs;
+pub(crate) use program::{Draft, Program, Region};
 use rehearsal::Rehearsal;
 use tables::Tables;
 
@@ -292,7 +295,7 @@ impl CudaDevice {
 
 impl PartialEq for CudaDevice {
     fn eq(&self, other: &Self) -> bool {
-        self.driver().identity() == other.driver().identity()
+        Arc::ptr_eq(&self.0, &other.0) || self.driver().identity() == other.driver().identity()
     }
 }
 

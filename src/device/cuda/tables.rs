@@ -15,6 +15,7 @@ const KEEP_AT_MOST: usize = 16 << 20;
 pub(super) struct Tables(Mutex<HashMap<Box<[i32]>, u64>>);
 
 /// A table on a device.
+#[derive(Debug)]
 pub(crate) enum Table {
     /// Lives as long as the device.
     Kept(u64),

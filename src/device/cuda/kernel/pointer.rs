@@ -22,7 +22,7 @@ impl Pointer {
     }
 
     /// The first byte of what a run puts in this slot.
-    pub(super) fn slot(slot: u8) -> Self {
+    pub(in crate::device::cuda) fn slot(slot: u8) -> Self {
         Pointer((u64::from(slot) + 1) << DISTANCE_BITS)
     }
 
@@ -37,12 +37,12 @@ impl Pointer {
     }
 
     /// The slot, if the address is not known yet.
-    pub(super) fn unresolved(self) -> Option<usize> {
+    pub(in crate::device::cuda) fn unresolved(self) -> Option<usize> {
         (self.0 >> DISTANCE_BITS).checked_sub(1).map(|slot| slot as usize)
     }
 
     /// The address, given those of the slots.
-    pub(super) fn resolve(self, slots: &[u64]) -> u64 {
+    pub(in crate::device::cuda) fn resolve(self, slots: &[u64]) -> u64 {
         match self.unresolved() {
             Some(slot) => slots[slot] + self.distance(),
             None => self.0,

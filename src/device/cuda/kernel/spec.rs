@@ -74,14 +74,31 @@ impl Spec {
         )
     }
 
-    pub(super) fn entry(&self) -> &'static str {
+    pub(crate) fn entry(&self) -> &'static str {
         self.entry
     }
 
     /// For people and error messages.
     pub(crate) fn describe(&self) -> String {
-        let definitions = self.definitions.iter().map(|(name, value)| format!(" {name}={value}"));
-        format!("{}{}", self.entry, definitions.collect::<String>())
+        let definitions = self.definitions();
+        let space = if definitions.is_empty() { "" } else { " " };
+        format!("{}{space}{definitions}", self.entry)
+    }
+
+    /// What is defined, for people.
+    pub(crate) fn definitions(&self) -> String {
+        let all: Vec<_> =
+            self.definitions.iter().map(|(name, of)| format!("{name}={of}")).collect();
+        all.join(" ")
+    }
+
+    /// Rows and columns of the result that a block computes, for kernels that say so.
+    pub(crate) fn tile(&self) -> Option<[usize; 2]> {
+        let value = |wanted| {
+            let found = self.definitions.iter().find(|(name, _)| *name == wanted);
+            found.and_then(|(_, value)| value.parse().ok())
+        };
+        Some([value("TILE_ROWS")?, value("TILE_COLUMNS")?])
     }
 
     /// What to compile.

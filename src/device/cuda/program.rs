@@ -1,0 +1,355 @@
+//! What a computation queues on a device, worked out beforehand.
+//!
+//! A capability's `cuda` writes a [`Draft`]: the launches, products and clearings in their order, on
+//! operands and a workspace that have numbers in place of addresses. Nothing of the device is needed for
+//! that but facts. [`Draft::prepare`] compiles the kernels and copies tables to the device; running the
+//! [`Program`] then puts the addresses in and queues the steps. It allocates, compiles, hashes and formats
+//! nothing, so it may be captured in a graph.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::driver::{Gemm, Kernel};
+use super::kernel::pointer::{Arguments, Pointer};
+use super::tables::Table;
+use super::{CudaDevice, Spec};
+use crate::error::{Error, Result};
+use crate::plan::{FULL_ALIGNMENT, Pass};
+
+/// Multiples at which pieces of a workspace begin, in bytes.
+const PIECE: usize = 256;
+
+/// The workspace's slot; operands follow.
+const WORKSPACE: u8 = 0;
+
+/// Slots of operands end here, those of tables begin.
+const FIRST_TABLE: u8 = 16;
+
+/// Elements that a program reads or writes, wherever they will be.
+#[derive(Debug)]
+pub(crate) struct Region<T> {
+    pointer: Pointer,
+    len: usize,
+    /// What divides the address of the operand that this is part of.
+    alignment: u64,
+    elements: PhantomData<T>,
+}
+
+impl<T> Clone for Region<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Region<T> {}
+
+impl<T> Region<T> {
+    pub(crate) fn pointer(&self) -> Pointer {
+        self.pointer
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A number that has the powers of two, up to [`FULL_ALIGNMENT`], which will divide the address.
+    pub(crate) fn alignment(&self) -> u64 {
+        self.pointer.distance() | self.alignment
+    }
+
+    /// Some of the elements.
+    pub(crate) fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len);
+        let pointer = self.pointer.offset(range.start * size_of::<T>());
+        Region { pointer, len: range.len(), ..*self }
+    }
+
+    /// The same memory as elements of another type, as many as fit.
+    pub(crate) fn cast<U>(&self) -> Region<U> {
+        let len = self.len * size_of::<T>() / size_of::<U>();
+        Region { pointer: self.pointer, len, alignment: self.alignment, elements: PhantomData }
+    }
+}
+
+/// A program that is being written.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    device: CudaDevice,
+    /// What divides the addresses of all operands, in bytes.
+    alignment: u64,
+    steps: Vec<DraftStep>,
+    operands: u8,
+    tables: Vec<(&'static str, Vec<i32>)>,
+    /// Bytes of the workspace that are in use, and the most that were.
+    held: usize,
+    workspace: usize,
+}
+
+#[derive(Debug)]
+enum DraftStep {
+    Launch {
+        spec: Spec,
+        grid: [u32; 3],
+        threads: u32,
+        arguments: Box<[u64]>,
+        pointers: &'static [usize],
+    },
+    Gemm(Gemm),
+    Clear {
+        target: Pointer,
+        bytes: usize,
+    },
+}
+
+impl Draft {
+    /// A program for operands whose addresses `alignment` divides, a power of two.
+    pub(crate) fn new(device: &CudaDevice, alignment: u64) -> Self {
+        Draft {
+            device: device.clone(),
+            alignment: alignment.min(FULL_ALIGNMENT),
+            steps: Vec::new(),
+            operands: 0,
+            tables: Vec::new(),
+            held: 0,
+            workspace: 0,
+        }
+    }
+
+    pub(crate) fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
+    /// The next operand, of `len` elements: runs are given operands in this order.
+    pub(crate) fn operand<T>(&mut self, len: usize) -> Region<T> {
+        self.operands += 1;
+        assert!(self.operands < FIRST_TABLE, "programs have fewer operands");
+        let pointer = Pointer::slot(self.operands);
+        Region { pointer, len, alignment: self.alignment, elements: PhantomData }
+    }
+
+    /// `len` elements of the workspace, of any value, until they are given back by [`Draft::release`].
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when their bytes cannot be counted.
+    pub(crate) fn workspace<T>(&mut self, what: &str, len: usize) -> Result<Region<T>> {
+        let piece = len.checked_mul(size_of::<T>()).and_then(|b| b.checked_next_multiple_of(PIECE));
+        let end = piece.and_then(|bytes| self.held.checked_add(bytes));
+        let Some(end) = end.filter(|&end| end as u64 <= i64::MAX as u64 / 256) else {
+            return Err(Error::TooLarge {
+                what: what.into(),
+                value: format!("{len} x {}", size_of::<T>()),
+                limit: i64::MAX as u64 / 256,
+            });
+        };
+        let pointer = Pointer::slot(WORKSPACE).offset(self.held);
+        self.held = end;
+        self.workspace = self.workspace.max(end);
+        Ok(Region { pointer, len, alignment: FULL_ALIGNMENT, elements: PhantomData })
+    }
+
+    /// How much of the workspace is in use, for [`Draft::release`].
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Gives back the parts of the workspace that were taken since `held` was asked for: later steps may
+    /// use the same memory.
+    pub(crate) fn release(&mut self, held: usize) {
+        self.held = held;
+    }
+
+    /// Numbers that kernels read, on the device from when the program is prepared.
+    pub(crate) fn table(&mut self, what: &'static str, table: Vec<i32>) -> Pointer {
+        self.tables.push((what, table));
+        let slot = usize::from(FIRST_TABLE) + self.tables.len() - 1;
+        Pointer::slot(u8::try_from(slot).expect("programs have few tables"))
+    }
+
+    /// A launch; none if the grid is empty.
+    ///
+    /// # Safety
+    /// Regions in `arguments` are as large as the kernel takes them to be, and what it writes nothing else
+    /// of the launch uses.
+    pub(crate) unsafe fn launch<A: Arguments>(
+        &mut self,
+        spec: Spec,
+        grid: [u32; 3],
+        threads: u32,
+        arguments: &A,
+    ) {
+        if grid.contains(&0) {
+            return;
+        }
+        let words = bytemuck::pod_collect_to_vec(bytemuck::bytes_of(arguments));
+        self.steps.push(DraftStep::Launch {
+            spec: spec.define("ARGUMENT_BYTES", size_of::<A>()),
+            grid,
+            threads,
+            arguments: words.into(),
+            pointers: A::POINTERS,
+        });
+    }
+
+    /// A batch of products by cuBLAS.
+    ///
+    /// # Safety
+    /// The matrices are as large as sizes, leading dimensions and strides say, and the result overlaps
+    /// neither factor.
+    pub(crate) unsafe fn gemm(&mut self, gemm: Gemm) {
+        self.steps.push(DraftStep::Gemm(gemm));
+    }
+
+    /// Sets the bytes of all elements to zero.
+    pub(crate) fn clear<T>(&mut self, region: Region<T>) {
+        if region.len > 0 {
+            let bytes = region.len * size_of::<T>();
+            self.steps.push(DraftStep::Clear { target: region.pointer, bytes });
+        }
+    }
+
+    /// Bytes of the workspace.
+    pub(crate) fn workspace_bytes(&self) -> u64 {
+        self.workspace as u64
+    }
+
+    /// Compiles what is launched, and copies the tables to the device.
+    ///
+    /// # Errors
+    /// [`Error::Compile`], [`Error::Device`], [`Error::Allocation`].
+    pub(crate) fn prepare(self) -> Result<Program> {
+        let device = self.device;
+        let tables = self.tables.iter().map(|(what, table)| device.table(what, table));
+        let tables = tables.collect::<Result<Vec<Table>>>()?;
+        let known = |pointer: Pointer| match pointer.unresolved() {
+            Some(slot) if slot >= usize::from(FIRST_TABLE) => {
+                let table = &tables[slot - usize::from(FIRST_TABLE)];
+                Pointer::at(table.address()).offset(pointer.distance() as usize)
+            }
+            _ => pointer,
+        };
+        let mut passes = Vec::with_capacity(self.steps.len());
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for step in self.steps {
+            steps.push(match step {
+                DraftStep::Launch { spec, grid, threads, mut arguments, pointers } => {
+                    let kernel = device.kernel(&spec)?;
+                    passes.push(Pass::launched(&spec, grid, threads, kernel.resources()));
+                    let mut open = Vec::new();
+                    for &at in pointers {
+                        let word: &mut Pointer = bytemuck::cast_mut(&mut arguments[at / 8]);
+                        *word = known(*word);
+                        if word.unresolved().is_some() {
+                            open.push((at / 8) as u32);
+                        }
+                    }
+                    assert!(arguments.len() <= MOST_WORDS, "kernels have fewer arguments");
+                    Step::Launch { kernel, grid, threads, arguments, open: open.into() }
+                }
+                DraftStep::Gemm(gemm) => {
+                    passes.push(Pass::multiplied(&gemm));
+                    Step::Gemm(gemm)
+                }
+                DraftStep::Clear { target, bytes } => {
+                    passes.push(Pass::cleared(bytes));
+                    Step::Clear { target, bytes }
+                }
+            });
+        }
+        let (alignment, workspace) = (self.alignment, self.workspace);
+        Ok(Program { device, steps: steps.into(), passes, alignment, workspace, _tables: tables })
+    }
+}
+
+/// 8-byte words of a kernel's arguments, at most.
+const MOST_WORDS: usize = 160;
+
+/// A program that is ready to run.
+#[derive(Debug)]
+pub(crate) struct Program {
+    device: CudaDevice,
+    steps: Box<[Step]>,
+    passes: Vec<Pass>,
+    alignment: u64,
+    workspace: usize,
+    /// Which steps have addresses of.
+    _tables: Vec<Table>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Launch {
+        kernel: Arc<dyn Kernel>,
+        grid: [u32; 3],
+        threads: u32,
+        arguments: Box<[u64]>,
+        /// The words of the arguments that a run puts addresses in.
+        open: Box<[u32]>,
+    },
+    Gemm(Gemm),
+    Clear {
+        target: Pointer,
+        bytes: usize,
+    },
+}
+
+impl Program {
+    /// Its steps, for people.
+    pub(crate) fn passes(&self) -> &[Pass] {
+        &self.passes
+    }
+
+    /// Bytes of the workspace.
+    pub(crate) fn workspace(&self) -> usize {
+        self.workspace
+    }
+
+    /// What divides the addresses of operands.
+    pub(crate) fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
+    /// Queues the steps on these operands and a workspace.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a call fails.
+    ///
+    /// # Safety
+    /// `addresses` are those of the draft's operands, in its order: live memory of the device, as large and
+    /// as aligned as the draft took them to be, and what is written is borrowed for that. So is
+    /// `workspace`, a multiple of 256.
+    pub(crate) unsafe fn run(&self, addresses: &[u64], workspace: u64) -> Result<()> {
+        let mut slots = [0; FIRST_TABLE as usize];
+        slots[usize::from(WORKSPACE)] = workspace;
+        slots[1..=addresses.len()].copy_from_slice(addresses);
+        let driver = self.device.driver();
+        for step in &self.steps {
+            match step {
+                Step::Launch { kernel, grid, threads, arguments, open } => {
+                    log::debug!(
+                        "{}: {grid:?} blocks of {threads} threads of {kernel:?}",
+                        self.device
+                    );
+                    let mut words = [0; MOST_WORDS];
+                    let words = &mut words[..arguments.len()];
+                    words.copy_from_slice(arguments);
+                    for &at in open {
+                        let word = &mut words[at as usize];
+                        let pointer: Pointer = bytemuck::cast(*word);
+                        *word = pointer.resolve(&slots);
+                    }
+                    // SAFETY: the draft's author answers for the arguments, the caller for the addresses.
+                    unsafe { kernel.launch(*grid, *threads, bytemuck::cast_slice(words))? };
+                }
+                Step::Gemm(gemm) => {
+                    // SAFETY: as above.
+                    unsafe { driver.gemm(&gemm.resolved(&slots))? };
+                }
+                Step::Clear { target, bytes } => {
+                    // SAFETY: as above.
+                    unsafe { driver.clear(target.resolve(&slots), *bytes)? };
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,280 @@
+//! What a computation will do, and why: chosen once, run many times.
+//!
+//! Every operation is a plan and its run, as in FFTW, cuFFT and cuDNN. A capability's `mod.rs` checks the
+//! call's shapes, chooses, and keeps what it found: index tables and tiles on the CPU, compiled kernels
+//! with their arguments on CUDA. A run only computes. The one-call forms make a plan, and run it once.
+
+mod explanation;
+mod workspace;
+
+use std::sync::Arc;
+
+pub use explanation::{Explanation, Pass};
+pub use workspace::Workspace;
+
+use crate::conv::Algorithm;
+use crate::device::Device;
+#[cfg(gpu)]
+use crate::device::cuda::Program;
+use crate::error::{Error, Result};
+use crate::workers::Workers;
+
+/// The alignment that all memory of a CUDA device has, in bytes, and the most that any kernel asks for.
+pub(crate) const FULL_ALIGNMENT: u64 = 16;
+
+/// What a caller wishes of a plan. By default, whatever is fastest.
+///
+/// Nothing of it changes a result beyond rounding, and every plan is deterministic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PlanOptions {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) workspace_limit: Option<u64>,
+    pub(crate) alignment: Option<u64>,
+}
+
+impl PlanOptions {
+    /// Whatever is fastest.
+    pub fn new() -> Self {
+        PlanOptions::default()
+    }
+
+    /// How a convolution is computed; operations other than convolutions know one way only.
+    pub fn algorithm(self, algorithm: Algorithm) -> Self {
+        PlanOptions { algorithm, ..self }
+    }
+
+    /// Bytes of workspace that the plan should not exceed: algorithms that cut their work into tiles then
+    /// take smaller ones. A plan that needs more all the same is refused with [`Error::Invalid`].
+    pub fn workspace_limit(self, bytes: u64) -> Self {
+        PlanOptions { workspace_limit: Some(bytes), ..self }
+    }
+
+    /// The power of two that divides the addresses of all operands on a CUDA device, in bytes. By default
+    /// 16, which all tensors of this crate have, as has memory that the driver allocates; parts of such
+    /// memory may have less. Kernels for smaller alignments move less at a time.
+    pub fn alignment(self, bytes: u64) -> Self {
+        PlanOptions { alignment: Some(bytes), ..self }
+    }
+
+    /// For operands at these addresses.
+    pub(crate) fn for_addresses(addresses: &[u64]) -> Self {
+        let all = addresses.iter().fold(FULL_ALIGNMENT, |all, address| all | address);
+        PlanOptions::new().alignment(1 << all.trailing_zeros())
+    }
+
+    /// The alignment, checked.
+    #[cfg(gpu)]
+    pub(crate) fn alignment_for(&self, element: usize) -> Result<u64> {
+        let alignment = self.alignment.unwrap_or(FULL_ALIGNMENT).min(FULL_ALIGNMENT);
+        if !alignment.is_power_of_two() || alignment < element as u64 {
+            let reason = format!(
+                "it must be a power of two, and a multiple of an element's {element} bytes"
+            );
+            return Err(Error::invalid("alignment", alignment, reason));
+        }
+        Ok(alignment)
+    }
+}
+
+/// The parts that all plans have: where it runs, what it does, and the checks of a run's operands. `C` is
+/// what the capability keeps for the CPU.
+#[derive(Debug)]
+pub(crate) struct Plan<C> {
+    device: Device,
+    explanation: Explanation,
+    /// What each operand is called, and its shape.
+    operands: Vec<(&'static str, Vec<usize>)>,
+    steps: Steps<C>,
+}
+
+/// How a plan is carried out.
+#[derive(Debug)]
+pub(crate) enum Steps<C> {
+    Cpu {
+        plan: C,
+        workers: Workers,
+    },
+    #[cfg(gpu)]
+    Cuda(Program),
+}
+
+impl<C> Steps<C> {
+    /// Bytes of workspace.
+    fn workspace(&self) -> u64 {
+        match self {
+            Steps::Cpu { workers, .. } => workers.workspace() as u64,
+            #[cfg(gpu)]
+            Steps::Cuda(program) => program.workspace() as u64,
+        }
+    }
+}
+
+impl<C> Plan<C> {
+    /// A plan of these steps. Fails where it takes more workspace than `options` allow.
+    pub(crate) fn new(
+        device: &Device,
+        options: &PlanOptions,
+        mut explanation: Explanation,
+        operands: Vec<(&'static str, Vec<usize>)>,
+        steps: Steps<C>,
+    ) -> Result<Arc<Self>> {
+        explanation.device = device.to_string();
+        explanation.workspace_bytes = steps.workspace();
+        #[cfg(gpu)]
+        if let Steps::Cuda(program) = &steps {
+            explanation.passes = program.passes().to_vec();
+        }
+        if let Some(limit) = options.workspace_limit
+            && explanation.workspace_bytes > limit
+        {
+            let reason = format!(
+                "{} by {} needs {} bytes",
+                explanation.operation, explanation.algorithm, explanation.workspace_bytes
+            );
+            return Err(Error::invalid("workspace limit", limit, reason));
+        }
+        log::debug!("planned {explanation}");
+        Ok(Arc::new(Plan { device: device.clone(), explanation, operands, steps }))
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(crate) fn explanation(&self) -> &Explanation {
+        &self.explanation
+    }
+
+    pub(crate) fn steps(&self) -> &Steps<C> {
+        &self.steps
+    }
+
+    /// The shape of the operand with this number.
+    pub(crate) fn shape(&self, operand: usize) -> &[usize] {
+        &self.operands[operand].1
+    }
+
+    pub(crate) fn workspace(&self) -> u64 {
+        self.explanation.workspace_bytes
+    }
+
+    /// A workspace of the size that the plan needs.
+    pub(crate) fn make_workspace(&self) -> Result<Workspace<'static>> {
+        Workspace::new(&self.device, self.workspace())
+    }
+
+    /// Fails unless the operands of a run are those that were planned for: number, shape and device.
+    pub(crate) fn check(&self, operands: &[(usize, &[usize], &Device)]) -> Result<()> {
+        for &(number, shape, device) in operands {
+            let (name, expected) = &self.operands[number];
+            if shape != expected {
+                return Err(Error::shape(*name, format!("{expected:?}"), shape));
+            }
+            if *device != self.device {
+                return Err(Error::DeviceMismatch {
+                    left: if number == 0 { "the plan" } else { self.operands[0].0 }.into(),
+                    left_device: self.device.to_string(),
+                    right: name.to_string(),
+                    right_device: device.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues the program on these operands, in the order of the plan's.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an address that is not as aligned as planned, or too small a workspace;
+    /// [`Error::DeviceMismatch`] for a workspace elsewhere; [`Error::Device`].
+    ///
+    /// # Safety
+    /// The operands were found to be those that were planned for by [`Plan::check`], and are borrowed, for
+    /// writing where they are results.
+    #[cfg(gpu)]
+    pub(crate) unsafe fn queue(
+        &self,
+        program: &Program,
+        addresses: &[u64],
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
+        let alignment = program.alignment();
+        for (address, (name, _)) in addresses.iter().zip(&self.operands) {
+            if !address.is_multiple_of(alignment) {
+                let reason = format!(
+                    "the plan was made for multiples of {alignment} bytes: see PlanOptions::alignment"
+                );
+                return Err(Error::invalid(
+                    format!("address of {name}"),
+                    format!("{address:#x}"),
+                    reason,
+                ));
+            }
+        }
+        let workspace = workspace.cuda(&self.device, program.workspace())?;
+        // SAFETY: promised by the caller; the workspace is as large as the program needs.
+        unsafe { program.run(addresses, workspace) }
+    }
+}
+
+/// Declares the public type of a capability's plans, with what all plans offer.
+macro_rules! plan_type {
+    ($(#[$doc:meta])* $name:ident, $cpu:ty) => {
+        $(#[$doc])*
+        ///
+        /// A handle: clones share the tables and kernels, and may be used from any thread.
+        pub struct $name<T> {
+            plan: std::sync::Arc<$crate::plan::Plan<$cpu>>,
+            element: std::marker::PhantomData<fn(T) -> T>,
+        }
+
+        impl<T> $name<T> {
+            fn of(plan: std::sync::Arc<$crate::plan::Plan<$cpu>>) -> Self {
+                $name { plan, element: std::marker::PhantomData }
+            }
+
+            /// What a run does, and why.
+            pub fn explanation(&self) -> &$crate::plan::Explanation {
+                self.plan.explanation()
+            }
+
+            /// Where runs compute.
+            pub fn device(&self) -> &$crate::device::Device {
+                self.plan.device()
+            }
+
+            /// Bytes of workspace that a run takes. Nothing is allocated to find out.
+            pub fn workspace(&self) -> u64 {
+                self.plan.workspace()
+            }
+
+            /// A workspace of that size, to be used for any number of runs.
+            ///
+            /// # Errors
+            /// [`crate::Error::Allocation`] when there is no room for it.
+            pub fn make_workspace(&self) -> $crate::error::Result<$crate::plan::Workspace<'static>> {
+                self.plan.make_workspace()
+            }
+        }
+
+        impl<T> Clone for $name<T> {
+            fn clone(&self) -> Self {
+                $name::of(self.plan.clone())
+            }
+        }
+
+        impl<T> std::fmt::Debug for $name<T> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_tuple(stringify!($name)).field(self.explanation()).finish()
+            }
+        }
+
+        /// The explanation, over several lines.
+        impl<T> std::fmt::Display for $name<T> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.explanation().fmt(f)
+            }
+        }
+    };
+}
+pub(crate) use plan_type;

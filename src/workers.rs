@@ -1,0 +1,221 @@
+//! Tasks on the CPU: shared out among rayon's threads, each with memory of its own.
+//!
+//! A plan says beforehand how many workers there are at most and what memory each takes; a run allocates
+//! nothing. Tasks are handed out one after the other to whichever worker is free. Which worker gets a task
+//! never shows in a result: every element of it belongs to one task.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytemuck::Pod;
+use rayon::prelude::*;
+
+use crate::element::Element;
+use crate::error::Result;
+
+/// Bytes at whose multiples memory begins: a cache line, and a vector.
+pub(crate) const ALIGNMENT: usize = 64;
+
+/// How many workers take part, and what memory each of them has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Workers {
+    /// Workers, at most.
+    count: usize,
+    /// Bytes of each one's memory.
+    bytes: usize,
+}
+
+impl Workers {
+    /// Workers for so many tasks: as many as rayon has threads, if there are tasks for them.
+    pub(crate) fn new(tasks: usize, room: Room) -> Self {
+        Workers { count: rayon::current_num_threads().min(tasks).max(1), bytes: room.bytes() }
+    }
+
+    /// Bytes of all workers' memory.
+    pub(crate) fn workspace(&self) -> usize {
+        self.count * self.bytes
+    }
+
+    /// Does `tasks` pieces of work, each with the memory of the worker that does it, which holds any
+    /// values. `memory` is as large as [`Workers::workspace`] says.
+    ///
+    /// # Errors
+    /// What a piece of work returns; those not begun by then are left out.
+    pub(crate) fn share_out(
+        &self,
+        tasks: usize,
+        memory: &mut [u8],
+        work: impl Fn(usize, &mut Scratch) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let memory = &mut memory[..self.workspace()];
+        if self.count == 1 || tasks <= 1 {
+            let memory = &mut memory[..self.bytes];
+            return (0..tasks).try_for_each(|task| work(task, &mut Scratch { rest: memory }));
+        }
+        let next = AtomicUsize::new(0);
+        let worker = |memory: &mut [u8]| -> Result<()> {
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= tasks {
+                    return Ok(());
+                }
+                let done = work(task, &mut Scratch { rest: memory });
+                if done.is_err() {
+                    next.store(tasks, Ordering::Relaxed);
+                    return done;
+                }
+            }
+        };
+        if self.bytes == 0 {
+            return (0..self.count)
+                .into_par_iter()
+                .with_max_len(1)
+                .try_for_each(|_| worker(&mut []));
+        }
+        memory.par_chunks_exact_mut(self.bytes).with_max_len(1).try_for_each(worker)
+    }
+}
+
+/// What a worker's memory is made of: the mirror of the [`Scratch::take`]s of a task.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Room(usize);
+
+impl Room {
+    /// And `len` elements more.
+    pub(crate) fn and<A>(self, len: usize) -> Self {
+        Room(self.0.saturating_add(bytes_of::<A>(len)))
+    }
+
+    /// What serves tasks of either kind.
+    pub(crate) fn or(self, other: Room) -> Self {
+        Room(self.0.max(other.0))
+    }
+
+    fn bytes(self) -> usize {
+        // Two lines apart, so that neighbours do not share what a processor fetches at a time.
+        self.0.next_multiple_of(2 * ALIGNMENT)
+    }
+}
+
+fn bytes_of<A>(len: usize) -> usize {
+    len.saturating_mul(size_of::<A>()).checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX / 2)
+}
+
+/// A worker's memory during a task.
+#[derive(Debug)]
+pub(crate) struct Scratch<'a> {
+    rest: &'a mut [u8],
+}
+
+impl<'a> Scratch<'a> {
+    /// `len` elements of any value.
+    ///
+    /// # Panics
+    /// When the plan's [`Room`] has none for them: an error in this crate.
+    pub(crate) fn take<A: Pod>(&mut self, len: usize) -> &'a mut [A] {
+        let bytes = bytes_of::<A>(len);
+        let (taken, rest) = std::mem::take(&mut self.rest).split_at_mut(bytes);
+        self.rest = rest;
+        &mut bytemuck::cast_slice_mut(taken)[..len]
+    }
+
+    /// `len` elements, all zero.
+    pub(crate) fn zeros<A: Pod>(&mut self, len: usize) -> &'a mut [A] {
+        let taken = self.take(len);
+        taken.fill(A::zeroed());
+        taken
+    }
+
+    /// The same memory for a part of the task: what that takes is free again afterwards.
+    pub(crate) fn part(&mut self) -> Scratch<'_> {
+        Scratch { rest: self.rest }
+    }
+}
+
+/// A slice that tasks write disjoint parts of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<'a, T> {
+    data: *mut T,
+    len: usize,
+    borrowed: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: all access is through `Shared::run` and `Shared::scatter`, whose callers vouch for disjointness.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(data: &'a mut [T]) -> Self {
+        Shared { data: data.as_mut_ptr(), len: data.len(), borrowed: PhantomData }
+    }
+
+    /// A run of the slice.
+    ///
+    /// # Safety
+    /// While the result is alive, nothing else may use any part of this run.
+    #[allow(clippy::mut_from_ref)] // Disjointness is the caller's to guarantee.
+    pub(crate) unsafe fn run(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: the run lies inside the slice, which is borrowed for 'a; the caller sees to it that
+        // no other reference to it exists.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
+    }
+}
+
+impl<T: Element> Shared<'_, T> {
+    /// Writes rounded accumulators to the elements `start`, `start + step`, ….
+    ///
+    /// # Safety
+    /// Nothing else may use these elements.
+    pub(crate) unsafe fn scatter(&self, start: usize, step: usize, values: &[T::Acc]) {
+        let last = start + (values.len().max(1) - 1) * step;
+        assert!(values.is_empty() || last < self.len);
+        for (index, &value) in values.iter().enumerate() {
+            // SAFETY: inside the slice by the assertion; the caller sees to the rest.
+            unsafe { *self.data.add(start + index * step) = T::from_acc(value) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn every_task_is_done_once_with_memory_of_its_own() {
+        for tasks in [0, 1, 2, 7, 1000] {
+            for len in [0, 3, 100] {
+                let workers = Workers::new(tasks, Room::default().and::<u32>(len).and::<f64>(len));
+                let mut memory = vec![0u64; workers.workspace().div_ceil(8) + 8];
+                let memory: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
+                let start = memory.as_ptr().align_offset(ALIGNMENT);
+                let mut done = vec![0u8; tasks];
+                let shared = Shared::new(&mut done);
+                let work = |task: usize, scratch: &mut Scratch| {
+                    let mine = scratch.take::<u32>(len);
+                    mine.fill(task as u32);
+                    scratch.zeros::<f64>(len).fill(1.0);
+                    std::thread::yield_now();
+                    assert!(mine.iter().all(|&v| v == task as u32));
+                    // SAFETY: one task has this element.
+                    unsafe { shared.run(task, 1)[0] += 1 };
+                    Ok(())
+                };
+                workers.share_out(tasks, &mut memory[start..], work).unwrap();
+                assert!(done.iter().all(|&count| count == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_ends_the_work() {
+        let workers = Workers::new(1000, Room::default());
+        let fail = |task, _: &mut Scratch| match task {
+            500 => Err(Error::invalid("task", task, "it fails")),
+            _ => Ok(()),
+        };
+        assert!(workers.share_out(1000, &mut [], fail).is_err());
+    }
+}
