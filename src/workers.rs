@@ -113,6 +113,9 @@ impl<'a> Scratch<'a> {
     /// # Panics
     /// When the plan's [`Room`] has none for them: an error in this crate.
     pub(crate) fn take<A: Pod>(&mut self, len: usize) -> &'a mut [A] {
+        if len == 0 {
+            return &mut [];
+        }
         let bytes = bytes_of::<A>(len);
         let (taken, rest) = std::mem::take(&mut self.rest).split_at_mut(bytes);
         self.rest = rest;

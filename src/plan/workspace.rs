@@ -37,7 +37,8 @@ impl Workspace<'static> {
         let len = usize::try_from(bytes)
             .map_err(|_| Error::Allocation { what: "a workspace".into(), bytes })?;
         let memory = match device {
-            Device::Cpu => Memory::Host(Buffer::for_result(len.div_ceil(64))?),
+            // A line more, as it may begin in the middle of one.
+            Device::Cpu => Memory::Host(Buffer::for_result(len.div_ceil(64) + 1)?),
             #[cfg(gpu)]
             Device::Cuda(cuda) => {
                 Memory::Cuda(device.clone(), DeviceBuffer::new(cuda, "a workspace", len)?)
