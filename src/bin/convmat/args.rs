@@ -29,7 +29,7 @@ Examples:
   convmat conv x.npy model.safetensors:conv1.weight --bias model.safetensors:conv1.bias -o y.npy
   convmat matrix w.npy --input-size 56x56 --padding 1 -o matrix.npz
 
-Exit status: 0 when done, 1 for a failure (disk or memory), 2 for bad input.";
+Exit status: 0 when done, 1 for a failure (disk, memory or device), 2 for bad input.";
 
 /// Convolution as linear algebra: patches, products, gradients and sparse matrices
 #[derive(Parser, Debug)]

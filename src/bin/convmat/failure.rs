@@ -1,11 +1,11 @@
-//! What the user is told when something goes wrong: one sentence in terms of flags and files, and the
-//! exit status.
+//! What the user is told when something goes wrong: a sentence that speaks of flags and files, and
+//! the exit status.
 
 use std::fmt;
 
 use convmat::Error;
 
-/// A sentence and whose fault it is.
+/// A sentence, and the exit status that says whether the input was bad.
 #[derive(Debug)]
 pub struct Failure {
     exit_status: u8,
@@ -13,12 +13,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Something is wrong with what was given: flags, files, shapes, the device.
+    /// The input is bad: flags, files, shapes, or a device that this machine does not have.
     pub fn input(message: impl Into<String>) -> Self {
         Failure { exit_status: 2, message: message.into() }
     }
 
-    /// What was given is fine, but it could not be carried out.
+    /// The input is good, but the work failed: the disk, memory, or the device while it worked.
     pub fn run(message: impl Into<String>) -> Self {
         Failure { exit_status: 1, message: message.into() }
     }
@@ -123,7 +123,10 @@ impl Names {
             other => other,
         };
         match renamed {
-            Error::Allocation { .. } | Error::Io { .. } => Failure::run(renamed.to_string()),
+            Error::Allocation { .. }
+            | Error::Io { .. }
+            | Error::Device { .. }
+            | Error::Compile { .. } => Failure::run(renamed.to_string()),
             _ => Failure::input(renamed.to_string()),
         }
     }
@@ -132,6 +135,32 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_bad_input_has_status_2() {
+        let text = || "text".to_string();
+        let failed = [
+            Error::Allocation { what: text(), bytes: 1 },
+            Error::Io { path: "x.npy".into(), source: std::io::ErrorKind::StorageFull.into() },
+            Error::Device { device: text(), call: text(), reason: text() },
+            Error::Compile { kernel: text(), device: text(), log: text() },
+        ];
+        let bad = [
+            Error::Invalid { argument: text(), value: text(), reason: text() },
+            Error::Shape { argument: text(), expected: text(), found: vec![1] },
+            Error::TooLarge { what: text(), value: text(), limit: 1 },
+            Error::ElementType { argument: text(), expected: text(), found: text() },
+            Error::DeviceUnavailable { device: text(), reason: text() },
+            Error::Format { path: "x.npy".into(), reason: text() },
+        ];
+        for (status, errors) in [(1, Vec::from(failed)), (2, Vec::from(bad))] {
+            for error in errors {
+                let debug = format!("{error:?}");
+                let failure = Names::default().explain(error);
+                assert_eq!(failure.exit_status(), status, "{debug}");
+            }
+        }
+    }
 
     #[test]
     fn the_longest_name_that_is_a_word_wins() {

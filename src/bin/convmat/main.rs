@@ -1,7 +1,8 @@
 //! The command line: `convmat COMMAND …`, see `convmat --help`.
 //!
 //! A command reads its operands, calls the library once and writes one file. Exit status: 0 done,
-//! 1 a failure (the disk, memory), 2 bad input (flags, shapes, files, a device that is not there).
+//! 1 a failure (the disk, memory, the device), 2 bad input (flags, shapes, files, a device that is not
+//! there).
 
 mod args;
 mod commands;

@@ -126,3 +126,31 @@ fn failures_leave_what_was_there() {
     assert_eq!(folder.read::<f32>("x.npy").shape(), [1, 1, 6]);
     assert_eq!(folder.names(), ["folder.npy", "x.npy"]);
 }
+
+/// A device that is there but fails while it works is no bad input. Here the compiler of the simulator
+/// refuses every kernel.
+#[cfg(all(unix, feature = "simulator"))]
+#[test]
+fn a_device_that_fails_is_not_bad_input() {
+    use std::os::unix::fs::PermissionsExt;
+    if convmat::Device::simulator().is_err() {
+        return eprintln!("skipped: there is no simulator");
+    }
+    let folder = Folder::new();
+    folder.write::<f32>("x.npy", &[1, 1, 2, 3], &[1.0; 6]);
+    let script =
+        "#!/bin/sh\ncase \"$*\" in *unit.cpp*) echo refused >&2; exit 1;; esac\nexec c++ \"$@\"\n";
+    fs::write(folder.path("refuses"), script).unwrap();
+    fs::set_permissions(folder.path("refuses"), fs::Permissions::from_mode(0o755)).unwrap();
+    let before = folder.names();
+    let output = folder
+        .command(&["unfold", "x.npy", "--kernel", "1", "-o", "a.npy", "--device", "simulator"])
+        .env("CXX", folder.path("refuses"))
+        .env("CONVMAT_CACHE_DIR", "")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("does not compile") && stderr.contains("refused"), "{stderr}");
+    assert_eq!(folder.names(), before);
+}
