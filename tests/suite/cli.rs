@@ -1,7 +1,9 @@
-//! The command line, run as a process: what it prints; [`results`] what it writes, [`failures`] how it
-//! fails.
+//! The command line, run as a process: here what it prints, in `results` what it writes, in `failures`
+//! how it fails, and in `interrupts` how it ends when it is told to.
 
 mod failures;
+#[cfg(target_os = "linux")]
+mod interrupts;
 mod results;
 
 use std::fs;

@@ -29,7 +29,9 @@ Examples:
   convmat conv x.npy model.safetensors:conv1.weight --bias model.safetensors:conv1.bias -o y.npy
   convmat matrix w.npy --input-size 56x56 --padding 1 -o matrix.npz
 
-Exit status: 0 when done, 1 for a failure (disk, memory or device), 2 for bad input.";
+Exit status: 0 when done, 1 for a failure (disk, memory or device), 2 for bad input, 130 after \
+Ctrl-C (in general 128 plus the signal's number). A command that fails or is interrupted leaves its \
+output as it was.";
 
 /// Convolution as linear algebra: patches, products, gradients and sparse matrices
 #[derive(Parser, Debug)]

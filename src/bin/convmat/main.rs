@@ -2,7 +2,7 @@
 //!
 //! A command reads its operands, calls the library once and writes one file. Exit status: 0 done,
 //! 1 a failure (the disk, memory, the device), 2 bad input (flags, shapes, files, a device that is not
-//! there).
+//! there), and 128 plus the signal's number when one ended it.
 
 mod args;
 mod commands;
@@ -11,6 +11,8 @@ mod geometry;
 mod progress;
 mod report;
 mod session;
+#[cfg(unix)]
+mod signals;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
+    #[cfg(unix)]
+    signals::handle().map_err(|e| Failure::run(format!("cannot wait for signals: {e}")))?;
     let mut session = Session::new(cli.command.name(), &cli.device)?;
     commands::run(&cli.command, &mut session)?;
     printed(session.into_report().print(cli.json))

@@ -1,6 +1,6 @@
 //! One run of the program: operands in, one call, one file out, each timed and reported.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
@@ -188,15 +188,7 @@ fn write_npz<T: Element>(
 
 /// Fails where no file can be written, before any work is done for it.
 pub fn check_writable(output: &Path) -> Result<(), Failure> {
-    let folder = match output.parent() {
-        Some(folder) if folder != Path::new("") => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    let probe = match std::fs::metadata(output) {
-        Ok(existing) if existing.is_dir() => Err(std::io::ErrorKind::IsADirectory.into()),
-        _ => tempfile::tempfile_in(folder).map(drop),
-    };
-    probe.map_err(|e| Failure::run(format!("cannot write --output {}: {e}", output.display())))
+    io::check_writable(output).map_err(|e| Failure::writing(output, e))
 }
 
 /// A tensor as read from its file.
