@@ -33,7 +33,7 @@ impl Failure {
             Error::Io { source, .. } => Failure::input(format!("{label} cannot be read: {source}")),
             Error::Format { reason, .. } => Failure::input(format!("{label}: {reason}")),
             Error::ElementType { found, .. } => Failure::element_type(label, &found, ""),
-            error => Names::default().explain(error),
+            error => error.into(),
         }
     }
 
@@ -49,8 +49,15 @@ impl Failure {
             Error::Io { source, .. } => {
                 Failure::run(format!("cannot write --output {}: {source}", path.display()))
             }
-            error => Names::default().explain(error),
+            error => error.into(),
         }
+    }
+}
+
+/// An error about something that has no name of its own here.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Names::default().explain(error)
     }
 }
 

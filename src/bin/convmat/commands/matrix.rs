@@ -1,8 +1,8 @@
 //! `convmat matrix`.
 
-use convmat::{DType, Device, Element, TensorView};
+use convmat::{DType, Device, Element, TensorView, with_axes, with_dtype};
 
-use super::{archive_path, dispatch, report_geometry, save_matrix};
+use super::{archive_path, report_geometry, save_matrix};
 use crate::args::MatrixArgs;
 use crate::failure::Failure;
 use crate::report;
@@ -20,7 +20,7 @@ pub fn run(args: &MatrixArgs, session: &mut Session) -> Result<(), Failure> {
         other => other,
     };
     let axes = w.spatial_axes()?;
-    dispatch!(dtype, axes, T, D => typed::<T, D>(args, session, w, bias))
+    with_dtype!(dtype, T => with_axes!(axes, D => typed::<T, D>(args, session, w, bias)))
 }
 
 fn typed<T: Element, const D: usize>(

@@ -19,45 +19,6 @@ use crate::geometry::{Extents, GeometryFlags};
 use crate::report;
 use crate::session::Session;
 
-/// Evaluates a call with `$T` bound to the element type and `$D` to the number of spatial axes.
-macro_rules! dispatch {
-    (@type $type:ty, $axes:expr, $T:ident, $D:ident => $call:expr) => {{
-        type $T = $type;
-        $crate::commands::with_axes!($axes, $D => $call)
-    }};
-    ($dtype:expr, $axes:expr, $T:ident, $D:ident => $call:expr) => {
-        match $dtype {
-            convmat::DType::F16 => dispatch!(@type half::f16, $axes, $T, $D => $call),
-            convmat::DType::BF16 => dispatch!(@type half::bf16, $axes, $T, $D => $call),
-            convmat::DType::F32 => dispatch!(@type f32, $axes, $T, $D => $call),
-            convmat::DType::F64 => dispatch!(@type f64, $axes, $T, $D => $call),
-            other => Err(Failure::input(format!("element type {other} is not supported"))),
-        }
-    };
-}
-use dispatch;
-
-/// Evaluates a call with `$D` bound to the number of spatial axes, which is 1, 2 or 3.
-macro_rules! with_axes {
-    ($axes:expr, $D:ident => $call:expr) => {
-        match $axes {
-            1 => {
-                const $D: usize = 1;
-                $call
-            }
-            2 => {
-                const $D: usize = 2;
-                $call
-            }
-            _ => {
-                const $D: usize = 3;
-                $call
-            }
-        }
-    };
-}
-use with_axes;
-
 pub fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
     match command {
         Command::Devices => devices::run(session),
