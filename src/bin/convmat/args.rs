@@ -1,7 +1,5 @@
 //! The commands, their flags and what `--help` says about them.
 
-use std::str::FromStr;
-
 use clap::builder::styling::{AnsiColor, Style, Styles};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -9,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use convmat::io::Source;
 use convmat::{Algorithm, DType};
 
-use crate::geometry::{Extents, GeometryFlags, number};
+use crate::geometry::{GeometryFlags, TransposedFlags};
+use crate::values::{Extents, choice, number};
 
 const STYLES: Styles = Styles::styled()
     .header(Style::new().bold())
@@ -226,18 +225,6 @@ pub struct ConvArgs {
     pub output: Source,
 }
 
-// Not a doc comment: clap would make that the text of the command these are flattened into.
-#[derive(Args, Debug)]
-pub struct TransposedFlags {
-    /// Apply the adjoint, as torch.nn.ConvTranspose1d to 3d do
-    #[arg(long)]
-    pub transposed: bool,
-
-    /// Positions added at the high end of the output, with --transposed
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    pub output_padding: Option<Extents>,
-}
-
 /// Compute the gradients of a convolution: dx, dw and db
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -317,14 +304,6 @@ pub struct MatrixArgs {
     /// File to write, an archive as scipy.sparse.save_npz makes it
     #[arg(short, long, value_name = "M.npz", value_parser = source, help_heading = None)]
     pub output: Source,
-}
-
-/// A parser of one of these names.
-pub fn choice<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
-where
-    T: FromStr<Err = convmat::Error> + Clone + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(names.iter().copied()).try_map(|name| name.parse())
 }
 
 fn algorithm() -> impl TypedValueParser<Value = Algorithm> {

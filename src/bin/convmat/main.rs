@@ -13,6 +13,7 @@ mod report;
 mod session;
 #[cfg(unix)]
 mod signals;
+mod values;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -15,9 +15,10 @@ use serde_json::json;
 
 use crate::args::Command;
 use crate::failure::Failure;
-use crate::geometry::{Extents, GeometryFlags};
+use crate::geometry::GeometryFlags;
 use crate::report;
 use crate::session::Session;
+use crate::values::Extents;
 
 pub fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
     match command {
