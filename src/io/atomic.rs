@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
-/// Bytes between reports of progress, and the size of the buffer for whatever is smaller.
+/// Bytes between reports of progress; also the size of the buffer that collects smaller writes.
 const CHUNK: usize = 1 << 20;
 
 /// Permissions of a new file before the umask takes some away: those of any program's new file.
@@ -89,8 +89,9 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
 
 /// A file that is being written: [`AtomicFile::commit`] gives it its name, dropping it removes it.
 ///
-/// After a failed write it swallows whatever else comes, keeping only positions: `ZipWriter` closes
-/// its archive even when dropped, and would complain on standard error a second time.
+/// After a write has failed, it accepts and ignores all further ones, and only keeps count of the
+/// position: `ZipWriter` writes the end of its archive even when it is dropped, and would otherwise print
+/// a second complaint on standard error.
 pub(super) struct AtomicFile {
     target: PathBuf,
     file: BufWriter<File>,
@@ -315,7 +316,7 @@ impl Seek for AtomicFile {
     }
 }
 
-/// Writes it all, telling `progress` the number of bytes written since it was last told.
+/// Writes all bytes. `progress` is told how many were written since it was told last.
 pub(super) fn write_chunks(
     writer: &mut impl Write,
     bytes: &[u8],

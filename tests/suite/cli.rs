@@ -168,7 +168,7 @@ fn help_and_version_are_answers() {
     assert!(String::from_utf8(bare.stderr).unwrap().contains("Usage: convmat"));
 }
 
-/// As in `convmat … | head`: no panic, and what was asked for is done.
+/// As in `convmat … | head`: no panic, and the output file is written.
 #[test]
 fn a_closed_pipe_is_not_a_failure() {
     let folder = Folder::new();

@@ -27,7 +27,7 @@ impl Failure {
         self.exit_status
     }
 
-    /// A failure to read the tensor that is called `label` here.
+    /// A failure to read the tensor that messages call `label`.
     pub fn reading(label: &str, error: Error) -> Self {
         match error {
             Error::Io { source, .. } => Failure::input(format!("{label} cannot be read: {source}")),
@@ -54,7 +54,7 @@ impl Failure {
     }
 }
 
-/// An error about something that has no name of its own here.
+/// For errors about something that only flags have named so far, not files.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Names::default().explain(error)
@@ -87,7 +87,7 @@ impl Default for Names {
 }
 
 impl Names {
-    /// From now on, what the library calls `library` is called `here`.
+    /// From now on, messages call `here` what the library calls `library`.
     pub fn set(&mut self, library: &'static str, here: impl Into<String>) {
         self.0.retain(|(name, _)| *name != library);
         self.0.push((library, here.into()));
@@ -111,7 +111,7 @@ impl Names {
     pub fn explain(&self, error: Error) -> Failure {
         let renamed = match error {
             Error::Invalid { argument, value, reason } => {
-                // The library's way to quote the number of groups.
+                // This is how the library's reasons mention the number of groups.
                 let reason = reason.replace("groups = ", "--groups = ");
                 Error::Invalid { argument: self.rename(&argument), value, reason }
             }

@@ -11,8 +11,8 @@ use crate::values::{Extents, PaddingFlag, choice, number};
 
 const HEADING: &str = "Geometry";
 
-// Everything but the kernel, which is a flag for some commands and a weight's shape for others. (Not a
-// doc comment: clap would make that the text of the command these are flattened into.)
+// Everything but the kernel: some commands have a flag for it, others take it from the weight's shape.
+// (Not a doc comment, as clap would show it as the description of every command with these flags.)
 #[derive(Args, Debug)]
 #[command(next_help_heading = HEADING)]
 pub struct GeometryFlags {
@@ -56,7 +56,7 @@ impl GeometryFlags {
             .layout(self.layout))
     }
 
-    /// The kernel of a weight, with which `--kernel` has to agree if it is given.
+    /// The extents of a weight's kernel. If `--kernel` is given, it has to say the same.
     pub fn kernel_of<const D: usize>(
         &self,
         weight: &Operand,
@@ -79,7 +79,7 @@ impl GeometryFlags {
         }
     }
 
-    /// The largest number of values that any flag gives, for commands without a tensor to tell D.
+    /// The largest number of values that any flag gives: D, for commands whose tensors do not tell it.
     pub fn axes(&self) -> usize {
         let padding = match &self.padding {
             PaddingFlag::Sides(sides) => sides.len(),
@@ -88,7 +88,7 @@ impl GeometryFlags {
         self.stride.0.len().max(self.dilation.0.len()).max(padding)
     }
 
-    /// What the flags came to, for people and for programs.
+    /// The geometry that results from the flags: text for people, and JSON for programs.
     pub fn describe<const D: usize>(
         &self,
         geometry: &Geometry<D>,
@@ -127,7 +127,7 @@ impl GeometryFlags {
     }
 }
 
-// Not a doc comment: clap would make that the text of the command these are flattened into.
+// Not a doc comment, as clap would show it as the description of every command with these flags.
 #[derive(Args, Debug)]
 pub struct TransposedFlags {
     /// Apply the adjoint, as torch.nn.ConvTranspose1d to 3d do

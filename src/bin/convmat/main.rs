@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Err(error) => usage(&error),
     };
     done.unwrap_or_else(|failure| {
-        // Nothing is left to be done about a standard error that is closed.
+        // If standard error is closed, there is no place left to report that.
         let _ = writeln!(io::stderr(), "{} {failure}", report::error_label());
         ExitCode::from(failure.exit_status())
     })
@@ -45,7 +45,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     printed(session.into_report().print(cli.json))
 }
 
-/// What clap has to say: help and version are answers, anything else is one sentence.
+/// Prints help and the version, which were asked for; any other message of clap is bad input.
 fn usage(error: &clap::Error) -> Result<ExitCode, Failure> {
     match error.kind() {
         ErrorKind::DisplayHelp
@@ -58,7 +58,7 @@ fn usage(error: &clap::Error) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A reader that has seen enough and closed the pipe is not a failure.
+/// Whether printing failed. A pipe that its reader closed, as `head` does, is not a failure.
 fn printed(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
@@ -68,7 +68,7 @@ fn printed(result: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
-/// clap's message and tips without the usage that follows them, on one line.
+/// clap's message and tips on one line, without the usage that clap prints after them.
 fn one_sentence(rendered: &str) -> String {
     let message = rendered.split("\n\nUsage:").next().unwrap_or(rendered);
     let message = message.split("\n\nFor more information").next().unwrap_or(message);

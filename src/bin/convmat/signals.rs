@@ -1,5 +1,5 @@
-//! Signals that end the program, such as Ctrl-C: it leaves no file, and says by its exit status which
-//! signal it was.
+//! Signals that end the program, such as that of Ctrl-C: the program leaves no unfinished file, and its
+//! exit status says which signal it was.
 
 use std::io;
 use std::thread;
@@ -8,8 +8,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
-/// From now on, an interrupted program ends as shells expect it: with status 128 plus the number of the
-/// signal, which is 130 for Ctrl-C.
+/// From now on, a signal ends the program with the status that shells use for it: 128 plus the number
+/// of the signal, which makes 130 for Ctrl-C.
 pub fn handle() -> io::Result<()> {
     let signals = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|&signal| !is_ignored(signal));
     let mut signals = Signals::new(signals)?;
@@ -17,7 +17,8 @@ pub fn handle() -> io::Result<()> {
         if let Some(signal) = signals.forever().next() {
             // Kept until the end: no other thread can begin or complete a file.
             let _writes = convmat::io::abandon_writes();
-            // At once: other threads still compute, and need what an orderly exit would take away.
+            // This ends the process at once. An orderly exit would first take away what other threads
+            // need, which still compute.
             low_level::exit(128 + signal);
         }
     };
@@ -27,8 +28,8 @@ pub fn handle() -> io::Result<()> {
 
 /// Whether whoever started the program told it to ignore this signal, as `nohup` does for SIGHUP.
 fn is_ignored(signal: i32) -> bool {
-    // SAFETY: sigaction is plain data, for which zeros are valid; the call only writes what the signal
-    // does at present to it, and changes nothing when it is given no new action.
+    // SAFETY: `sigaction` is plain data, and all zeros are a valid value of it. Without a new action
+    // (null) the call changes nothing; it only writes the present action to `present`, which is ours.
     unsafe {
         let mut present: libc::sigaction = std::mem::zeroed();
         let known = libc::sigaction(signal, std::ptr::null(), &mut present) == 0;

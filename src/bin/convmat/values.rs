@@ -9,7 +9,7 @@ use convmat::Padding;
 
 use crate::failure::Failure;
 
-/// One value for all axes or one per axis: `3`, `3x3`, `1x3x3`.
+/// One value for all axes, or one for each axis: `3`, `3x3`, `1x3x3`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extents(pub Vec<usize>);
 
@@ -58,7 +58,7 @@ fn axes<V>(text: &str, parse: impl Fn(&str) -> Result<V, String>) -> Result<Vec<
     }
 }
 
-/// A number without sign.
+/// A whole number without a sign.
 pub fn number(text: &str) -> Result<usize, String> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("`{text}` is not a whole number"));
@@ -66,7 +66,7 @@ pub fn number(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("`{text}` is too large"))
 }
 
-/// A parser of one of these names.
+/// A parser that accepts these names and nothing else.
 pub fn choice<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: FromStr<Err = convmat::Error> + Clone + Send + Sync + 'static,
@@ -74,12 +74,12 @@ where
     PossibleValuesParser::new(names.iter().copied()).try_map(|name| name.parse())
 }
 
-/// What `--padding` says.
+/// The value of `--padding`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PaddingFlag {
     Same,
     Valid,
-    /// (low, high), once or per axis.
+    /// (low, high), once for all axes or once for each.
     Sides(Vec<(usize, usize)>),
 }
 

@@ -117,7 +117,7 @@ fn failures_leave_what_was_there() {
     let missing = "unfold x.npy --kernel 1 -o none/a.npy";
     folder.fails(1, missing, &["--output none/a.npy", "No such file"]);
     folder.fails(1, "unfold x.npy --kernel 1 -o folder.npy", &["--output folder.npy"]);
-    // More memory than addresses: a failure, not an abort.
+    // More memory than there are addresses: an error message, not an abort of the process.
     folder.fails(1, "filter --channels 9000000 --kernel 3 -o x.npy", &["could not allocate"]);
     folder.fails(2, "unfold x.npy --kernel 9 -o x.npy", &["--kernel"]);
     assert_eq!(folder.read::<f32>("x.npy").shape(), [1, 1, 2, 3]);
@@ -127,8 +127,8 @@ fn failures_leave_what_was_there() {
     assert_eq!(folder.names(), ["folder.npy", "x.npy"]);
 }
 
-/// A device that is there but fails while it works is no bad input. Here the compiler of the simulator
-/// refuses every kernel.
+/// When a device exists but fails while it works, that is a failure and not bad input. Here the
+/// simulator's compiler refuses every kernel.
 #[cfg(all(unix, feature = "simulator"))]
 #[test]
 fn a_device_that_fails_is_not_bad_input() {

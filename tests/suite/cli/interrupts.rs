@@ -13,14 +13,16 @@ use libc::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, c_int};
 
 use super::Folder;
 
-/// Writes 8100 · 900 · 9 elements of 4 bytes: enough to be caught at it.
+/// Writes 8100 · 900 · 9 elements of 4 bytes: enough to be caught while it writes.
 const COMMAND: [&str; 6] = ["filter", "--channels", "900", "--kernel", "3x3", "-o"];
 const BYTES: u64 = 8100 * 900 * 9 * 4;
 
 /// How a command is started.
 struct Start {
-    /// With nothing in it, the unfinished file has a temporary name; otherwise it needs none.
+    /// If this is 0, the unfinished file has a temporary name; otherwise it needs none (on Linux).
+    // See `without_name` in src/io/atomic.rs for the reason.
     umask: libc::mode_t,
+    /// What SIGHUP does.
     hangup: libc::sighandler_t,
 }
 
@@ -35,7 +37,7 @@ fn spawn(folder: &Folder, output: &str, start: &Start) -> Child {
         unsafe {
             libc::umask(umask);
             libc::signal(SIGHUP, hangup);
-            // Whoever runs the tests may have them ignore these, and the command would, too.
+            // If the tests were started with these ignored, the command would ignore them as well.
             libc::signal(SIGINT, libc::SIG_DFL);
             libc::signal(SIGTERM, libc::SIG_DFL);
         }
@@ -47,7 +49,8 @@ fn spawn(folder: &Folder, output: &str, start: &Start) -> Child {
 }
 
 fn send(child: &Child, signal: c_int) {
-    // SAFETY: the call takes two numbers; the child is not waited for yet, so its number is still its.
+    // SAFETY: the call takes two numbers. Nobody has waited for the child yet, so that no other process
+    // can have its number.
     assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0);
 }
 

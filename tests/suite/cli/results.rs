@@ -197,7 +197,7 @@ fn check_transposed(folder: &Folder, c: &Case, flags: &[String]) {
     assert_archive_is(folder, "m.npz", &object, &expected.unwrap());
 }
 
-/// Every element type, in and out of every file format.
+/// Every element type, read from and written to every file format.
 #[test]
 fn element_types_and_formats_are_kept() {
     fn check<T: Element>() {

@@ -12,7 +12,8 @@ pub fn run(args: &ConvBackwardArgs, session: &mut Session) -> Result<(), Failure
     let x = session.load("input", "X", &args.x)?;
     let w = session.load_weight(&args.w)?;
     let dy = session.load("output gradient", "DY", &args.dy)?;
-    // The library compares these shapes with those of the gradients that are made here.
+    // The gradients are made here, in the shapes of X and W. If the library finds that such a shape does
+    // not fit, it is X or W that is wrong.
     session.names.set("input gradient", x.label());
     session.names.set("weight gradient", w.label());
     let dtype = common_dtype(&[Some(&x), Some(&w), Some(&dy)])?;

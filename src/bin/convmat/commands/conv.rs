@@ -52,7 +52,7 @@ fn typed<T: Element, const D: usize>(
     session.save("y", &args.output, y)
 }
 
-/// Shape of the result, as far as it can be told before the operands are checked.
+/// Shape of the result. The operands are not checked yet: the library refuses wrong ones later.
 fn output_shape<const D: usize>(
     args: &ConvArgs,
     session: &mut Session,

@@ -14,7 +14,7 @@ pub fn run(args: &FilterArgs, session: &mut Session) -> Result<(), Failure> {
     }
     check_writable(args.output.path())?;
     session.names.set("channels", "--channels");
-    // SciPy has no bfloat16: such a matrix holds f32, in which ones are ones.
+    // SciPy has no bfloat16, so the matrix holds f32 instead. Its ones are exact in both.
     let dtype = if args.sparse && args.dtype == DType::BF16 { DType::F32 } else { args.dtype };
     with_dtype!(dtype, T => with_axes!(args.kernel.0.len(), D => typed::<T, D>(args, session)))
 }

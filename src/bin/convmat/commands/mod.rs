@@ -1,4 +1,4 @@
-//! The commands, one file per group.
+//! The commands: a file for each, or for two that belong together.
 
 mod backward;
 mod conv;
@@ -32,7 +32,7 @@ pub fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
     }
 }
 
-/// The path of an output that has to be an npz archive of several arrays.
+/// The path of an output that must be an npz archive because it holds several arrays.
 fn archive_path<'a>(what: &str, output: &'a Source) -> Result<&'a Path, Failure> {
     if output.format() != Format::Npz || output.key().is_some() {
         return Err(Failure::input(format!(
