@@ -8,7 +8,7 @@ mod shapes;
 use std::cell::LazyCell;
 use std::time::Duration;
 
-use convmat::{Algorithm, CsrBuffers, DType, Device, Tensor};
+use convmat::{Algorithm, CsrBuffers, DType, Device, Error, Tensor, with_axes};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use shapes::{CATALOGUE, Shape, eighths};
@@ -45,10 +45,12 @@ fn unfold(criterion: &mut Criterion) {
         let x = LazyCell::new(|| tensor(&shape.input_shape(), 1));
         let mut patches = LazyCell::new(|| zeros(&shape.patch_shape()));
         group.bench_function(shape.name, |bencher| {
-            with_axes!(shape, D => {
+            with_axes!(shape.spatial, D => {
                 let conv = shape.conv::<D>();
                 bencher.iter(|| conv.unfold_into(&*x, &mut *patches).unwrap());
+                Ok::<(), Error>(())
             })
+            .unwrap();
         });
     }
 }
@@ -60,10 +62,12 @@ fn fold(criterion: &mut Criterion) {
         let patches = LazyCell::new(|| tensor(&shape.patch_shape(), 1));
         let mut x = LazyCell::new(|| zeros(&shape.input_shape()));
         group.bench_function(shape.name, |bencher| {
-            with_axes!(shape, D => {
+            with_axes!(shape.spatial, D => {
                 let conv = shape.conv::<D>();
                 bencher.iter(|| conv.fold_into(&*patches, &mut *x).unwrap());
+                Ok::<(), Error>(())
             })
+            .unwrap();
         });
     }
 }
@@ -114,7 +118,7 @@ fn each_algorithm(
 fn forward(criterion: &mut Criterion) {
     each_algorithm(criterion, "forward", Shape::output_shape, |shape, layer, algorithm| {
         let Layer { x, w, b, result, .. } = layer;
-        let run = with_axes!(shape, D => {
+        let run = with_axes!(shape.spatial, D => {
             shape.conv::<D>().forward_into(&*x, &*w, Some(b.view()), result, algorithm)
         });
         run.unwrap();
@@ -124,14 +128,14 @@ fn forward(criterion: &mut Criterion) {
 fn backward(criterion: &mut Criterion) {
     each_algorithm(criterion, "backward_input", Shape::input_shape, |shape, layer, algorithm| {
         let Layer { w, y, result, .. } = layer;
-        let run = with_axes!(shape, D => {
+        let run = with_axes!(shape.spatial, D => {
             shape.conv::<D>().backward_input_into(&*y, &*w, result, algorithm)
         });
         run.unwrap();
     });
     each_algorithm(criterion, "backward_weight", Shape::weight_shape, |shape, layer, algorithm| {
         let Layer { x, y, result, .. } = layer;
-        let run = with_axes!(shape, D => {
+        let run = with_axes!(shape.spatial, D => {
             shape.conv::<D>().backward_weight_into(&*x, &*y, result, algorithm)
         });
         run.unwrap();
@@ -143,7 +147,7 @@ fn matrix(criterion: &mut Criterion) {
     for shape in catalogue() {
         let shape = shape.for_matrix().expect("the catalogue is sound");
         let (w, b) = (tensor(&shape.weight_shape(), 2), tensor(&[shape.outputs], 3));
-        with_axes!(shape, D => {
+        with_axes!(shape.spatial, D => {
             let (conv, input) = (shape.conv::<D>(), shape.input_size::<D>());
             let size = conv.matrix_size(w.shape(), true, input).expect("the catalogue is sound");
             group.throughput(Throughput::Bytes(size.bytes(DType::F32)));
@@ -158,7 +162,9 @@ fn matrix(criterion: &mut Criterion) {
                     conv.matrix_into(&w, Some(b.view()), input, buffers).unwrap();
                 });
             });
-        });
+            Ok::<(), Error>(())
+        })
+        .unwrap();
     }
 }
 

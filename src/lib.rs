@@ -70,6 +70,7 @@
 
 mod conv;
 mod device;
+mod dispatch;
 mod element;
 mod error;
 mod filter;
@@ -98,6 +99,8 @@ pub use device::{Device, Probe};
 pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};
 pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMode};
+/// The crate that [`Element`] takes its half types from.
+pub use half;
 pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixSize, Row,
 };

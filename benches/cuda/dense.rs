@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use convmat::{Algorithm, Conv, Device, Element, Tensor};
+use convmat::{Algorithm, Conv, Device, Element, Error, Tensor, with_axes};
 use rayon::prelude::*;
 
+use crate::Result;
 use crate::report::{Bench, Row, Work};
 use crate::shapes::{Shape, eighths};
-use crate::{Result, with_axes};
 
 /// Images that a batch repeats.
 pub const UNIT: usize = 2;
@@ -158,10 +158,10 @@ impl<'a> Examples<'a> {
             operands.push(Tensor::from_vec(&Device::Cpu, extents, values)?);
         }
         let mut result = Tensor::zeros(&Device::Cpu, &operation.result(&unit))?;
-        with_axes!(shape, D => {
+        with_axes!(shape.spatial, D => {
             let conv = shape.conv::<D>();
-            operation.call(&conv, Algorithm::Auto, &operands, &mut result)?;
-        });
+            operation.call(&conv, Algorithm::Auto, &operands, &mut result)
+        })?;
         if let Some(folder) = save {
             let write = |name: &str, tensor: &Tensor<f32>| {
                 let file = format!("{}-{}-{operation}-{name}.npy", shape.name, shape.layout);
@@ -214,7 +214,7 @@ pub fn run<T: Element>(bench: &mut Bench, examples: &mut Examples) -> Result<()>
             let poison = vec![T::from_f64(f64::NAN); extents.iter().product()];
             let mut result = Tensor::from_vec(&device, &extents, poison)?;
             let work = operation.work(shape, size_of::<T>());
-            with_axes!(shape, D => {
+            with_axes!(shape.spatial, D => {
                 let conv = shape.conv::<D>();
                 bench.row(
                     row(algorithm),
@@ -223,7 +223,8 @@ pub fn run<T: Element>(bench: &mut Bench, examples: &mut Examples) -> Result<()>
                     |result| operation.call(&conv, algorithm, &operands, result),
                     |result| compare(&expected, &result.view().to_vec()?),
                 );
-            });
+                Ok::<(), Error>(())
+            })?;
         }
     }
     Ok(())
@@ -243,9 +244,8 @@ fn prepare<T: Element>(
         }
         let mut result = Tensor::zeros(device, &operation.result(shape))?;
         for &algorithm in algorithms {
-            with_axes!(shape, D => {
-                let conv = shape.conv::<D>();
-                let _ = operation.call(&conv, algorithm, &operands, &mut result);
+            let _ = with_axes!(shape.spatial, D => {
+                operation.call(&shape.conv::<D>(), algorithm, &operands, &mut result)
             });
         }
         Ok(())

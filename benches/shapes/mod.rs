@@ -218,24 +218,3 @@ pub fn eighths(len: usize, seed: u64) -> Vec<f32> {
         })
         .collect()
 }
-
-/// Runs an expression with `$D` bound to the shape's number of spatial axes, as a constant.
-#[macro_export]
-macro_rules! with_axes {
-    ($shape:expr, $D:ident => $body:expr) => {
-        match $shape.spatial {
-            1 => {
-                const $D: usize = 1;
-                $body
-            }
-            2 => {
-                const $D: usize = 2;
-                $body
-            }
-            _ => {
-                const $D: usize = 3;
-                $body
-            }
-        }
-    };
-}

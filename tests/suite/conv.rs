@@ -4,13 +4,14 @@ mod accelerators;
 mod direct;
 mod errors;
 
-use convmat::{Algorithm, Conv, DType, Device, Element, Layout, PaddingMode, Tensor};
+use convmat::{
+    Algorithm, Conv, DType, Device, Element, Error, Layout, PaddingMode, Tensor, with_axes,
+};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
 use crate::catalogue::{cases, conv, devices, integers, last, on, randoms, tensor, values};
 use crate::oracle::Case;
-use crate::with_rank;
 
 /// Operands of a case, rounded to T, and their values.
 struct Operands<T: Element> {
@@ -60,7 +61,7 @@ fn run<T: Element, const D: usize>(
 }
 
 fn run_case<T: Element>(case: &Case, at: &Operands<T>, algorithm: Algorithm) -> [Tensor<T>; 4] {
-    with_rank!(case, D => run::<T, D>(case, at, algorithm))
+    with_axes!(case.spatial, D => Ok::<_, Error>(run::<T, D>(case, at, algorithm))).unwrap()
 }
 
 /// The oracle's answers to the same questions.
@@ -217,22 +218,22 @@ proptest! {
 
     #[test]
     fn gradients_are_adjoint_to_forward(case in cases()) {
-        with_rank!(case, D => check_adjoint::<D>(&case))?;
+        with_axes!(case.spatial, D => check_adjoint::<D>(&case))?;
     }
 
     #[test]
     fn weights_times_patches_are_the_outputs(case in cases()) {
-        with_rank!(case, D => check_einsum::<D>(&case))?;
+        with_axes!(case.spatial, D => check_einsum::<D>(&case))?;
     }
 
     #[test]
     fn transposed_is_the_adjoint(case in cases()) {
-        with_rank!(case, D => check_transposed::<D>(&case, &Device::Cpu))?;
+        with_axes!(case.spatial, D => check_transposed::<D>(&case, &Device::Cpu))?;
     }
 
     #[test]
     fn fresh_forms_are_the_into_forms(case in cases()) {
-        with_rank!(case, D => check_fresh::<D>(&case))?;
+        with_axes!(case.spatial, D => check_fresh::<D>(&case))?;
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a command has to say: for people an aligned list, for programs one JSON object.
+//! What a command prints: an aligned list for people, or one JSON object for programs.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use convmat::DType;
 use convmat::io::Source;
 
-/// The result of a command, gathered as it goes along.
+/// What is known about a command's work; the command adds to it as it goes on.
 pub struct Report {
     title: &'static str,
     rows: Vec<(String, String)>,
@@ -79,7 +79,8 @@ impl Report {
     }
 }
 
-/// Whether to colour what goes there: a terminal, unless <https://no-color.org> says no.
+/// Whether to print colours there: only on a terminal, and not if `NO_COLOR` is set, see
+/// <https://no-color.org>.
 fn coloured(stream: &impl IsTerminal) -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
     stream.is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|t| t != "dumb")

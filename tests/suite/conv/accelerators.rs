@@ -1,6 +1,6 @@
 //! Convolution on the devices other than the CPU.
 
-use convmat::{Algorithm, Conv, Device, Error};
+use convmat::{Algorithm, Conv, Device, Error, with_axes};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -10,7 +10,6 @@ use super::{
 };
 use crate::catalogue::{accelerators, cases, devices, randoms};
 use crate::oracle::Case;
-use crate::with_rank;
 
 /// The same call twice gives the same bytes.
 fn check_bytes(case: &Case, device: &Device) {
@@ -31,7 +30,7 @@ proptest! {
             check_integers_of_all_types(&case, device)?;
             check_randoms_of_all_types(&case, device)?;
             check_bytes(&case, device);
-            with_rank!(case, D => check_transposed::<D>(&case, device))?;
+            with_axes!(case.spatial, D => check_transposed::<D>(&case, device))?;
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `convmat conv-backward`.
 
-use convmat::{Element, Tensor};
+use convmat::{Element, Tensor, with_axes, with_dtype};
 
-use super::{archive_path, dispatch, report_geometry};
+use super::{archive_path, report_geometry};
 use crate::args::ConvBackwardArgs;
 use crate::failure::Failure;
 use crate::session::{Operand, Session, check_writable, common_dtype};
@@ -12,12 +12,13 @@ pub fn run(args: &ConvBackwardArgs, session: &mut Session) -> Result<(), Failure
     let x = session.load("input", "X", &args.x)?;
     let w = session.load_weight(&args.w)?;
     let dy = session.load("output gradient", "DY", &args.dy)?;
-    // The library compares these shapes with those of the gradients that are made here.
+    // The gradients are made here, in the shapes of X and W. If the library finds that such a shape does
+    // not fit, it is X or W that is wrong.
     session.names.set("input gradient", x.label());
     session.names.set("weight gradient", w.label());
     let dtype = common_dtype(&[Some(&x), Some(&w), Some(&dy)])?;
     let axes = x.spatial_axes()?;
-    dispatch!(dtype, axes, T, D => typed::<T, D>(args, session, [x, w, dy]))
+    with_dtype!(dtype, T => with_axes!(axes, D => typed::<T, D>(args, session, [x, w, dy])))
 }
 
 fn typed<T: Element, const D: usize>(

@@ -1,8 +1,8 @@
 //! `convmat conv`.
 
-use convmat::{Conv, Element, Tensor, TensorView};
+use convmat::{Conv, Element, Tensor, TensorView, with_axes, with_dtype};
 
-use super::{dispatch, report_geometry};
+use super::report_geometry;
 use crate::args::ConvArgs;
 use crate::failure::Failure;
 use crate::session::{Operand, Session, check_writable, common_dtype};
@@ -21,7 +21,7 @@ pub fn run(args: &ConvArgs, session: &mut Session) -> Result<(), Failure> {
     let dtype = common_dtype(&[Some(&x), Some(&w), bias.as_ref()])?;
     let axes = x.spatial_axes()?;
     let operands = Operands { x, w, bias };
-    dispatch!(dtype, axes, T, D => typed::<T, D>(args, session, operands))
+    with_dtype!(dtype, T => with_axes!(axes, D => typed::<T, D>(args, session, operands)))
 }
 
 fn typed<T: Element, const D: usize>(
@@ -52,7 +52,7 @@ fn typed<T: Element, const D: usize>(
     session.save("y", &args.output, y)
 }
 
-/// Shape of the result, as far as it can be told before the operands are checked.
+/// Shape of the result. The operands are not checked yet: the library refuses wrong ones later.
 fn output_shape<const D: usize>(
     args: &ConvArgs,
     session: &mut Session,

@@ -1,8 +1,8 @@
 //! `convmat unfold` and `convmat fold`.
 
-use convmat::Element;
+use convmat::{Element, with_axes, with_dtype};
 
-use super::{dispatch, report_geometry};
+use super::report_geometry;
 use crate::args::{FoldArgs, UnfoldArgs};
 use crate::failure::Failure;
 use crate::session::{Operand, Session, check_writable};
@@ -10,7 +10,8 @@ use crate::session::{Operand, Session, check_writable};
 pub fn unfold(args: &UnfoldArgs, session: &mut Session) -> Result<(), Failure> {
     check_writable(args.output.path())?;
     let x = session.load("input", "X", &args.x)?;
-    dispatch!(x.dtype()?, x.spatial_axes()?, T, D => unfold_typed::<T, D>(args, session, x))
+    let (dtype, axes) = (x.dtype()?, x.spatial_axes()?);
+    with_dtype!(dtype, T => with_axes!(axes, D => unfold_typed::<T, D>(args, session, x)))
 }
 
 fn unfold_typed<T: Element, const D: usize>(
@@ -35,7 +36,8 @@ pub fn fold(args: &FoldArgs, session: &mut Session) -> Result<(), Failure> {
     let patches = session.load("patches", "A", &args.patches)?;
     let flags = [&args.input_size, &args.kernel];
     let axes = flags.map(|f| f.0.len()).into_iter().fold(args.geometry.axes(), usize::max);
-    dispatch!(patches.dtype()?, axes, T, D => fold_typed::<T, D>(args, session, patches))
+    let dtype = patches.dtype()?;
+    with_dtype!(dtype, T => with_axes!(axes, D => fold_typed::<T, D>(args, session, patches)))
 }
 
 fn fold_typed<T: Element, const D: usize>(
