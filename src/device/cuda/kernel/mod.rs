@@ -7,3 +7,4 @@ pub(super) mod compiler;
 pub(super) mod pointer;
 pub(super) mod sources;
 pub(super) mod spec;
+pub(crate) mod structs;
