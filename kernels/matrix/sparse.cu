@@ -3,6 +3,8 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
+SWITCHES(COLUMN, VECTOR)
+
 HOST struct SparseArgs {
     const COLUMN* indptr;
     const COLUMN* indices;

@@ -6,6 +6,8 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
+SWITCHES(VECTOR, ALIGNED)
+
 HOST struct ReduceArgs {
     const ELEMENT* input;
     ELEMENT* output; // what one piece sums to is final

@@ -6,6 +6,8 @@
 #pragma once
 #include "platform.cuh"
 
+SWITCHES(INDEX_BITS, LAYOUT, MODE, TAPS, STRIDES, DILATIONS)
+
 #define ZEROS 0
 #define REFLECT 1
 #define REPLICATE 2

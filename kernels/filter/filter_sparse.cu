@@ -2,6 +2,8 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
+SWITCHES(COLUMN)
+
 HOST struct SparseFilterArgs {
     COLUMN* indptr;
     COLUMN* indices;

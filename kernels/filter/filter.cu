@@ -3,6 +3,8 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
+SWITCHES(VECTOR)
+
 HOST struct FilterArgs {
     ELEMENT* filter;
     i64 count;     // threads that have work

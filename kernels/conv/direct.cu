@@ -15,6 +15,8 @@
 #include "convolution.cuh"
 #include "element.cuh"
 
+SWITCHES(DEPTHWISE, OUTS, INS, ROWS, LANES)
+
 HOST struct DirectArgs {
     const ELEMENT* x; // or where dx goes
     const ELEMENT* y; // or dy

@@ -17,6 +17,8 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
+SWITCHES(VECTOR, AVERAGE, CELL, SPAN, PHASES)
+
 HOST struct FoldArgs {
     const ELEMENT* patches;
     ELEMENT* output;

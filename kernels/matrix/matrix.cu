@@ -14,6 +14,8 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
+SWITCHES(COLUMN, THREADS, PLANAR, REGULAR)
+
 // A row of an axis: entries before it and in it, its first column and first tap, and the magic numbers of
 // division by its entries.
 HOST struct alignas(8) AxisRow {

@@ -2,6 +2,8 @@
 #include "convolution.cuh"
 #include "element.cuh"
 
+SWITCHES(FINISH, SOURCE)
+
 typedef AccOf<SOURCE>::type Sum;
 
 // finish: adds parts of sums up in order, adds the bias and rounds, once. Two axes may trade places.
