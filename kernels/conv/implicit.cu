@@ -13,7 +13,7 @@
 
 SWITCHES(CORRELATE, ADJOINT, GRADIENT, A_VECTOR, B_VECTOR, C_VECTOR, SUM)
 
-// Blocks on a multiprocessor at a time: two, but where their registers would not hold what is gathered.
+// Blocks on a multiprocessor at a time: two, or one where two would need more registers than there are.
 #ifdef SPLIT
 constexpr bool WHOLE_SUMS = false;
 #else
@@ -67,7 +67,7 @@ template <int WIDTH> struct WeightLoader {
     DEVICE Index at(Index row, Index term) const { return row < 0 || term < 0 ? -1 : row + term; }
 };
 #else
-// The weight's own order is that of the terms.
+// The weight is stored in the order of the terms.
 template <int WIDTH> struct WeightLoader : MatrixLoader<LAYOUT == CHANNELS_FIRST, WIDTH> {
     DEVICE WeightLoader(const CorrelateArgs& args, Index group)
         : MatrixLoader<LAYOUT == CHANNELS_FIRST, WIDTH>{args.weight + group * args.weight_group,

@@ -42,6 +42,9 @@ typedef double f64;
 DEVICE void barrier() { __syncthreads(); }
 DEVICE void warp_barrier() { __syncwarp(); }
 
+// Ends the launch with an error.
+DEVICE void trap(const char*) { __trap(); }
+
 // Values of other lanes. All 32 lanes of a warp have to take part.
 template <typename T> DEVICE T shuffle(T value, int lane) { return __shfl_sync(~0u, value, lane); }
 template <typename T> DEVICE T shuffle_down(T value, int delta) { return __shfl_down_sync(~0u, value, delta); }

@@ -271,6 +271,7 @@ KERNEL(everything, Args, 128) {
     ELEMENT* to = (ELEMENT*)args.to;
     Index at = (Index)blockIdx.x * 128 + (Index)threadIdx.x;
     int lane = threadIdx.x % 32;
+    if (args.count < 0) trap("no work");
 
     copy_async_16(tile + 8 * threadIdx.x, (const u16*)args.from + 8 * at, at < args.count);
     copy_async_4(words + threadIdx.x, (const f32*)args.from + at, at < args.count);

@@ -184,6 +184,18 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_padding_mode_does_not_compile() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(device) = device(folder.path()) else { return };
+        for (mode, message) in [("7", "no padding mode"), ("REFLECTED", "REFLECTED")] {
+            match device.kernel(&Spec::new("unfold.cu", "unfold").define("MODE", mode)) {
+                Err(Error::Compile { log, .. }) => assert!(log.contains(message), "{log}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn a_struct_of_another_layout_does_not_compile() {
         let folder = tempfile::tempdir().unwrap();
         let Some(device) = device(folder.path()) else { return };
