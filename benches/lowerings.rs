@@ -100,7 +100,7 @@ fn each_algorithm(
     result: fn(&Shape) -> Vec<usize>,
     run: fn(&Shape, &mut Layer, Algorithm),
 ) {
-    for algorithm in Algorithm::ALL {
+    for algorithm in Algorithm::GENERAL {
         let mut group = group(criterion, &format!("{name}/{algorithm}"));
         for shape in catalogue() {
             if algorithm == Algorithm::Naive && shape.products() > NAIVE_LIMIT {

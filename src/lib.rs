@@ -88,7 +88,9 @@ mod tensor;
 mod unfold;
 mod workers;
 
-pub use conv::Algorithm;
+pub use conv::{
+    Algorithm, BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan, ForwardPlan, TransposedPlan,
+};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "simulator")]
@@ -98,6 +100,7 @@ pub use device::cuda::{CudaDevice, KernelInfo, KernelOptions};
 pub use device::{Device, Probe};
 pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};
+pub use fold::FoldPlan;
 pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMode};
 /// The crate that [`Element`] takes its half types from.
 pub use half;
@@ -105,5 +108,5 @@ pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixSize, Row,
 };
 pub use plan::{Explanation, Pass, PlanOptions, Workspace};
-pub use tensor::{Tensor, TensorView, TensorViewMut};
+pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

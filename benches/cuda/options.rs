@@ -63,7 +63,7 @@ impl Options {
             dtypes: vec![DType::F32, DType::F16, DType::BF16],
             layouts: vec![Layout::ChannelsFirst, Layout::ChannelsLast],
             ops: dense::Operation::ALL.iter().map(ToString::to_string).collect(),
-            algorithms: Algorithm::ALL.into(),
+            algorithms: Algorithm::GENERAL.into(),
             words: Vec::new(),
         };
         options.ops.extend(sparse::NAMES.map(String::from));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::driver::{Gemm, Kernel};
 use super::kernel::pointer::{Arguments, Pointer};
 use super::tables::Table;
-use super::{CudaDevice, Spec};
+use super::{CudaDevice, DeviceBuffer, Spec};
 use crate::error::{Error, Result};
 use crate::plan::{FULL_ALIGNMENT, Pass};
 
@@ -115,6 +115,12 @@ impl Draft {
         }
     }
 
+    /// A program for operands at these addresses.
+    pub(crate) fn for_addresses(device: &CudaDevice, addresses: &[u64]) -> Self {
+        let all = addresses.iter().fold(FULL_ALIGNMENT, |all, address| all | address);
+        Draft::new(device, 1 << all.trailing_zeros())
+    }
+
     pub(crate) fn device(&self) -> &CudaDevice {
         &self.device
     }
@@ -125,6 +131,15 @@ impl Draft {
         assert!(self.operands < FIRST_TABLE, "programs have fewer operands");
         let pointer = Pointer::slot(self.operands);
         Region { pointer, len, alignment: self.alignment, elements: PhantomData }
+    }
+
+    /// A number that has the powers of two, up to what kernels ask for, which will divide this address.
+    pub(crate) fn alignment_of(&self, pointer: Pointer) -> u64 {
+        let whole = match pointer.unresolved() {
+            Some(slot) if slot != usize::from(WORKSPACE) => self.alignment,
+            _ => FULL_ALIGNMENT,
+        };
+        pointer.distance() | whole
     }
 
     /// `len` elements of the workspace, of any value, until they are given back by [`Draft::release`].
@@ -257,6 +272,21 @@ impl Draft {
         }
         let (alignment, workspace) = (self.alignment, self.workspace);
         Ok(Program { device, steps: steps.into(), passes, alignment, workspace, _tables: tables })
+    }
+
+    /// Prepares it, takes a workspace and runs: for what is done once.
+    ///
+    /// # Errors
+    /// As [`Draft::prepare`] and [`Program::run`].
+    ///
+    /// # Safety
+    /// As [`Program::run`], for `addresses`.
+    pub(crate) unsafe fn run_once(self, addresses: &[u64]) -> Result<()> {
+        let program = self.prepare()?;
+        let workspace = DeviceBuffer::<u8>::new(&program.device, "a workspace", program.workspace)?;
+        // SAFETY: promised by the caller; the workspace is as large as the program needs, and is given back
+        // to the device behind the work that was queued.
+        unsafe { program.run(addresses, workspace.view().address()) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `convmat conv`.
 
-use convmat::{Conv, Element, Tensor, TensorView, with_axes, with_dtype};
+use convmat::{Conv, Element, Tensor, with_axes, with_dtype};
 
 use super::report_geometry;
 use crate::args::ConvArgs;
@@ -37,13 +37,12 @@ fn typed<T: Element, const D: usize>(
     let x = x.into_tensor::<T>(session)?;
     let w = w.into_tensor::<T>(session)?;
     let bias = bias.map(|b| b.into_tensor::<T>(session)).transpose()?;
-    let bias = bias.as_ref().map(TensorView::from);
     let device = session.device.clone();
     let y = session.compute("convolving", || {
         let mut y = Tensor::zeros(&device, &shape)?;
         match extra {
-            Some(_) => conv.transposed_into(&x, &w, bias, &mut y, args.algorithm)?,
-            None => conv.forward_into(&x, &w, bias, &mut y, args.algorithm)?,
+            Some(_) => conv.transposed_into(&x, &w, &bias, &mut y, args.algorithm)?,
+            None => conv.forward_into(&x, &w, &bias, &mut y, args.algorithm)?,
         }
         Ok(y)
     })?;
