@@ -49,7 +49,7 @@ impl<const D: usize> Conv<D> {
         let addresses = [dy.address(), weight.address()];
         let options = PlanOptions::for_addresses(&addresses);
         let plan = self.backward_input_plan_of(&dy, &weight, input_size, options)?;
-        let mut dx = Tensor::for_result(&dy.device(), plan.plan.shape(2))?;
+        let mut dx = Tensor::for_result(&dy.device(), plan.result_shape())?;
         plan.run(dy, weight, &mut dx, &mut plan.make_workspace()?)?;
         Ok(dx)
     }
@@ -128,7 +128,7 @@ impl<const D: usize> Conv<D> {
         let (x, dy) = (x.into(), dy.into());
         let options = PlanOptions::for_addresses(&[x.address(), dy.address()]);
         let plan = self.backward_weight_plan_of(&x, &dy, options)?;
-        let mut dw = Tensor::for_result(&x.device(), plan.plan.shape(2))?;
+        let mut dw = Tensor::for_result(&x.device(), plan.result_shape())?;
         plan.run(x, dy, &mut dw, &mut plan.make_workspace()?)?;
         Ok(dw)
     }
@@ -224,7 +224,7 @@ impl<const D: usize> Conv<D> {
         let dy = dy.into();
         let options = PlanOptions::for_addresses(&[dy.address()]);
         let plan = self.plan_backward_bias(&dy.device(), dy.shape(), options)?;
-        let mut db = Tensor::for_result(&dy.device(), plan.plan.shape(1))?;
+        let mut db = Tensor::for_result(&dy.device(), plan.result_shape())?;
         plan.run(dy, &mut db, &mut plan.make_workspace()?)?;
         Ok(db)
     }

@@ -67,7 +67,7 @@ impl<const D: usize> Conv<D> {
     ) -> Result<Tensor<T>> {
         let (x, weight, bias) = (x.into(), weight.into(), bias.into().0);
         let plan = self.forward_plan_of(&x, &weight, bias.as_ref(), None, algorithm)?;
-        let mut y = Tensor::for_result(&x.device(), plan.result())?;
+        let mut y = Tensor::for_result(&x.device(), plan.result_shape())?;
         plan.run(x, weight, OptionalView(bias), &mut y, &mut plan.make_workspace()?)?;
         Ok(y)
     }
@@ -220,10 +220,5 @@ impl<T: Element> ForwardPlan<T> {
                 }
             }
         }
-    }
-
-    /// The shape of the result.
-    fn result(&self) -> &[usize] {
-        self.plan.shape(self.plan.last())
     }
 }

@@ -54,7 +54,7 @@ impl<const D: usize> Conv<D> {
         let (shape, weights) = (x.shape(), weight.shape());
         let plan =
             self.plan_transposed(&device, shape, weights, bias.is_some(), output_padding, options)?;
-        let mut y = Tensor::for_result(&device, plan.plan.shape(plan.plan.last()))?;
+        let mut y = Tensor::for_result(&device, plan.result_shape())?;
         plan.run(x, weight, OptionalView(bias), &mut y, &mut plan.make_workspace()?)?;
         Ok(y)
     }

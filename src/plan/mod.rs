@@ -276,6 +276,11 @@ macro_rules! plan_type {
                 self.plan.device()
             }
 
+            /// The shape of what a run writes.
+            pub fn result_shape(&self) -> &[usize] {
+                self.plan.shape(self.plan.last())
+            }
+
             /// Bytes of workspace that a run takes. Nothing is allocated to find out.
             pub fn workspace(&self) -> u64 {
                 self.plan.workspace()

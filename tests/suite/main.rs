@@ -19,6 +19,7 @@ mod matrix;
 #[cfg(feature = "cuda")]
 mod nvrtc;
 mod oracle;
+mod plans;
 #[cfg(feature = "cuda")]
 #[path = "../../benches/shapes/mod.rs"]
 mod shapes;

@@ -46,6 +46,10 @@ pub struct Cli {
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
 
+    /// Print how it is computed, and why so: algorithm, passes, workspace, FLOP and least bytes
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub explain: bool,
+
     #[command(subcommand)]
     pub command: Command,
 }

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     #[cfg(unix)]
     signals::handle().map_err(|e| Failure::run(format!("cannot wait for signals: {e}")))?;
-    let mut session = Session::new(cli.command.name(), &cli.device)?;
+    let mut session = Session::new(cli.command.name(), &cli.device, cli.explain)?;
     commands::run(&cli.command, &mut session)?;
     printed(session.into_report().print(cli.json))
 }

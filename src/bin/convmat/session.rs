@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use convmat::io::{self, AnyView, Array, ArrayType, Format, NpzWriter, Source};
-use convmat::{DType, Device, Element, Tensor, TensorView};
+use convmat::{DType, Device, Element, Explanation, Tensor, TensorView};
 
 use crate::failure::{Failure, Names};
 use crate::progress::Progress;
@@ -21,18 +21,23 @@ pub struct Session {
     pub device: Device,
     pub names: Names,
     pub report: Report,
+    /// Whether plans are reported, and those so far.
+    explain: bool,
+    plans: Vec<Explanation>,
     read: f64,
     compute: f64,
     write: f64,
 }
 
 impl Session {
-    pub fn new(command: &'static str, device: &str) -> Result<Self, Failure> {
+    pub fn new(command: &'static str, device: &str, explain: bool) -> Result<Self, Failure> {
         let names = Names::default();
         let device: Device = device.parse().map_err(|e| names.explain(e))?;
         let mut report = Report::new(command);
         report.set("device", device.to_string());
-        Ok(Session { device, names, report, read: 0.0, compute: 0.0, write: 0.0 })
+        let (read, compute, write) = (0.0, 0.0, 0.0);
+        let plans = Vec::new();
+        Ok(Session { device, names, report, explain, plans, read, compute, write })
     }
 
     /// Reads the tensor that the library calls `name` and the user `argument`.
@@ -67,6 +72,13 @@ impl Session {
         let weight = self.load("weight", "W", source)?;
         self.names.set("kernel", format!("{} kernel", weight.label()));
         Ok(weight)
+    }
+
+    /// Notes what a plan says, for `--explain`.
+    pub fn planned(&mut self, plan: &Explanation) {
+        if self.explain {
+            self.plans.push(plan.clone());
+        }
     }
 
     /// Runs and times a call of the library; `what` is shown on a terminal meanwhile.
@@ -164,6 +176,7 @@ impl Session {
             self.report.row("time", text.join(", "));
             self.report.set("seconds", seconds);
         }
+        self.report.plans(&self.plans);
         self.report
     }
 }

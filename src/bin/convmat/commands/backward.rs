@@ -1,6 +1,6 @@
 //! `convmat conv-backward`.
 
-use convmat::{Element, Tensor, with_axes, with_dtype};
+use convmat::{Element, PlanOptions, Tensor, with_axes, with_dtype};
 
 use super::{archive_path, report_geometry};
 use crate::args::ConvBackwardArgs;
@@ -37,17 +37,27 @@ fn typed<T: Element, const D: usize>(
     let w = w.into_tensor::<T>(session)?;
     let dy = dy.into_tensor::<T>(session)?;
     let (device, algorithm) = (session.device.clone(), args.algorithm);
-    let dw = session.compute("gradient by the weight", || {
+    let options = PlanOptions::new().algorithm(algorithm);
+    let (weight_plan, dw) = session.compute("gradient by the weight", || {
         let mut dw = Tensor::zeros(&device, w.shape())?;
-        conv.backward_weight_into(&x, &dy, &mut dw, algorithm)?;
-        Ok(dw)
+        let plan = conv.plan_backward_weight::<T>(&device, x.shape(), dy.shape(), options)?;
+        plan.run(&x, &dy, &mut dw, &mut plan.make_workspace()?)?;
+        Ok((plan.explanation().clone(), dw))
     })?;
-    let dx = session.compute("gradient by the input", || {
+    let (input_plan, dx) = session.compute("gradient by the input", || {
         let mut dx = Tensor::zeros(&device, x.shape())?;
-        conv.backward_input_into(&dy, &w, &mut dx, algorithm)?;
-        Ok(dx)
+        let (dys, ws, size) = (dy.shape(), w.shape(), geometry.input());
+        let plan = conv.plan_backward_input::<T>(&device, dys, ws, size, options)?;
+        plan.run(&dy, &w, &mut dx, &mut plan.make_workspace()?)?;
+        Ok((plan.explanation().clone(), dx))
     })?;
-    let db = session.compute("gradient by the bias", || conv.backward_bias(&dy))?;
+    let (bias_plan, db) = session.compute("gradient by the bias", || {
+        let plan = conv.plan_backward_bias::<T>(&device, dy.shape(), PlanOptions::new())?;
+        let mut db = Tensor::zeros(&device, plan.result_shape())?;
+        plan.run(&dy, &mut db, &mut plan.make_workspace()?)?;
+        Ok((plan.explanation().clone(), db))
+    })?;
+    [weight_plan, input_plan, bias_plan].iter().for_each(|plan| session.planned(plan));
     session.report.row("algorithm", algorithm);
     session.report.set("algorithm", algorithm.to_string());
     session.save_npz(args.output.path(), vec![("dx", dx), ("dw", dw), ("db", db)])

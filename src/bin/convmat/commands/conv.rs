@@ -1,6 +1,6 @@
 //! `convmat conv`.
 
-use convmat::{Conv, Element, Tensor, with_axes, with_dtype};
+use convmat::{Conv, Element, PlanOptions, Tensor, with_axes, with_dtype};
 
 use super::report_geometry;
 use crate::args::ConvArgs;
@@ -38,14 +38,25 @@ fn typed<T: Element, const D: usize>(
     let w = w.into_tensor::<T>(session)?;
     let bias = bias.map(|b| b.into_tensor::<T>(session)).transpose()?;
     let device = session.device.clone();
-    let y = session.compute("convolving", || {
+    let options = PlanOptions::new().algorithm(args.algorithm);
+    let (xs, ws, has_bias) = (x.shape(), w.shape(), bias.is_some());
+    let (explanation, y) = session.compute("convolving", || {
         let mut y = Tensor::zeros(&device, &shape)?;
-        match extra {
-            Some(_) => conv.transposed_into(&x, &w, &bias, &mut y, args.algorithm)?,
-            None => conv.forward_into(&x, &w, &bias, &mut y, args.algorithm)?,
-        }
-        Ok(y)
+        let explanation = match extra {
+            Some(extra) => {
+                let plan = conv.plan_transposed::<T>(&device, xs, ws, has_bias, extra, options)?;
+                plan.run(&x, &w, &bias, &mut y, &mut plan.make_workspace()?)?;
+                plan.explanation().clone()
+            }
+            None => {
+                let plan = conv.plan_forward::<T>(&device, xs, ws, has_bias, options)?;
+                plan.run(&x, &w, &bias, &mut y, &mut plan.make_workspace()?)?;
+                plan.explanation().clone()
+            }
+        };
+        Ok((explanation, y))
     })?;
+    session.planned(&explanation);
     session.report.row("algorithm", args.algorithm);
     session.report.set("algorithm", args.algorithm.to_string());
     session.save("y", &args.output, y)

@@ -1,6 +1,6 @@
 //! `convmat unfold` and `convmat fold`.
 
-use convmat::{Element, with_axes, with_dtype};
+use convmat::{Element, PlanOptions, Tensor, with_axes, with_dtype};
 
 use super::report_geometry;
 use crate::args::{FoldArgs, UnfoldArgs};
@@ -25,7 +25,14 @@ fn unfold_typed<T: Element, const D: usize>(
     let geometry = geometry.map_err(|e| session.names.explain(e))?;
     report_geometry(session, &args.geometry, &geometry, None)?;
     let x = x.into_tensor::<T>(session)?;
-    let patches = session.compute("unfolding", || conv.unfold(&x))?;
+    let device = session.device.clone();
+    let (explanation, patches) = session.compute("unfolding", || {
+        let plan = conv.plan_unfold::<T>(&device, x.shape(), PlanOptions::new())?;
+        let mut patches = Tensor::zeros(&device, plan.result_shape())?;
+        plan.run(&x, &mut patches, &mut plan.make_workspace()?)?;
+        Ok((plan.explanation().clone(), patches))
+    })?;
+    session.planned(&explanation);
     drop(x);
     session.save("patches", &args.output, patches)
 }
@@ -50,10 +57,18 @@ fn fold_typed<T: Element, const D: usize>(
     let geometry = conv.bind(size).map_err(|e| session.names.explain(e))?;
     report_geometry(session, &args.geometry, &geometry, None)?;
     let patches = patches.into_tensor::<T>(session)?;
-    let x = session.compute("folding", || match args.average {
-        true => conv.fold_average(&patches, size),
-        false => conv.fold(&patches, size),
+    let device = session.device.clone();
+    let (explanation, x) = session.compute("folding", || {
+        let (shape, options) = (patches.shape(), PlanOptions::new());
+        let plan = match args.average {
+            true => conv.plan_fold_average::<T>(&device, shape, size, options)?,
+            false => conv.plan_fold::<T>(&device, shape, size, options)?,
+        };
+        let mut x = Tensor::zeros(&device, plan.result_shape())?;
+        plan.run(&patches, &mut x, &mut plan.make_workspace()?)?;
+        Ok((plan.explanation().clone(), x))
     })?;
+    session.planned(&explanation);
     drop(patches);
     session.save("x", &args.output, x)
 }
