@@ -1,10 +1,12 @@
-//! Embeds the kernel sources, so that the library carries them and needs no CUDA toolkit to build.
+//! Embeds the kernel sources, so that the library carries them and needs no CUDA toolkit to build, and
+//! makes Rust structs of the argument structs that they declare.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fs, process};
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(gpu)");
@@ -19,25 +21,350 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
     let mut files = Vec::new();
     collect(&root.join("kernels"), &mut files);
-    files.sort();
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    let write = |name: &str, code: String| {
+        fs::write(out.join(name), code).expect("OUT_DIR is writable");
+    };
+    write("sources.rs", sources(&files));
+    write("structs.rs", structs(&files));
+}
+
+/// A file of `kernels/`.
+struct File {
+    path: PathBuf,
+    name: String,
+    text: String,
+}
+
+fn collect(folder: &Path, files: &mut Vec<File>) {
+    for entry in fs::read_dir(folder).expect("kernels/ is part of the crate").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files);
+            continue;
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain file name");
+        let text = fs::read_to_string(&path).expect("kernel sources are UTF-8");
+        files.push(File { name: name.into(), text, path });
+    }
+}
+
+/// Ends the build with an error.
+fn fail(place: impl Display, message: impl Display) -> ! {
+    println!("cargo::error={place}: {message}");
+    process::exit(1)
+}
+
+/// The table of the sources.
+fn sources(files: &[File]) -> String {
     // The hash only has to differ when a source differs; it is no protection against malice.
     let mut hasher = DefaultHasher::new();
     let mut code = String::from("pub(crate) const FILES: &[(&str, &str)] = &[\n");
-    for path in &files {
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain file name");
-        let text = fs::read_to_string(path).expect("kernel sources are UTF-8");
-        (name, &text).hash(&mut hasher);
+    for File { path, name, text } in files {
+        (name, text).hash(&mut hasher);
         let path = path.to_str().expect("a UTF-8 path");
         writeln!(code, "    ({name:?}, include_str!({path:?})),").expect("strings take writes");
     }
     writeln!(code, "];\npub(crate) const HASH: u64 = {:#018x};", hasher.finish())
         .expect("strings take writes");
-    fs::write(out.join("kernels.rs"), code).expect("OUT_DIR is writable");
+    code
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("kernels/ is part of the crate").flatten() {
-        let path = entry.path();
-        if path.is_dir() { collect(&path, files) } else { files.push(path) }
+/// A struct that kernels and the host share, declared `HOST struct` in a kernel source:
+///
+/// ```cpp
+/// HOST struct NAME {
+///     i64 one, another[3];  // a comment
+///     const ELEMENT* pointer;
+///     OtherStruct nested;
+/// };
+/// ```
+struct Struct {
+    name: String,
+    comment: Vec<String>,
+    fields: Vec<Field>,
+    bytes: usize,
+    align: usize,
+    /// What `alignas` says.
+    aligned: bool,
+}
+
+struct Field {
+    name: String,
+    comment: Vec<String>,
+    kind: Kind,
+    /// The number of elements of an array.
+    count: Option<usize>,
+    offset: usize,
+}
+
+enum Kind {
+    /// Named alike in Rust.
+    Number(String),
+    /// To a shared struct, if that is its name.
+    Pointer(String),
+    Struct(String),
+}
+
+const NUMBERS: &[(&str, usize)] =
+    &[("i64", 8), ("u64", 8), ("f64", 8), ("i32", 4), ("u32", 4), ("f32", 4)];
+
+/// Rust structs of all shared structs.
+fn structs(files: &[File]) -> String {
+    let mut all: BTreeMap<String, Struct> = BTreeMap::new();
+    // Headers first, of which those that others include come first: their structs are nested in others.
+    for file in in_order_of_includes(files) {
+        for (first, of) in declarations(file) {
+            let place = format!("kernels/{}:{}: struct {}", file.name, first + 1, of.name);
+            if all.contains_key(&of.name) {
+                fail(place, "another shared struct has this name");
+            }
+            let of = lay_out(of, &all).unwrap_or_else(|message| fail(place, message));
+            all.insert(of.name.clone(), of);
+        }
     }
+    all.values().map(|of| rust_struct(of, &all)).collect()
+}
+
+/// The names of the files that one includes.
+fn includes(file: &File) -> impl Iterator<Item = &str> {
+    file.text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.strip_suffix('"'))
+}
+
+/// Each file after those that it includes.
+fn in_order_of_includes(files: &[File]) -> Vec<&File> {
+    fn visit<'a>(file: &'a File, files: &'a [File], done: &mut Vec<&'a File>) {
+        if done.iter().any(|other| other.name == file.name) {
+            return;
+        }
+        for name in includes(file) {
+            match files.iter().find(|other| other.name == name) {
+                Some(other) => visit(other, files, done),
+                None => fail(&file.name, format_args!("kernels/ has no {name} to include")),
+            }
+        }
+        done.push(file);
+    }
+    let mut done = Vec::new();
+    files.iter().for_each(|file| visit(file, files, &mut done));
+    done
+}
+
+/// The shared structs of a file, and the lines on which they begin. They are not laid out yet.
+fn declarations(file: &File) -> Vec<(usize, Struct)> {
+    let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let first = at;
+        at += 1;
+        let Some(rest) = lines[first].strip_prefix("HOST ") else { continue };
+        let place = |line: usize| format!("kernels/{}:{}", file.name, line + 1);
+        let (aligned, rest) = match rest.strip_prefix("struct alignas(8) ") {
+            Some(rest) => (true, Some(rest)),
+            None => (false, rest.strip_prefix("struct ")),
+        };
+        let Some(name) = rest.and_then(|rest| rest.strip_suffix(" {")) else {
+            fail(place(first), "expected `HOST struct NAME {` and a line's end");
+        };
+        let comment = lines[..first].iter().rev().map_while(|line| line.strip_prefix("//"));
+        let mut comment: Vec<String> = comment.map(|line| line.trim().into()).collect();
+        comment.reverse();
+        let mut fields = Vec::new();
+        // Comments on lines of their own, which are about the next field.
+        let mut above = Vec::new();
+        loop {
+            let Some(line) = lines.get(at) else { fail(place(first), "the struct does not end") };
+            at += 1;
+            if *line == "};" {
+                break;
+            }
+            let (code, remark) = line.split_once("//").unwrap_or((line, ""));
+            let remark = Some(remark.trim().to_string()).filter(|remark| !remark.is_empty());
+            if code.trim().is_empty() {
+                above.extend(remark);
+                continue;
+            }
+            let mut comment = std::mem::take(&mut above);
+            comment.extend(remark);
+            match declaration(code.trim(), &comment) {
+                Ok(declared) => fields.extend(declared),
+                Err(message) => fail(place(at - 1), message),
+            }
+        }
+        let name = name.to_string();
+        found.push((first, Struct { name, comment, fields, bytes: 0, align: 0, aligned }));
+    }
+    found
+}
+
+/// The fields of `type name, name[count];` or `const type* name;`.
+fn declaration(code: &str, comment: &[String]) -> Result<Vec<Field>, String> {
+    let is_name = |name: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        name.chars().all(known) && name.starts_with(|c: char| c.is_ascii_alphabetic())
+    };
+    let unclear = || format!("`{code}`: expected `type name, name[count];` or `type* name;`");
+    let rest = code.strip_suffix(';').ok_or_else(unclear)?;
+    let rest = rest.strip_prefix("const ").unwrap_or(rest);
+    let (kind, rest) = rest.split_once(' ').ok_or_else(unclear)?;
+    let (kind, pointer) = match kind.strip_suffix('*') {
+        Some(kind) => (kind, true),
+        None => (kind, false),
+    };
+    if !is_name(kind) || pointer && rest.contains(',') {
+        return Err(unclear());
+    }
+    let field = |declarator: &str| {
+        let (name, count) = match declarator.trim().split_once('[') {
+            None => (declarator.trim(), None),
+            Some((name, count)) => {
+                let count = count.strip_suffix(']').and_then(|count| count.parse().ok());
+                (name, Some(count.ok_or_else(unclear)?))
+            }
+        };
+        if !is_name(name) {
+            return Err(unclear());
+        }
+        let kind = match NUMBERS.iter().any(|(number, _)| *number == kind) {
+            _ if pointer => Kind::Pointer(kind.into()),
+            true => Kind::Number(kind.into()),
+            false => Kind::Struct(kind.into()),
+        };
+        Ok(Field { name: name.into(), comment: comment.to_vec(), kind, count, offset: 0 })
+    };
+    rest.split(',').map(field).collect()
+}
+
+/// Works out sizes and offsets. Padding is an error: the two languages share bytes, all of which count.
+fn lay_out(mut of: Struct, known: &BTreeMap<String, Struct>) -> Result<Struct, String> {
+    let (mut bytes, mut align) = (0, if of.aligned { 8 } else { 1 });
+    for field in &mut of.fields {
+        let (size, its_align) = match &field.kind {
+            Kind::Pointer(_) => (8, 8),
+            Kind::Number(kind) => {
+                let size = NUMBERS.iter().find(|(name, _)| name == kind).map_or(8, |found| found.1);
+                (size, size)
+            }
+            Kind::Struct(kind) => match known.get(kind) {
+                Some(of) => (of.bytes, of.align),
+                None => {
+                    let name = &field.name;
+                    return Err(format!("{name}: {kind} is neither a number nor a `HOST struct`"));
+                }
+            },
+        };
+        if bytes % its_align != 0 {
+            return Err(format!("there would be padding before {}", field.name));
+        }
+        field.offset = bytes;
+        bytes += size * field.count.unwrap_or(1);
+        align = align.max(its_align);
+    }
+    if bytes == 0 || bytes % align != 0 {
+        return Err(format!("{bytes} bytes are no multiple of the alignment of {align}"));
+    }
+    if of.name.ends_with("Args") && align != 8 {
+        return Err("arguments are aligned to 8 bytes".into());
+    }
+    Ok(Struct { bytes, align, ..of })
+}
+
+fn rust_struct(of: &Struct, all: &BTreeMap<String, Struct>) -> String {
+    let Struct { name, bytes, .. } = of;
+    let mut code = String::new();
+    let mut line = |text: String| writeln!(code, "{text}").expect("strings take writes");
+    // Brackets would be links.
+    let doc = |lines: &[String]| lines.join("\n").replace('[', "\\[").replace(']', "\\]");
+    let mut documented = |comment: &[String], text: String| {
+        if !comment.is_empty() {
+            line(format!("#[doc = {:?}]", doc(comment)));
+        }
+        line(text);
+    };
+    let align = if of.aligned { ", align(8)" } else { "" };
+    documented(&of.comment, format!("#[repr(C{align})]"));
+    documented(&[], "#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]".into());
+    documented(&[], format!("pub(crate) struct {name} {{"));
+    for field in &of.fields {
+        let kind = match &field.kind {
+            Kind::Number(kind) | Kind::Struct(kind) => kind,
+            Kind::Pointer(_) => "crate::device::cuda::Pointer",
+        };
+        let kind = field.count.map_or(kind.into(), |count| format!("[{kind}; {count}]"));
+        documented(&field.comment, format!("pub(crate) r#{}: {kind},", field.name));
+    }
+    line("}".into());
+    line("const _: () = {".into());
+    line(format!("assert!(size_of::<{name}>() == {bytes});"));
+    for Field { name: field, offset, .. } in &of.fields {
+        line(format!("assert!(std::mem::offset_of!({name}, r#{field}) == {offset});"));
+    }
+    line("};".into());
+    if name.ends_with("Args") {
+        let mut pointers = Vec::new();
+        collect_pointers(of, 0, all, &mut pointers);
+        let mut checked = Vec::new();
+        collect_checks(of, all, &mut checked);
+        let check: String = checked.into_iter().map(check).collect();
+        line(format!("impl crate::device::cuda::Arguments for {name} {{"));
+        line(format!("const POINTERS: &'static [usize] = &{pointers:?};"));
+        line(format!("const CHECK: &'static str = {check:?};"));
+        line("}".into());
+    }
+    code
+}
+
+/// Where the pointers of a struct that begins at `start` are.
+fn collect_pointers(
+    of: &Struct,
+    start: usize,
+    all: &BTreeMap<String, Struct>,
+    found: &mut Vec<usize>,
+) {
+    for field in &of.fields {
+        for element in 0..field.count.unwrap_or(1) {
+            let at = start + field.offset;
+            match &field.kind {
+                Kind::Number(_) => (),
+                Kind::Pointer(_) => found.push(at + 8 * element),
+                Kind::Struct(kind) => {
+                    let of = &all[kind];
+                    collect_pointers(of, at + element * of.bytes, all, found);
+                }
+            }
+        }
+    }
+}
+
+/// A struct and those that it contains or points to, each once.
+fn collect_checks<'a>(
+    of: &'a Struct,
+    all: &'a BTreeMap<String, Struct>,
+    found: &mut Vec<&'a Struct>,
+) {
+    if found.iter().any(|other| other.name == of.name) {
+        return;
+    }
+    found.push(of);
+    for field in &of.fields {
+        if let Kind::Struct(kind) | Kind::Pointer(kind) = &field.kind
+            && let Some(of) = all.get(kind)
+        {
+            collect_checks(of, all, found);
+        }
+    }
+}
+
+/// C++ that compiles if the struct is laid out as here.
+fn check(of: &Struct) -> String {
+    let name = &of.name;
+    let offsets = of.fields.iter().map(|Field { name: field, offset, .. }| {
+        format!(" && __builtin_offsetof({name}, {field}) == {offset}")
+    });
+    format!(
+        "static_assert(sizeof({name}) == {}{}, \"{name} is laid out differently on the host\");\n",
+        of.bytes,
+        offsets.collect::<String>()
+    )
 }

@@ -3,14 +3,14 @@
 #include "geometry.cuh"
 
 // Distances between neighbours, in elements.
-struct Strides {
+HOST struct Strides {
     i64 image, channel, position;
 };
-struct WeightStrides {
+HOST struct WeightStrides {
     i64 output, input, tap;
 };
 
-struct Convolution {
+HOST struct Convolution {
     i64 batch;
     i64 channels, outputs; // of a group
     Strides x, y;

@@ -15,7 +15,7 @@
 #include "convolution.cuh"
 #include "element.cuh"
 
-struct DirectArgs {
+HOST struct DirectArgs {
     const ELEMENT* x; // or where dx goes
     const ELEMENT* y; // or dy
     const ELEMENT* weight;
@@ -32,7 +32,6 @@ struct DirectArgs {
     Divisor group; // vectors in a group's channels
     Divisor units; // the weight: blocks of units
 };
-static_assert(sizeof(DirectArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 constexpr int KD = three<0>(TAPS), KH = three<1>(TAPS), KW = three<2>(TAPS);
 constexpr int SD = three<0>(STRIDES), SH = three<1>(STRIDES), SW = three<2>(STRIDES);

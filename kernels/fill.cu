@@ -2,13 +2,12 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-struct FillArgs {
+HOST struct FillArgs {
     const ELEMENT* bias;  // may be null
     ELEMENT* target;
     i64 count;
     Divisor run, channels;  // elements of a channel that follow each other
 };
-static_assert(sizeof(FillArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 KERNEL(fill, FillArgs, 256) {
     Index at = (Index)blockIdx.x * 256 + (Index)threadIdx.x;

@@ -3,13 +3,12 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-struct FilterArgs {
+HOST struct FilterArgs {
     ELEMENT* filter;
     i64 count;     // threads that have work
     Divisor width; // of the stored matrix, in vectors
     Divisor block;
 };
-static_assert(sizeof(FilterArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 KERNEL(filter, FilterArgs, 256) {
     Index thread = (Index)blockIdx.x * 256 + (Index)threadIdx.x;

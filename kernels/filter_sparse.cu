@@ -2,16 +2,15 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-struct FilterArgs {
+HOST struct SparseFilterArgs {
     COLUMN* indptr;
     COLUMN* indices;
     ELEMENT* data;
     i64 rows;
     Divisor block;
 };
-static_assert(sizeof(FilterArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
-KERNEL(filter_sparse, FilterArgs, 256) {
+KERNEL(filter_sparse, SparseFilterArgs, 256) {
     Index row = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
     if (row > (Index)args.rows) return;
     args.indptr[row] = (COLUMN)row;

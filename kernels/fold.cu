@@ -17,7 +17,7 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-struct FoldArgs {
+HOST struct FoldArgs {
     const ELEMENT* patches;
     ELEMENT* output;
     i64 count;     // threads that have work
@@ -30,7 +30,6 @@ struct FoldArgs {
     Divisor groups;    // channels of a group
     Divisor plane, line;
 };
-static_assert(sizeof(FoldArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 #ifdef CELL
 // The low padding modulo the stride.

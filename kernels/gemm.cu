@@ -1,7 +1,7 @@
 // C = alpha·A·B + beta·C for each product of a batch, with C by rows.
 #include "product.cuh"
 
-struct GemmArgs {
+HOST struct GemmArgs {
     const ELEMENT* a;
     const ELEMENT* b;
     OUTPUT* c;
@@ -12,7 +12,6 @@ struct GemmArgs {
     i64 c_row, c_batch;
     f64 alpha, beta;
 };
-static_assert(sizeof(GemmArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 struct GemmTarget {
     typedef OUTPUT Value;

@@ -24,7 +24,7 @@ typedef u32 Unsigned;
 #endif
 
 // Division by a number known before the launch: n / by = n·magic >> shift for 0 <= n < 2^31.
-struct Divisor {
+HOST struct Divisor {
     i64 by;
     u32 magic;
     u32 shift;
@@ -37,10 +37,10 @@ DEVICE Index divide(Index n, const Divisor& divisor) {
 #endif
 }
 
-struct Axis {
+HOST struct Axis {
     i64 inputs, outputs, taps, stride, dilation, low;
 };
-struct Axes {
+HOST struct Axes {
     Axis at[3];
     i64 mode;
 };
@@ -128,7 +128,7 @@ template <int A> DEVICE Index reader_output(const Axes& axes, Index q, Index k) 
 // What walking over the readers of an input needs of an axis, worked out by the host: the stride as a
 // divisor, the dilation modulo the stride, and the steps from one tap that reads a padded position, and
 // from the output that does so through it, to the next.
-struct Adjoint {
+HOST struct Adjoint {
     Divisor stride;
     i64 rest, tap_step, output_step;
 };

@@ -40,7 +40,7 @@ DEVICE Position take_apart(Index at, const Divisor& plane, const Divisor& line) 
 
 // Positions of a batch and taps of channels, and how to take their numbers apart; `Patches` in
 // src/conv/cuda/implicit.rs.
-struct Patches {
+HOST struct Patches {
     const ELEMENT* source;
     i64 image, channel, position;  // distances in the source
     i64 group;                     // from a group's channels to the next group's
@@ -131,7 +131,7 @@ template <int WIDTH> struct PatchColumnLoader {
 
 #ifdef CORRELATE
 
-struct CorrelateArgs {
+HOST struct CorrelateArgs {
     Patches patches;
     const ELEMENT* weight;
     const ELEMENT* bias;  // may be null
@@ -146,7 +146,6 @@ struct CorrelateArgs {
     i64 target_first, target_image, target_channel, target_step[3];
     i64 rows;  // target channels of a group
 };
-static_assert(sizeof(CorrelateArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 #if ADJOINT
 template <int WIDTH> struct WeightLoader {
@@ -222,7 +221,7 @@ KERNEL_RESIDENT(correlate, CorrelateArgs, PRODUCT_THREADS, RESIDENT) {
 #endif
 #ifdef GRADIENT
 
-struct GradientArgs {
+HOST struct GradientArgs {
     Patches patches;
     const ELEMENT* other;
     ELEMENT* weight;
@@ -232,7 +231,6 @@ struct GradientArgs {
     i64 rows;  // the other's channels of a group
     i64 weight_group, weight_line;
 };
-static_assert(sizeof(GradientArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 template <int WIDTH> struct OtherLoader {
     static constexpr bool ALONG_K = LAYOUT == CHANNELS_FIRST;

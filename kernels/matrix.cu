@@ -16,15 +16,15 @@
 
 // A row of an axis: entries before it and in it, its first column and first tap, and the magic numbers of
 // division by its entries.
-struct alignas(8) AxisRow {
+HOST struct alignas(8) AxisRow {
     i32 before, count, column, tap;
     u32 magic, shift;
 };
 // A column of such a row: its taps are taps[first] and `count - 1` after it.
-struct AxisEntry {
+HOST struct AxisEntry {
     i32 column, first, count;
 };
-struct AxisTable {
+HOST struct AxisTable {
     const AxisRow* rows;
     const AxisEntry* entries;
     const i32* taps;
@@ -33,7 +33,7 @@ struct AxisTable {
     i64 column_step, weight_step; // REGULAR: from an entry to the next, in such positions and in weights
     i64 weight_stride;            // weights from one tap to the next
 };
-struct MatrixArgs {
+HOST struct MatrixArgs {
     const ELEMENT* weight; // [row channel, column channel of the group, tap]
     const ELEMENT* bias;   // null without
     COLUMN* indptr;
@@ -49,7 +49,6 @@ struct MatrixArgs {
     i64 lanes; // log2 of LANES
     Divisor pieces, positions, area, line, row_channels;
 };
-static_assert(sizeof(MatrixArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 #define CAPACITY (16 * THREADS)
 

@@ -3,7 +3,7 @@
 #include "convolution.cuh"
 #include "element.cuh"
 
-struct NaiveArgs {
+HOST struct NaiveArgs {
     const ELEMENT* x; // or where dx goes
     const ELEMENT* y; // or dy
     const ELEMENT* weight;
@@ -15,7 +15,6 @@ struct NaiveArgs {
     Divisor group;        // channels of the result in a group; unused for the weight
     Divisor plane, line;  // of the positions that the result has
 };
-static_assert(sizeof(NaiveArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 // An element of an activation by its index.
 struct Element {

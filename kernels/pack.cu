@@ -2,14 +2,13 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-struct PackArgs {
+HOST struct PackArgs {
     const ELEMENT* weight;
     ELEMENT* packed; // [group, row channel, column channel, tap]
     i64 count;
     i64 group, row, column, tap; // strides in `weight`
     Divisor row_channels, columns, taps;
 };
-static_assert(sizeof(PackArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 KERNEL(pack, PackArgs, 256) {
     Index at = (Index)blockIdx.x * 256 + (Index)threadIdx.x;

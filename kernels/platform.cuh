@@ -12,6 +12,11 @@ typedef long long i64;
 typedef float f32;
 typedef double f64;
 
+// Marks a struct that the host fills in: build.rs makes the Rust struct of the same name. Its fields are
+// numbers of 32 or 64 bits, pointers, other such structs, and arrays of these, without padding; a
+// declaration takes one line, and declares one pointer at most.
+#define HOST
+
 #ifdef CONVMAT_SIMULATOR
 #include "simulator.h"
 #define KERNEL_RESIDENT(name, Args, threads, blocks) KERNEL(name, Args, threads)

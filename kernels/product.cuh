@@ -33,7 +33,7 @@ constexpr int TERMS_AHEAD = sizeof(Acc) == 8 ? 8 : 2;
 typedef Pack<ELEMENT, CHUNK> Chunk;
 
 // How blocks share the work; `Tiling` in src/device/cuda/product.rs.
-struct Tiling {
+HOST struct Tiling {
     i64 depth;
     i64 span;           // terms of a part, a multiple of DEPTH
     i64 columns_first;  // whether blocks follow each other along the rows of C

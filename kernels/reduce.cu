@@ -6,7 +6,7 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-struct ReduceArgs {
+HOST struct ReduceArgs {
     const ELEMENT* input;
     ELEMENT* output; // what one piece sums to is final
     Acc* partial;    // [channels, splits]
@@ -17,7 +17,6 @@ struct ReduceArgs {
     Divisor plane; // channels first: vectors in a plane
     Divisor lanes; // channels last: vectors in a row, at most 32, side by side in a block
 };
-static_assert(sizeof(ReduceArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 DEVICE Pack<ELEMENT, VECTOR> load_vector(const ELEMENT* from) {
 #ifdef ALIGNED

@@ -3,7 +3,7 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-struct SparseArgs {
+HOST struct SparseArgs {
     const COLUMN* indptr;
     const COLUMN* indices;
     const ELEMENT* data;
@@ -14,7 +14,6 @@ struct SparseArgs {
     i64 lanes;     // one vector: log2 of the threads that share a row
     Divisor packs; // many: threads of a row, each with VECTOR vectors
 };
-static_assert(sizeof(SparseArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 // One vector: neighbouring threads read neighbouring entries, and their sums meet in a tree.
 KERNEL(mul_vector, SparseArgs, 256) {

@@ -6,7 +6,7 @@ typedef AccOf<SOURCE>::type Sum;
 
 // finish: adds parts of sums up in order, adds the bias and rounds, once. Two axes may trade places.
 // Sums may be finished where they lie.
-struct FinishArgs {
+HOST struct FinishArgs {
     const SOURCE* sums;
     const ELEMENT* bias; // none: null
     ELEMENT* result;
@@ -20,7 +20,7 @@ struct FinishArgs {
 };
 
 // add: what lands on each input through one tap, added to its sums; the adjoint of gathering that tap.
-struct AddArgs {
+HOST struct AddArgs {
     const SOURCE* products; // laid out as the gathered patches of one tap
     SOURCE* sums;           // as the input
     i64 count;              // elements of the sums
@@ -33,7 +33,6 @@ struct AddArgs {
 };
 
 #ifdef FINISH
-static_assert(sizeof(FinishArgs) == ARGUMENT_BYTES, "the host's struct is another");
 KERNEL(finish, FinishArgs, 256) {
     Index index = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
     if (index >= (Index)args.count) return;
@@ -49,7 +48,6 @@ KERNEL(finish, FinishArgs, 256) {
     args.result[index] = from_acc<ELEMENT>(sum);
 }
 #else
-static_assert(sizeof(AddArgs) == ARGUMENT_BYTES, "the host's struct is another");
 KERNEL(add, AddArgs, 256) {
     Index index = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
     if (index >= (Index)args.count) return;

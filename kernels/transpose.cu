@@ -6,7 +6,7 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-struct TransposeArgs {
+HOST struct TransposeArgs {
     const COLUMN* indptr;
     const COLUMN* indices;
     const ELEMENT* data;
@@ -21,7 +21,6 @@ struct TransposeArgs {
     i64 rows, columns, count, tiles;
     i64 shift; // the digit's lowest bit
 };
-static_assert(sizeof(TransposeArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 #define TILE 4096
 #define WARPS 8

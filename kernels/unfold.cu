@@ -8,7 +8,7 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-struct UnfoldArgs {
+HOST struct UnfoldArgs {
     const ELEMENT* input;
     ELEMENT* patches;
     i64 count;     // threads that have work
@@ -20,7 +20,6 @@ struct UnfoldArgs {
     Divisor groups; // channels of a group
     Divisor plane, line;
 };
-static_assert(sizeof(UnfoldArgs) == ARGUMENT_BYTES, "the host's struct is another");
 
 typedef Pack<ELEMENT, VECTOR> Vector;
 

@@ -149,7 +149,7 @@ struct Block {
     Context contexts[MOST_THREADS + 1];  // the last is the host's
     Copy copies[MOST_COPIES];
 };
-constexpr u32 HOST = MOST_THREADS;
+constexpr u32 CALLER = MOST_THREADS;
 constexpr u64 ARENA_AT = (sizeof(Block) / GUARD_BYTES + 2) * GUARD_BYTES;
 constexpr u64 STACKS_AT = ARENA_AT + ARENA_BYTES + GUARD_BYTES;
 constexpr u64 WORKSPACE_BYTES = STACKS_AT + MOST_THREADS * (GUARD_BYTES + STACK_BYTES);
@@ -176,7 +176,7 @@ template <typename... Values>
     Block* block = here;
     say(block, "thread %u: ", block->running);
     say(block, format, values...);
-    convmat_switch(&block->contexts[block->fiber], &block->contexts[HOST]);
+    convmat_switch(&block->contexts[block->fiber], &block->contexts[CALLER]);
     __builtin_unreachable();
 }
 
@@ -186,7 +186,7 @@ inline void fault(Launch* launch, i32 signal, u64 address) {
     launch->fault_signal = signal;
     launch->fault_address = address;
     Block* block = (Block*)launch->workspace;
-    convmat_switch(&block->contexts[block->fiber], &block->contexts[HOST]);
+    convmat_switch(&block->contexts[block->fiber], &block->contexts[CALLER]);
 }
 
 inline void make_runnable(Block* block, u32 thread) {
@@ -211,7 +211,7 @@ inline u32 new_fiber(Block* block) {
 // Leaves the thread that runs, if any, to another one that can run, or to run_block() when there is none.
 // A fiber that is `free` may start another thread itself, and then this returns at once.
 __attribute__((noinline)) static void dispatch(Block* block, bool free) {
-    u32 self = block->fiber, fiber = HOST;
+    u32 self = block->fiber, fiber = CALLER;
     if (block->runnable_count) {
         u32 count = block->runnable_count, window = block->window < count ? block->window : count;
         u32 at = count - 1 - random_below(block, window), thread = block->runnable[at];
@@ -376,7 +376,7 @@ inline void begin(Block* block, Launch* launch, void (*kernel)(const void*)) {
     }
     block->runnable_count = block->threads;
     for (u32 i = 0; i * WARP < block->threads; ++i) block->warps[i].arrived = 0;
-    block->fiber = HOST;
+    block->fiber = CALLER;
 }
 
 // Returns whether the block ran to its end; if not, the launch has a message.
@@ -400,7 +400,7 @@ inline bool run_block(Launch* launch, void (*kernel)(const void*)) {
             describe_waiting(block);
             break;
         }
-        block->fiber = HOST;
+        block->fiber = CALLER;
         dispatch(block, false);
     }
     launch->fault = nullptr;

@@ -33,12 +33,12 @@ use driver::{Driver, Kernel};
 pub(crate) use driver::{Gemm, Matrix};
 #[cfg(feature = "cuda")]
 pub(crate) use gpu::runtime::Runtime;
-pub(crate) use kernel::arguments::{
-    Adjoint, AxesArguments, Divisor, THREADS, blocks, position_divisors, vector,
-};
+pub(crate) use kernel::arguments::{AxesArguments, THREADS, blocks, position_divisors, vector};
 use kernel::compiler::Compiler;
+pub(crate) use kernel::pointer::{Arguments, Pointer};
 pub(crate) use kernel::spec::{Spec, axis_bound, is_specialised};
 pub(crate) use kernel::structs;
+pub(crate) use kernel::structs::{Adjoint, Divisor};
 pub(crate) use program::{Draft, Program, Region};
 use rehearsal::Rehearsal;
 use tables::Tables;
@@ -248,8 +248,7 @@ impl CudaDevice {
     /// Queues a launch.
     ///
     /// # Safety
-    /// `arguments` is the kernel's argument struct (its size is checked when the kernel is compiled), and
-    /// the addresses in it are live memory of this device, as large as the kernel takes them to be.
+    /// `arguments` is the kernel's argument struct, and the addresses in it are live memory of this device, as large as the kernel takes them to be.
     pub(crate) unsafe fn launch<A: Pod>(
         &self,
         spec: Spec,
@@ -260,7 +259,6 @@ impl CudaDevice {
         if grid.contains(&0) {
             return Ok(());
         }
-        let spec = spec.define("ARGUMENT_BYTES", size_of::<A>());
         // SAFETY: passed on to the caller.
         unsafe { self.kernel(&spec)?.launch(grid, threads, bytemuck::bytes_of(arguments)) }
     }

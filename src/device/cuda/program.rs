@@ -182,7 +182,7 @@ impl Draft {
         }
         let words = bytemuck::pod_collect_to_vec(bytemuck::bytes_of(arguments));
         self.steps.push(DraftStep::Launch {
-            spec: spec.define("ARGUMENT_BYTES", size_of::<A>()),
+            spec: spec.checked_by(A::CHECK),
             grid,
             threads,
             arguments: words.into(),

@@ -1,23 +1,14 @@
 //! What the arguments of kernels have in common: the geometry as kernels read it, divisions by multiplying,
 //! numbers of blocks.
 
-use bytemuck::{Pod, Zeroable};
-
 use super::spec::mode;
+pub(crate) use super::structs::Axes as AxesArguments;
+use super::structs::{Adjoint, Axis, Divisor};
 use crate::error::{Error, Result};
 use crate::geometry::{Axes, gcd};
 
 /// Threads in a block, where a kernel has no reason for another number.
 pub(crate) const THREADS: u32 = 256;
-
-/// `Divisor` in kernels/geometry.cuh: n / by = n·magic >> shift for 0 <= n < 2³¹.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(crate) struct Divisor {
-    by: i64,
-    magic: u32,
-    shift: u32,
-}
 
 impl Divisor {
     /// Division by `by` > 0. By 2³¹ and more it has no magic numbers, which 64-bit kernels do not read.
@@ -39,26 +30,6 @@ impl Divisor {
     }
 }
 
-/// `Axis` in kernels/geometry.cuh.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(crate) struct Axis {
-    inputs: i64,
-    outputs: i64,
-    taps: i64,
-    stride: i64,
-    dilation: i64,
-    low: i64,
-}
-
-/// `Axes` in kernels/geometry.cuh.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(crate) struct AxesArguments {
-    at: [Axis; 3],
-    mode: i64,
-}
-
 impl AxesArguments {
     pub(crate) fn new(maps: &Axes) -> Self {
         let at = maps.each_ref().map(|map| Axis {
@@ -71,16 +42,6 @@ impl AxesArguments {
         });
         AxesArguments { at, mode: mode(maps).1 }
     }
-}
-
-/// `Adjoint` in kernels/geometry.cuh: what walking over the readers of an input needs of an axis.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(crate) struct Adjoint {
-    stride: Divisor,
-    rest: i64,
-    tap_step: i64,
-    output_step: i64,
 }
 
 impl Adjoint {

@@ -105,11 +105,15 @@ impl Compiler {
 #[cfg(all(test, feature = "simulator", unix))]
 mod tests {
     use std::fs;
+    use std::mem::offset_of;
     use std::path::Path;
 
     use super::*;
     use crate::device::cuda::simulator::Simulator;
-    use crate::device::cuda::{CudaDevice, KernelOptions};
+    use crate::device::cuda::structs::UnfoldArgs;
+    use crate::device::cuda::{Arguments, CudaDevice, KernelOptions};
+    use crate::element::DType;
+    use crate::geometry::Layout;
     use crate::{Conv, Device, Tensor};
 
     /// A simulator that keeps its kernels in `folder`, if there is a C++ compiler.
@@ -166,5 +170,29 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is kept of it");
+    }
+
+    #[test]
+    fn a_struct_of_another_layout_does_not_compile() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(device) = device(folder.path()) else { return };
+        let spec = |check| {
+            let spec =
+                Spec::new("unfold.cu", "unfold").define("VECTOR", 1).define("INDEX_BITS", 32);
+            spec.element(DType::F32).layout(Layout::ChannelsFirst).checked_by(check)
+        };
+        device.kernel(&spec(UnfoldArgs::CHECK)).unwrap();
+        let last = format!("line) == {}", offset_of!(UnfoldArgs, line));
+        assert!(UnfoldArgs::CHECK.contains(&last), "{}", UnfoldArgs::CHECK);
+        assert_eq!(UnfoldArgs::POINTERS, [0, 8]);
+        // Of nested structs, too.
+        for (field, message) in [("groups", "UnfoldArgs is laid"), ("magic", "Divisor is laid")] {
+            let wrong =
+                UnfoldArgs::CHECK.replace(&format!("{field}) == "), &format!("{field}) == 1"));
+            match device.kernel(&spec(wrong.leak())) {
+                Err(Error::Compile { log, .. }) => assert!(log.contains(message), "{log}"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

@@ -1,3 +1,3 @@
 //! The sources in `kernels/`, embedded by build.rs.
 
-include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+include!(concat!(env!("OUT_DIR"), "/sources.rs"));

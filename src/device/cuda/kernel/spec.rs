@@ -1,6 +1,7 @@
 //! Which kernel, and what it is compiled for.
 
 use std::fmt::Write as _;
+use std::hash::{Hash, Hasher};
 
 use crate::device::cuda::driver::Unit;
 use crate::element::DType;
@@ -42,12 +43,24 @@ pub(crate) struct Spec {
     file: &'static str,
     entry: &'static str,
     definitions: Vec<(&'static str, String)>,
+    check: Check,
+}
+
+/// C++ that a kernel's source has to satisfy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Check(&'static str);
+
+/// By the length alone: launches look specs up, and the text is long.
+impl Hash for Check {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.len().hash(state);
+    }
 }
 
 impl Spec {
     /// The kernel `entry` of `kernels/{file}`.
     pub(crate) fn new(file: &'static str, entry: &'static str) -> Self {
-        Spec { file, entry, definitions: Vec::new() }
+        Spec { file, entry, definitions: Vec::new(), check: Check::default() }
     }
 
     /// Another kernel of the same file.
@@ -58,6 +71,13 @@ impl Spec {
     pub(crate) fn define(mut self, name: &'static str, value: impl ToString) -> Self {
         self.definitions.push((name, value.to_string()));
         self
+    }
+
+    /// Compiles only if the source satisfies `check`: the [`Arguments::CHECK`] of what it is launched with.
+    ///
+    /// [`Arguments::CHECK`]: crate::device::cuda::Arguments::CHECK
+    pub(crate) fn checked_by(self, check: &'static str) -> Self {
+        Spec { check: Check(check), ..self }
     }
 
     pub(crate) fn element(self, dtype: DType) -> Self {
@@ -108,6 +128,7 @@ impl Spec {
             writeln!(text, "#define {name} {value}").expect("strings take writes");
         }
         writeln!(text, "#include \"{}\"", self.file).expect("strings take writes");
+        text.push_str(self.check.0);
         Unit { file: self.file, text }
     }
 }
