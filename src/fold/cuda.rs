@@ -1,63 +1,53 @@
-//! Fold on CUDA: fills in the arguments of `kernels/fold.cu` and launches it.
+//! Fold on CUDA: the arguments of `kernels/fold/fold.cu` and its launch.
 
-use bytemuck::{Pod, Zeroable};
-
+use crate::device::cuda::structs::FoldArgs;
 use crate::device::cuda::{
-    Adjoint, AxesArguments, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound,
-    blocks, is_specialised, position_divisors, vector,
+    Adjoint, AxesArguments, DeviceSlice, DeviceSliceMut, Divisor, Draft, Region, Spec, THREADS,
+    axis_bound, blocks, is_specialised, position_divisors, vector,
 };
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{Axes, Layout};
+use crate::plan::Explanation;
+use crate::unfold::Call;
 
-/// `FoldArgs` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    patches: u64,
-    output: u64,
-    count: i64,
-    channels: i64,
-    per_group: i64,
-    axes: AxesArguments,
-    adjoint: [Adjoint; 3],
-    chunks: Divisor,
-    positions: Divisor,
-    groups: Divisor,
-    position: [Divisor; 2],
+/// Why it is done so.
+pub(super) fn explain<T: Element>(call: &Call, specialise: bool, explanation: &mut Explanation) {
+    let (algorithm, reason) = match cell_span::<T>(call, specialise) {
+        Some(_) => ("cells", "a thread sums all that reaches a cell of one stride: every tap does"),
+        None => ("gather", "a thread looks for the patches that reach its part of the result"),
+    };
+    explanation.algorithm = algorithm.into();
+    explanation.reason = reason.into();
 }
 
-/// Writes all of `output`, whose shape fits the patches'; `counts` are batch, channels and groups.
+/// Writes all of `output`, whose size fits the patches'; `average` divides by the number of entries.
 pub(crate) fn fold<T: Element>(
-    layout: Layout,
-    maps: &Axes,
-    [batch, channels, groups]: [usize; 3],
-    patches: DeviceSlice<'_, T>,
-    output: DeviceSliceMut<'_, T>,
+    draft: &mut Draft,
+    call: &Call,
+    patches: Region<T>,
+    output: Region<T>,
     average: bool,
 ) -> Result<()> {
-    let device = output.device();
+    let Call { layout, axes: ref maps, batch, channels, groups } = *call;
+    let options = draft.device().options();
     let per_group = channels / groups;
-    let addresses = [output.address(), patches.address()];
+    let alignments = [output.alignment(), patches.alignment()];
     let inputs = maps.input_extents();
     let mut spec = Spec::new("fold.cu", "fold")
         .element(T::DTYPE)
         .layout(layout)
-        .geometry(maps, device.options().specialise);
+        .geometry(maps, options.specialise);
 
     // What the threads of an image and channel, or of an image and vector of channels, are for.
     let mut cells = inputs;
     let (mut vector, mut chunks) = (1, 1);
-    let span = match layout {
-        Layout::ChannelsFirst => span(maps, size_of::<T>(), device.options().specialise),
-        Layout::ChannelsLast => {
-            vector = self::vector(size_of::<T>(), &[per_group], &addresses);
-            chunks = channels / vector;
-            None
-        }
-    };
-    if let Some(span) = span {
-        vector = self::vector(size_of::<T>(), &[span, inputs[2]], &addresses[..1]);
+    if layout == Layout::ChannelsLast {
+        vector = self::vector(size_of::<T>(), &[per_group], &alignments);
+        chunks = channels / vector;
+    }
+    if let Some(span) = cell_span::<T>(call, options.specialise) {
+        vector = self::vector(size_of::<T>(), &[span, inputs[2]], &alignments[..1]);
         let [d, h, w] = maps.each_ref().map(|map| map.low() as usize % map.stride());
         spec =
             spec.define("CELL", 1).define("SPAN", span).define("PHASES", format!("{d}, {h}, {w}"));
@@ -76,10 +66,11 @@ pub(crate) fn fold<T: Element>(
         maps.iter().map(|map| (map.padded_extent() + map.low() as usize) / map.stride() + 2);
     let reach = reach.fold(1, usize::saturating_mul).saturating_add(patches.len());
     let counts = [output.len(), count, reach, axis_bound(maps)];
-    let spec = spec.define("VECTOR", vector).index(&counts, device.options().wide);
-    let arguments = Arguments {
-        patches: patches.address(),
-        output: output.address(),
+    let spec = spec.define("VECTOR", vector).index(&counts, options.wide);
+    let [plane, line] = position_divisors(cells);
+    let arguments = FoldArgs {
+        patches: patches.pointer(),
+        output: output.pointer(),
         count: count as i64,
         channels: channels as i64,
         per_group: per_group as i64,
@@ -88,14 +79,36 @@ pub(crate) fn fold<T: Element>(
         chunks: Divisor::new(chunks),
         positions: Divisor::new(positions),
         groups: Divisor::new(per_group),
-        position: position_divisors(cells),
+        plane,
+        line,
     };
     // SAFETY: the kernel reads `patches` and writes `output` inside the extents that the caller checked
     // against both, and nothing else.
-    unsafe { device.launch(spec, blocks(count, THREADS)?, THREADS, &arguments) }
+    unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, &arguments) };
+    Ok(())
+}
+
+/// [`fold`] of memory that is at hand, drafted and run at once: for callers that are no plans yet.
+pub(crate) fn fold_now<T: Element>(
+    call: &Call,
+    patches: DeviceSlice<'_, T>,
+    output: DeviceSliceMut<'_, T>,
+    average: bool,
+) -> Result<()> {
+    let addresses = [patches.address(), output.address()];
+    let mut draft = Draft::for_addresses(output.device(), &addresses);
+    let [from, to] = [patches.len(), output.len()].map(|len| draft.operand::<T>(len));
+    fold(&mut draft, call, from, to, average)?;
+    // SAFETY: the operands were given with their lengths, and are borrowed.
+    unsafe { draft.run_once(&addresses) }
 }
 
 /// Results of a thread's cell on the last axis, where threads have cells: see the kernel.
+fn cell_span<T: Element>(call: &Call, specialise: bool) -> Option<usize> {
+    let first = call.layout == Layout::ChannelsFirst;
+    first.then(|| span(&call.axes, size_of::<T>(), specialise)).flatten()
+}
+
 fn span(maps: &Axes, size: usize, specialise: bool) -> Option<usize> {
     let strides: usize = maps.iter().fold(1, |all, map| all.saturating_mul(map.stride()));
     let zeros = maps.is_zero_padded();

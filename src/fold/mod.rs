@@ -5,11 +5,24 @@ mod cpu;
 pub(crate) mod cuda;
 
 use crate::device::Device;
+#[cfg(gpu)]
+use crate::device::cuda::Draft;
 use crate::element::Element;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, checked_product};
 use crate::geometry::{Conv, Geometry, Layout};
-use crate::tensor::view::common_device;
+use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
+use crate::unfold::Call;
+
+plan_type! {
+    /// A plan of [`Conv::fold`] or [`Conv::fold_average`], made by [`Conv::plan_fold`] or
+    /// [`Conv::plan_fold_average`].
+    FoldPlan, cpu::Fold
+}
+
+/// The operands' numbers.
+const PATCHES: usize = 0;
+const OUTPUT: usize = 1;
 
 impl<const D: usize> Conv<D> {
     /// The sum of overlapping patches: `x[n, c, i] = Σ A[n, c·K + k, o]` over all (o, k) that read i;
@@ -41,7 +54,7 @@ impl<const D: usize> Conv<D> {
         patches: impl Into<TensorView<'a, T>>,
         output: impl Into<TensorViewMut<'b, T>>,
     ) -> Result<()> {
-        self.fold_checked(patches.into(), output.into(), false)
+        self.fold_given(patches.into(), output.into(), false)
     }
 
     /// As [`Conv::fold`], but averages overlapping entries: a left inverse of [`Conv::unfold`] wherever
@@ -66,7 +79,88 @@ impl<const D: usize> Conv<D> {
         patches: impl Into<TensorView<'a, T>>,
         output: impl Into<TensorViewMut<'b, T>>,
     ) -> Result<()> {
-        self.fold_checked(patches.into(), output.into(), true)
+        self.fold_given(patches.into(), output.into(), true)
+    }
+
+    /// A plan of [`Conv::fold`] for patches of this shape and results of these spatial extents.
+    ///
+    /// # Errors
+    /// As [`Conv::fold`]; [`Error::Compile`] or [`Error::Device`] when the device fails.
+    ///
+    /// ```
+    /// use convmat::{Conv, Device, PlanOptions, Tensor};
+    /// let plan = Conv::new([2]).plan_fold::<f32>(&Device::Cpu, &[1, 2, 2], [3], PlanOptions::new())?;
+    /// let mut workspace = plan.make_workspace()?;
+    /// let patches = Tensor::from_vec(&Device::Cpu, &[1, 2, 2], vec![1f32, 2., 2., 3.])?;
+    /// let mut x = Tensor::zeros(&Device::Cpu, &[1, 1, 3])?;
+    /// plan.run(&patches, &mut x, &mut workspace)?;
+    /// assert_eq!(x.as_slice().unwrap(), [1., 4., 3.]);
+    /// # Ok::<(), convmat::Error>(())
+    /// ```
+    pub fn plan_fold<T: Element>(
+        &self,
+        device: &Device,
+        patches: &[usize],
+        input_size: [usize; D],
+        options: PlanOptions,
+    ) -> Result<FoldPlan<T>> {
+        self.plan_fold_as(device, patches, input_size, options, false)
+    }
+
+    /// A plan of [`Conv::fold_average`] for patches of this shape and results of these spatial extents.
+    ///
+    /// # Errors
+    /// As [`Conv::plan_fold`].
+    pub fn plan_fold_average<T: Element>(
+        &self,
+        device: &Device,
+        patches: &[usize],
+        input_size: [usize; D],
+        options: PlanOptions,
+    ) -> Result<FoldPlan<T>> {
+        self.plan_fold_as(device, patches, input_size, options, true)
+    }
+
+    fn plan_fold_as<T: Element>(
+        &self,
+        device: &Device,
+        patches: &[usize],
+        input_size: [usize; D],
+        options: PlanOptions,
+        average: bool,
+    ) -> Result<FoldPlan<T>> {
+        let layout = self.axis_order();
+        let geometry = self.bind(input_size)?;
+        let (batch, channels) = split_patches(&geometry, patches)?;
+        let output = layout.activation_shape(batch, channels, &input_size);
+        let patches_len = checked_product("the patches", patches)?;
+        let len = checked_product("the output", &output)?;
+        let call =
+            Call { layout, axes: geometry.axes()?, batch, channels, groups: self.group_count() };
+        let divisions = if average { len } else { 0 };
+        let mut explanation = Explanation {
+            operation: if average { "fold_average" } else { "fold" },
+            subject: format!("{patches:?} {} to {output:?} by {self}", T::DTYPE),
+            flop: (patches_len + divisions) as u64,
+            bytes: ((patches_len + len) * size_of::<T>()) as u64,
+            ..Explanation::default()
+        };
+        let steps = match device {
+            Device::Cpu => {
+                let (plan, workers) = cpu::Fold::new::<T>(&call, average, &mut explanation)?;
+                Steps::Cpu { plan, workers }
+            }
+            #[cfg(gpu)]
+            Device::Cuda(cuda) => {
+                let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+                let (patches, output) = (draft.operand::<T>(patches_len), draft.operand(len));
+                cuda::fold(&mut draft, &call, patches, output, average)?;
+                cuda::explain::<T>(&call, cuda.options().specialise, &mut explanation);
+                Steps::Cuda(draft.prepare()?)
+            }
+        };
+        let operands = vec![("patches", patches.to_vec()), ("output", output)];
+        Ok(FoldPlan::of(Plan::new(device, &options, explanation, operands, steps)?))
     }
 
     fn fold_fresh<T: Element>(
@@ -75,36 +169,56 @@ impl<const D: usize> Conv<D> {
         input_size: [usize; D],
         average: bool,
     ) -> Result<Tensor<T>> {
-        let layout = self.axis_order();
-        let geometry = self.bind(input_size)?;
-        let (batch, channels) = split_patches(&geometry, patches.shape())?;
-        let shape = layout.activation_shape(batch, channels, &input_size);
-        let mut output = Tensor::for_result(&patches.device(), &shape)?;
-        self.fold_checked(patches, output.view_mut(), average)?;
+        let device = patches.device();
+        let options = PlanOptions::for_addresses(&[patches.address()]);
+        let plan =
+            self.plan_fold_as::<T>(&device, patches.shape(), input_size, options, average)?;
+        let mut output = Tensor::for_result(&device, plan.plan.shape(OUTPUT))?;
+        plan.run(patches, &mut output, &mut plan.make_workspace()?)?;
         Ok(output)
     }
 
-    fn fold_checked<T: Element>(
+    fn fold_given<T: Element>(
         &self,
         patches: TensorView<T>,
         output: TensorViewMut<T>,
         average: bool,
     ) -> Result<()> {
-        let layout = self.axis_order();
-        let (batch, channels, input) = layout.split_activation("output", output.shape())?;
-        let geometry = self.bind(input)?;
-        if split_patches(&geometry, patches.shape())? != (batch, channels) {
-            let rows = channels * geometry.taps();
-            let expected = layout.patch_shape(batch, rows, geometry.positions());
-            return Err(Error::shape("patches", format!("{expected:?}"), patches.shape()));
-        }
-        let counts = [batch, channels, self.group_count()];
-        let axes = geometry.axes()?;
-        match common_device(&[("patches", patches.device()), ("output", output.device())])? {
-            Device::Cpu => cpu::fold(layout, &axes, counts, patches.host(), output.host(), average),
+        let (_, _, input) = self.axis_order().split_activation("output", output.shape())?;
+        let options = PlanOptions::for_addresses(&[patches.address(), output.address()]);
+        let plan =
+            self.plan_fold_as(&patches.device(), patches.shape(), input, options, average)?;
+        plan.run(patches, output, &mut plan.make_workspace()?)
+    }
+}
+
+impl<T: Element> FoldPlan<T> {
+    /// Adds `patches` up, or averages them, and writes all of `output`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when operands or workspace are not
+    /// those that were planned for; [`Error::Device`] when the device fails.
+    pub fn run<'a, 'b>(
+        &self,
+        patches: impl Into<TensorView<'a, T>>,
+        output: impl Into<TensorViewMut<'b, T>>,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
+        let (patches, output) = (patches.into(), output.into());
+        self.plan.check(&[
+            (PATCHES, patches.shape(), &patches.device()),
+            (OUTPUT, output.shape(), &output.device()),
+        ])?;
+        match self.plan.steps() {
+            Steps::Cpu { plan, workers } => {
+                let memory = workspace.host(workers.workspace())?;
+                plan.run(workers, patches.host(), output.host(), memory)
+            }
             #[cfg(gpu)]
-            Device::Cuda(_) => {
-                cuda::fold(layout, &axes, counts, patches.cuda(), output.cuda(), average)
+            Steps::Cuda(program) => {
+                let addresses = [patches.address(), output.address()];
+                // SAFETY: the operands were checked, and are borrowed.
+                unsafe { self.plan.queue(program, &addresses, workspace) }
             }
         }
     }

@@ -6,6 +6,7 @@ use crate::device::cuda::{DeviceSlice, DeviceSliceMut};
 use crate::element::Element;
 use crate::error::Result;
 use crate::fold;
+use crate::unfold::Call;
 
 pub(super) fn lowering(p: &Problem) -> Lowering<'_> {
     Lowering::new(p, vec![Block { maps: p.axes.clone(), tap: [0; 3] }])
@@ -18,6 +19,12 @@ pub(super) fn land<T: Element>(
     products: DeviceSlice<'_, T>,
     target: DeviceSliceMut<'_, T>,
 ) -> Result<()> {
-    let counts = [images, p.channels, p.groups];
-    fold::cuda::fold(p.layout, &p.axes, counts, products, target, false)
+    let call = Call {
+        layout: p.layout,
+        axes: p.axes.clone(),
+        batch: images,
+        channels: p.channels,
+        groups: p.groups,
+    };
+    fold::cuda::fold_now(&call, products, target, false)
 }

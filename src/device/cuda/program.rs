@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::driver::{Gemm, Kernel};
 use super::kernel::pointer::{Arguments, Pointer};
 use super::tables::Table;
-use super::{CudaDevice, Spec};
+use super::{CudaDevice, DeviceBuffer, Spec};
 use crate::error::{Error, Result};
 use crate::plan::{FULL_ALIGNMENT, Pass};
 
@@ -113,6 +113,12 @@ impl Draft {
             held: 0,
             workspace: 0,
         }
+    }
+
+    /// A program for operands at these addresses.
+    pub(crate) fn for_addresses(device: &CudaDevice, addresses: &[u64]) -> Self {
+        let all = addresses.iter().fold(FULL_ALIGNMENT, |all, address| all | address);
+        Draft::new(device, 1 << all.trailing_zeros())
     }
 
     pub(crate) fn device(&self) -> &CudaDevice {
@@ -257,6 +263,21 @@ impl Draft {
         }
         let (alignment, workspace) = (self.alignment, self.workspace);
         Ok(Program { device, steps: steps.into(), passes, alignment, workspace, _tables: tables })
+    }
+
+    /// Prepares it, takes a workspace and runs: for what is done once.
+    ///
+    /// # Errors
+    /// As [`Draft::prepare`] and [`Program::run`].
+    ///
+    /// # Safety
+    /// As [`Program::run`], for `addresses`.
+    pub(crate) unsafe fn run_once(self, addresses: &[u64]) -> Result<()> {
+        let program = self.prepare()?;
+        let workspace = DeviceBuffer::<u8>::new(&program.device, "a workspace", program.workspace)?;
+        // SAFETY: promised by the caller; the workspace is as large as the program needs, and is given back
+        // to the device behind the work that was queued.
+        unsafe { program.run(addresses, workspace.view().address()) }
     }
 }
 
