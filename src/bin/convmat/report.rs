@@ -6,8 +6,8 @@ use std::io::{self, IsTerminal, Write};
 use clap::builder::styling::{AnsiColor, Style};
 use serde_json::{Map, Value, json};
 
-use convmat::{DType, Explanation, Pass};
 use convmat::io::Source;
+use convmat::{DType, Explanation, Pass};
 
 /// What is known about a command's work; the command adds to it as it goes on.
 pub struct Report {
@@ -20,7 +20,8 @@ pub struct Report {
 
 impl Report {
     pub fn new(command: &'static str) -> Self {
-        let mut report = Report { title: command, rows: Vec::new(), object: Map::new(), plans: String::new() };
+        let mut report =
+            Report { title: command, rows: Vec::new(), object: Map::new(), plans: String::new() };
         report.set("command", command);
         report
     }
