@@ -4,10 +4,10 @@ use std::path::Path;
 
 use convmat::{Csr, Device, Element, Tensor};
 
-use crate::dense::compare;
+use crate::outcome::{Result, compare};
 use crate::report::{Bench, Row, Work};
 use crate::shapes::{Shape, eighths};
-use crate::{Result, with_axes};
+use crate::with_axes;
 
 pub const NAMES: [&str; 3] = ["matrix", "spmv", "spmm"];
 
