@@ -101,7 +101,7 @@ impl<'a> Bench<'a> {
         let algorithm = algorithm.map_or(String::new(), |algorithm| algorithm.to_string());
         let layout = if shape.layout == Layout::ChannelsLast { "last" } else { "first" };
         let dtype_name = dtype.to_string();
-        let start = format!("{op:<16}{algorithm:<9}{:<10}{layout:<6}{dtype_name:<6}", shape.name);
+        let start = format!("{op:<16}{algorithm:<9}{:<9} {layout:<6}{dtype_name:<6}", shape.name);
         let end = match outcome {
             Ok(Some(times)) => {
                 let Times { median, shortest, calls } = times;
