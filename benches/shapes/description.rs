@@ -10,7 +10,8 @@ use super::{CATALOGUE, Shape};
 const FLAG: &str = "--shape";
 
 /// What the flag takes.
-pub const HELP: &str = "  --shape LAYER               a name from benches/shapes, or a description such as
+pub const HELP: &str =
+    "  --shape LAYER               a name from benches/shapes, or a description such as
                               \"8x64x56x56 64x64x3x3 p1 s1\": input NxCx1 to 3 extents, weight
                               Ox(C/g)xkernel, then in any order p = padding, s = stride and
                               d = dilation (for all axes, or by axis as in p1x2), g = groups,
