@@ -1,21 +1,17 @@
 //! Operations between tensors.
 //!
-//! A batch is two images again and again, and every value a multiple of 1/8 whose sums are exact: what the
-//! CPU makes of the two is what each pair of a result has to be, bit for bit.
+//! A batch is two images again and again (one, where it is odd), and every value a multiple of 1/8 whose sums
+//! are exact: what the CPU makes of the two is what each pair of a result has to be, bit for bit.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
 use convmat::{Algorithm, Conv, Device, Element, Error, Tensor, with_axes};
-use rayon::prelude::*;
 
-use crate::Result;
+use crate::outcome::{Result, compare};
 use crate::report::{Bench, Row, Work};
 use crate::shapes::{Shape, eighths};
-
-/// Images that a batch repeats.
-pub const UNIT: usize = 2;
 
 /// The loops of the definition are timed on layers of at most this many products.
 const NAIVE_LIMIT: usize = 20_000_000_000;
@@ -151,7 +147,7 @@ impl<'a> Examples<'a> {
     }
 
     fn make(operation: Operation, shape: &Shape, save: Option<&Path>) -> Result<Example> {
-        let unit = Shape { batch: UNIT, ..*shape };
+        let unit = Shape { batch: shape.repeated(), ..*shape };
         let mut operands = Vec::new();
         for (seed, (_, extents, _)) in operation.operands(&unit).iter().enumerate() {
             let values = eighths(extents.iter().product(), seed as u64 + 1);
@@ -185,7 +181,7 @@ fn converted<T: Element>(values: &[f32], factor: usize) -> Vec<T> {
 pub fn run<T: Element>(bench: &mut Bench, examples: &mut Examples) -> Result<()> {
     let shape = examples.shape;
     let device = bench.device.clone();
-    let repeats = shape.batch / UNIT;
+    let repeats = shape.batch / shape.repeated();
     for operation in Operation::ALL {
         let name = operation.to_string();
         let mut algorithms = operation.algorithms(bench, shape);
@@ -251,23 +247,4 @@ fn prepare<T: Element>(
         Ok(())
     })?;
     Ok(())
-}
-
-/// Whether `found` is `expected` over and over.
-pub fn compare<T: Element>(expected: &[T], found: &[T]) -> Result<()> {
-    let wrong = |(chunk, found): (usize, &[T])| {
-        let at = found.iter().zip(expected).position(|(found, expected)| found != expected)?;
-        Some((chunk * expected.len() + at, found[at], expected[at]))
-    };
-    if expected.is_empty() || !found.len().is_multiple_of(expected.len()) {
-        return Err(
-            format!("{} elements, not a multiple of {}", found.len(), expected.len()).into()
-        );
-    }
-    match found.par_chunks(expected.len()).enumerate().find_map_any(wrong) {
-        Some((at, found, expected)) => {
-            Err(format!("wrong: element {at} is {found}, and should be {expected}").into())
-        }
-        None => Ok(()),
-    }
 }

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use convmat::{Csr, Device, Element, Tensor, with_axes};
 
-use crate::Result;
-use crate::dense::compare;
+use crate::outcome::{Result, compare};
 use crate::report::{Bench, Row, Work};
 use crate::shapes::{Shape, eighths};
 

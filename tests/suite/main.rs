@@ -7,6 +7,7 @@ mod catalogue;
 #[cfg(feature = "cli")]
 mod cli;
 mod conv;
+mod descriptions;
 mod device;
 #[cfg(all(feature = "cuda", feature = "simulator"))]
 mod faults;
@@ -20,7 +21,6 @@ mod matrix;
 mod nvrtc;
 mod oracle;
 mod plans;
-#[cfg(feature = "cuda")]
 #[path = "../../benches/shapes/mod.rs"]
 mod shapes;
 mod tensor;
