@@ -150,9 +150,10 @@ impl Shape {
         if !self.outputs.is_multiple_of(self.groups) {
             return Err(format!("{} outputs are not {} groups", self.outputs, self.groups));
         }
-        crate::with_axes!(self, D => {
-            self.conv::<D>().bind(self.input_size()).map_err(|error| error.to_string())?;
+        let bound = convmat::with_axes!(self.spatial, D => {
+            self.conv::<D>().bind(self.input_size()).map(drop)
         });
+        bound.map_err(|error| error.to_string())?;
         // Of operands, results and operations, in bytes of the widest type or as twice the products.
         let patches = [self.channels, self.taps(), self.positions()];
         let counts = [

@@ -1,10 +1,10 @@
 //! Layers that the benches are given on the command line.
 
+use convmat::with_axes;
 use convmat::{Layout, PaddingMode};
 
 use crate::shapes::description::Given;
 use crate::shapes::{CATALOGUE, Shape};
-use crate::with_axes;
 
 fn given(arguments: &[&str]) -> Result<Given, String> {
     Given::parse(arguments.iter().map(ToString::to_string))
