@@ -2,7 +2,7 @@
 
 use convmat::{
     Conv, Coo, Csc, Csr, CsrBuffers, DType, Device, Element, Error, Index, IndexWidth, Indices,
-    Layout, MatrixSize, PaddingMode, Tensor,
+    Layout, MatrixSize, PaddingMode, PlanOptions, Product, Tensor, Workspace,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -15,6 +15,7 @@ mod devices;
 #[cfg(feature = "io")]
 mod files;
 mod parts;
+mod plans;
 
 /// The case for one image, with channels first: rows and columns of the matrix have that order
 /// whatever the weight's layout.
