@@ -99,12 +99,14 @@ pub use device::cuda::{CudaDevice, KernelInfo, KernelOptions};
 pub use device::{Device, Probe};
 pub use element::{Accumulator, DType, Element};
 pub use error::{Error, Result};
+pub use filter::FilterPlan;
 pub use fold::FoldPlan;
 pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMode};
 /// The crate that [`Element`] takes its half types from.
 pub use half;
 pub use matrix::{
-    Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixSize, Row,
+    Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixPlan,
+    MatrixSize, Product, ProductPlan, Row,
 };
 pub use plan::{Explanation, Pass, PlanOptions, Workspace};
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};

@@ -4,18 +4,28 @@
 //! channel (group, c, k) picks channel c of its group through tap k. Convolving with it copies each
 //! patch entry to an output channel of its own.
 
+mod cpu;
 #[cfg(gpu)]
 mod cuda;
 
 use crate::device::Device;
+#[cfg(gpu)]
+use crate::device::cuda::Draft;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result, checked_product};
 use crate::geometry::Conv;
-#[cfg(gpu)]
-use crate::matrix;
 use crate::matrix::{Coo, Csr, IndexWidth, Indices};
-use crate::memory::{try_with_capacity, try_zeroed};
-use crate::tensor::Tensor;
+use crate::memory::try_with_capacity;
+use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
+use crate::tensor::{Tensor, TensorViewMut};
+
+plan_type! {
+    /// A plan of [`Conv::gathering_filter`], made by [`Conv::plan_filter`].
+    FilterPlan, cpu::Filter
+}
+
+/// The operand's number.
+const FILTER: usize = 0;
 
 impl<const D: usize> Conv<D> {
     /// The weight with which this convolution, applied to an input of `channels` channels, is
@@ -53,27 +63,64 @@ impl<const D: usize> Conv<D> {
         device: &Device,
         channels: usize,
     ) -> Result<Tensor<T>> {
+        let plan = self.plan_filter::<T>(device, channels, PlanOptions::new())?;
+        let mut filter = Tensor::for_result(device, plan.plan.shape(FILTER))?;
+        plan.run(&mut filter, &mut plan.make_workspace()?)?;
+        Ok(filter)
+    }
+
+    /// [`Conv::gathering_filter`] into a buffer of the caller's, all of which is overwritten.
+    ///
+    /// # Errors
+    /// As [`Conv::gathering_filter_on`]; also when `filter` has another shape.
+    pub fn gathering_filter_into<'a, T: Element>(
+        &self,
+        channels: usize,
+        filter: impl Into<TensorViewMut<'a, T>>,
+    ) -> Result<()> {
+        let filter = filter.into();
+        let options = PlanOptions::for_addresses(&[filter.address()]);
+        let plan = self.plan_filter::<T>(&filter.device(), channels, options)?;
+        plan.run(filter, &mut plan.make_workspace()?)
+    }
+
+    /// A plan of [`Conv::gathering_filter`] for an input of `channels` channels.
+    ///
+    /// # Errors
+    /// As [`Conv::gathering_filter_on`].
+    pub fn plan_filter<T: Element>(
+        &self,
+        device: &Device,
+        channels: usize,
+        options: PlanOptions,
+    ) -> Result<FilterPlan<T>> {
         let size = FilterSize::new(self, channels)?;
         let layout = self.axis_order();
         let shape = layout.weight_shape(size.rows, size.channels_per_group, &self.kernel_size());
         let len = checked_product("the gathering filter", &[size.rows, size.block])?;
-        #[cfg(gpu)]
-        if let Device::Cuda(_) = device {
-            let mut filter = Tensor::for_result(device, &shape)?;
-            cuda::fill(layout, [size.rows, size.block], filter.view_mut().cuda())?;
-            return Ok(filter);
-        }
-        let mut filter: Vec<T> = try_zeroed("the gathering filter", len)?;
-        for row in 0..size.rows {
-            // Flattened to two axes, the weight is this matrix or, with channels last, its transpose.
-            let (row, column) = (row, row % size.block);
-            let at = match layout {
-                crate::Layout::ChannelsFirst => row * size.block + column,
-                crate::Layout::ChannelsLast => column * size.rows + row,
-            };
-            filter[at] = one();
-        }
-        Tensor::from_vec(device, &shape, filter)
+        let mut explanation = Explanation {
+            operation: "gathering_filter",
+            subject: format!("{channels} channels, {shape:?} {} by {self}", T::DTYPE),
+            algorithm: "fill".into(),
+            bytes: (len * size_of::<T>()) as u64,
+            ..Explanation::default()
+        };
+        let steps = match device {
+            Device::Cpu => {
+                let (plan, workers) = cpu::Filter::new::<T>(layout, &size, &mut explanation);
+                Steps::Cpu { plan, workers }
+            }
+            #[cfg(gpu)]
+            Device::Cuda(cuda) => {
+                let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+                let filter = draft.operand::<T>(len);
+                cuda::fill(&mut draft, layout, &size, filter)?;
+                explanation.reason = "a thread stores as many neighbours as one store moves".into();
+                Steps::Cuda(draft.prepare()?)
+            }
+        };
+        let operands = vec![("filter", shape)];
+        Ok(FilterPlan::of(Plan::new(device, &options, explanation, operands, steps)?))
     }
 
     /// [`Conv::gathering_filter`] as a sparse matrix `[C·K, (C/g)·K]` of triplets, in row-major order.
@@ -116,9 +163,34 @@ impl<const D: usize> Conv<D> {
             }
             #[cfg(gpu)]
             Device::Cuda(device) => {
-                let (rows, block) = (size.rows, size.block);
-                let parts = matrix::cuda::gathering_filter(device, size.width(), rows, block)?;
-                Ok(Csr::on_cuda([rows, block], parts))
+                Ok(Csr::on_cuda([size.rows, size.block], cuda::sparse(device, &size)?))
+            }
+        }
+    }
+}
+
+impl<T: Element> FilterPlan<T> {
+    /// Writes all of `filter`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when filter or workspace are not
+    /// those that were planned for; [`Error::Device`] when the device fails.
+    pub fn run<'a>(
+        &self,
+        filter: impl Into<TensorViewMut<'a, T>>,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
+        let filter = filter.into();
+        self.plan.check(&[(FILTER, filter.shape(), &filter.device())])?;
+        match self.plan.steps() {
+            Steps::Cpu { plan, workers } => {
+                let memory = workspace.host(workers.workspace())?;
+                plan.run(workers, filter.host(), memory)
+            }
+            #[cfg(gpu)]
+            Steps::Cuda(program) => {
+                // SAFETY: the filter was checked, and is borrowed.
+                unsafe { self.plan.queue(program, &[filter.address()], workspace) }
             }
         }
     }
@@ -132,6 +204,7 @@ fn one<T: Element>() -> T {
 }
 
 /// The filter as a matrix: `rows / block` identities of size `block`, stacked.
+#[derive(Debug)]
 struct FilterSize {
     channels_per_group: usize,
     /// C·K.

@@ -12,6 +12,8 @@ use crate::tensor::Tensor;
 ///
 /// Column `c` has the entries `indptr[c]..indptr[c + 1]` of `indices` (their rows) and `data` (their
 /// values), as `scipy.sparse.csc_matrix`.
+///
+/// `clone` fails as that of [`Csr`] does: [`Csc::try_clone`] returns an error instead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Csc<T: Element> {
     /// The compressed sparse rows of the transposed matrix are these columns.
@@ -38,6 +40,14 @@ impl<T: Element> Csc<T> {
 
     pub(super) fn of_transposed(transposed: Csr<T>) -> Self {
         Csc { transposed }
+    }
+
+    /// A copy of the matrix, where it is.
+    ///
+    /// # Errors
+    /// As [`Csr::try_clone`].
+    pub fn try_clone(&self) -> Result<Self> {
+        self.transposed.try_clone().map(Csc::of_transposed)
     }
 
     /// Numbers of rows and columns.

@@ -5,13 +5,15 @@ use rayon::prelude::*;
 use super::coo::Coo;
 use super::csc::Csc;
 #[cfg(gpu)]
-use super::cuda::{self, CudaCsr};
+use super::cuda::CudaCsr;
 use super::index::{Index, IndexView, IndexWidth, Indices};
-use super::storage::{Host, Pattern, Storage, Structure, with_pattern};
+#[cfg(gpu)]
+use super::product::cuda::to_dense;
+use super::storage::{Extent, Host, Pattern, Storage, Structure, with_pattern};
 use crate::device::Device;
 use crate::element::Element;
 use crate::error::{Error, Result, checked_product};
-use crate::memory::try_with_capacity;
+use crate::memory::{try_with_capacity, try_zeroed};
 use crate::tensor::Tensor;
 
 /// A sparse matrix in compressed sparse row form, always canonical: the columns of a row ascend and
@@ -24,8 +26,12 @@ use crate::tensor::Tensor;
 /// A matrix lives on the device it was assembled on, see [`Csr::device`] and [`Csr::to_device`]. What
 /// borrows its parts (`indptr`, `indices`, `data`, `row`, …) gives `None` unless it is on the host. On a
 /// GPU it multiplies, transposes ([`Csr::to_csc`] is that), and becomes dense; triplets, files and the
-/// elimination of zeros need it on the host, and are [`Error::DeviceMismatch`] otherwise. Cloning panics
-/// when a device has no memory left, and comparing copies to the host, as with [`Tensor`]s.
+/// elimination of zeros need it on the host, and are [`Error::DeviceMismatch`] otherwise. Comparing copies a
+/// matrix of a GPU to the host, as with [`Tensor`]s.
+///
+/// `clone` allocates the copy where the matrix is. It panics when there is no memory for that on a GPU, or
+/// when the GPU fails; on the host it then aborts the process, as cloning a vector does. [`Csr::try_clone`]
+/// returns an error in either case.
 ///
 /// ```
 /// use convmat::{Csr, TensorView};
@@ -136,9 +142,43 @@ impl<T: Element> Csr<T> {
         Csr { shape, storage: Storage::Cuda(parts) }
     }
 
+    /// A matrix to be, with any contents.
+    pub(super) fn for_result(device: &Device, extent: &Extent) -> Result<Self> {
+        fn host<T: Element, I: Index>(extent: &Extent) -> Result<Storage<T>>
+        where
+            Pattern<I>: Into<Structure>,
+        {
+            let indptr: Vec<I> = try_zeroed("the row pointers of the matrix", extent.rows + 1)?;
+            let indices: Vec<I> = try_zeroed("the columns of the matrix", extent.nnz)?;
+            let data = try_zeroed("the values of the matrix", extent.nnz)?;
+            Ok(Storage::Cpu(Host { structure: Pattern { indptr, indices }.into(), data }))
+        }
+        let storage = match (device, extent.width) {
+            (Device::Cpu, IndexWidth::I32) => host::<T, i32>(extent)?,
+            (Device::Cpu, IndexWidth::I64) => host::<T, i64>(extent)?,
+            #[cfg(gpu)]
+            (Device::Cuda(device), _) => Storage::Cuda(CudaCsr::new(device, extent)?),
+        };
+        Ok(Csr { shape: [extent.rows, extent.columns], storage })
+    }
+
+    /// A copy of the matrix, where it is.
+    ///
+    /// # Errors
+    /// [`Error::Allocation`] when there is no memory for it; [`Error::Device`] when the device fails.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Csr { shape: self.shape, storage: self.storage.try_clone()? })
+    }
+
     /// Numbers of rows and columns.
     pub fn shape(&self) -> [usize; 2] {
         self.shape
+    }
+
+    /// How large it is.
+    pub(super) fn extent(&self) -> Extent {
+        let [rows, columns] = self.shape;
+        Extent { rows, columns, nnz: self.nnz(), width: self.index_width() }
     }
 
     /// Number of rows.
@@ -291,7 +331,7 @@ impl<T: Element> Csr<T> {
                 });
             }
             #[cfg(gpu)]
-            Storage::Cuda(parts) => cuda::to_dense(parts, self.shape, target.cuda())?,
+            Storage::Cuda(parts) => to_dense(&self.extent(), parts, target.cuda())?,
         }
         Ok(dense)
     }

@@ -9,9 +9,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::csr::Csr;
-#[cfg(gpu)]
-use super::cuda;
 use super::index::Index;
+#[cfg(gpu)]
+use super::product::cuda::transposed;
 use super::storage::{Pattern, Storage, Structure, with_pattern};
 use crate::element::Element;
 use crate::error::Result;
@@ -31,7 +31,7 @@ impl<T: Element> Csr<T> {
                 Ok(Csr::trusted(shape, pattern, data))
             }),
             #[cfg(gpu)]
-            Storage::Cuda(parts) => Ok(Csr::on_cuda(shape, cuda::transpose(parts, self.shape())?)),
+            Storage::Cuda(parts) => Ok(Csr::on_cuda(shape, transposed(&self.extent(), parts)?)),
         }
     }
 }

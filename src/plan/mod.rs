@@ -18,6 +18,7 @@ use crate::device::Device;
 use crate::device::cuda::Program;
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::matrix::IndexWidth;
 use crate::tensor::TensorView;
 use crate::workers::Workers;
 
@@ -32,6 +33,7 @@ pub struct PlanOptions {
     pub(crate) algorithm: Algorithm,
     pub(crate) workspace_limit: Option<u64>,
     pub(crate) alignment: Option<u64>,
+    pub(crate) index_width: Option<IndexWidth>,
 }
 
 impl PlanOptions {
@@ -56,6 +58,12 @@ impl PlanOptions {
     /// memory may have less. Kernels for smaller alignments move less at a time.
     pub fn alignment(self, bytes: u64) -> Self {
         PlanOptions { alignment: Some(bytes), ..self }
+    }
+
+    /// How wide row pointers and columns of an assembled matrix are. By default as wide as its size takes:
+    /// [`crate::MatrixSize::index_width`].
+    pub fn index_width(self, width: IndexWidth) -> Self {
+        PlanOptions { index_width: Some(width), ..self }
     }
 
     /// For operands at these addresses.
@@ -250,20 +258,25 @@ impl<C> Plan<C> {
 /// What a bias is called among the operands.
 pub(crate) const BIAS: &str = "bias";
 
-/// Declares the public type of a capability's plans, with what all plans offer.
+/// Declares the public type of a capability's plans, with what all plans offer. A field may follow for what
+/// the capability keeps besides, wherever runs compute.
 macro_rules! plan_type {
-    ($(#[$doc:meta])* $name:ident, $cpu:ty) => {
+    ($(#[$doc:meta])* $name:ident, $cpu:ty $(, $field:ident: $kind:ty)?) => {
         $(#[$doc])*
         ///
         /// A handle: clones share the tables and kernels, and may be used from any thread.
         pub struct $name<T> {
             plan: std::sync::Arc<$crate::plan::Plan<$cpu>>,
+            $($field: $kind,)?
             element: std::marker::PhantomData<fn(T) -> T>,
         }
 
         impl<T> $name<T> {
-            fn of(plan: std::sync::Arc<$crate::plan::Plan<$cpu>>) -> Self {
-                $name { plan, element: std::marker::PhantomData }
+            fn of(
+                plan: std::sync::Arc<$crate::plan::Plan<$cpu>>,
+                $($field: $kind,)?
+            ) -> Self {
+                $name { plan, $($field,)? element: std::marker::PhantomData }
             }
 
             /// What a run does, and why.
@@ -297,7 +310,7 @@ macro_rules! plan_type {
 
         impl<T> Clone for $name<T> {
             fn clone(&self) -> Self {
-                $name::of(self.plan.clone())
+                $name::of(self.plan.clone(), $(self.$field.clone(),)?)
             }
         }
 

@@ -1,10 +1,14 @@
 //! The gathering filter: its sparse forms, and convolving with it is unfold.
 
-use convmat::{Conv, Device, Element, Error, Layout, Tensor, TensorView, with_axes};
+use convmat::{
+    Conv, Device, Element, Error, Layout, PlanOptions, Tensor, TensorView, with_axes,
+};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::catalogue::{cases, conv, devices, integers, layers, randoms, tensor, values, variants};
+use crate::catalogue::{
+    cases, conv, devices, integers, layers, on, randoms, tensor, values, variants,
+};
 use crate::oracle::Case;
 
 fn filter(c: &Case) -> Tensor<f32> {
@@ -124,4 +128,24 @@ fn grouped_filters_gather_what_unfold_does() {
     let ungrouped = plain.gathering_filter::<f64>(6).unwrap();
     let refused = plain.groups(6).forward(&x, &ungrouped, None).unwrap_err();
     assert!(matches!(refused, Error::Shape { .. }), "{refused}");
+}
+
+#[test]
+fn plans_fill_filters() {
+    for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+        let conv = Conv::new([2, 3]).groups(2).layout(layout);
+        let expected = conv.gathering_filter::<f32>(6).unwrap();
+        for device in devices() {
+            let plan = conv.plan_filter::<f32>(device, 6, PlanOptions::new()).unwrap();
+            let mut filter =
+                on(device, &tensor::<f32>(expected.shape(), &vec![7.0; expected.len()]));
+            plan.run(&mut filter, &mut plan.make_workspace().unwrap()).unwrap();
+            assert_eq!(values(&filter), values(&expected));
+            let mut again =
+                on(device, &tensor::<f32>(expected.shape(), &vec![7.0; expected.len()]));
+            conv.gathering_filter_into(6, &mut again).unwrap();
+            assert_eq!(filter, again);
+            assert_eq!(plan.explanation().bytes, 4 * expected.len() as u64);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 use approx::assert_relative_eq;
-use convmat::{Conv, Device, Element, Error, Layout, PaddingMode, with_axes};
+use convmat::{
+    Conv, Device, Element, Error, Layout, PaddingMode, PlanOptions, Tensor, with_axes,
+};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -181,4 +183,38 @@ fn wrong_patches_are_named() {
     let patches = tensor::<f32>(&[1, 9, 4], &[0.0; 36]);
     let mut two = tensor::<f32>(&[2, 1, 4, 4], &[0.0; 32]);
     assert!(matches!(conv.fold_into(&patches, &mut two), Err(Error::Shape { .. })));
+}
+
+/// One plan and one workspace serve many runs; averaging is another plan.
+#[test]
+fn plans_fold_again_and_again() {
+    let conv = Conv::new([3, 3]).padding([1, 1]);
+    for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+        let conv = conv.layout(layout);
+        let shape: &[usize] =
+            if layout == Layout::ChannelsFirst { &[2, 27, 1600] } else { &[2, 1600, 27] };
+        for device in devices() {
+            let options = PlanOptions::new();
+            let sum = conv.plan_fold::<f16>(device, shape, [40, 40], options).unwrap();
+            let average = conv.plan_fold_average::<f16>(device, shape, [40, 40], options).unwrap();
+            let mut workspace = sum.make_workspace().unwrap();
+            for seed in 0..3 {
+                let patches = on(device, &tensor::<f16>(shape, &integers(2 * 27 * 1600, seed, 9)));
+                let expected = conv.fold(&patches, [40, 40]).unwrap();
+                let mut found = Tensor::zeros(device, expected.shape()).unwrap();
+                sum.run(&patches, &mut found, &mut workspace).unwrap();
+                assert_eq!(found, expected);
+                average.run(&patches, &mut found, &mut workspace).unwrap();
+                assert_eq!(found, conv.fold_average(&patches, [40, 40]).unwrap());
+            }
+            let explanation = sum.explanation();
+            assert_eq!((explanation.operation, explanation.flop), ("fold", 2 * 27 * 1600));
+            assert_eq!(explanation.passes.len(), 1);
+            assert!(explanation.subject.contains("f16"), "{explanation}");
+            let mut wrong = Tensor::zeros(device, &[1]).unwrap();
+            let patches = on(device, &tensor::<f16>(shape, &vec![0.0; 2 * 27 * 1600]));
+            let refused = sum.run(&patches, &mut wrong, &mut workspace).unwrap_err();
+            assert!(refused.to_string().contains("output has shape [1]"), "{refused}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use convmat::{
     Conv, Coo, Csc, Csr, CsrBuffers, DType, Device, Element, Error, Index, IndexWidth, Indices,
-    Layout, MatrixSize, PaddingMode, Tensor, with_axes,
+    Layout, MatrixSize, PaddingMode, PlanOptions, Product, Tensor, Workspace, with_axes,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -14,6 +14,7 @@ mod devices;
 #[cfg(feature = "io")]
 mod files;
 mod parts;
+mod plans;
 
 /// The case for one image, with channels first: rows and columns of the matrix have that order
 /// whatever the weight's layout.

@@ -1,5 +1,5 @@
-//! Where everything goes, from the per-axis tables alone: the matrix's size, its row pointers in
-//! closed form, and which rows look alike.
+//! Where everything goes, from the per-axis tables alone: the row pointers in closed form, and which rows
+//! look alike.
 //!
 //! With per-axis counts c of distinct columns, exclusive prefix sums P, totals S, column channels per
 //! group Cg, and β = 1 with bias else 0, the entries before row (channel, d, h, w) are
@@ -15,44 +15,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::size::MatrixSize;
+use super::call::{Call, Channels, WeightOrder};
 use crate::error::Result;
-use crate::geometry::{AxisMap, AxisRows, Geometry, Layout};
+use crate::geometry::AxisRows;
 use crate::memory::try_with_capacity;
 
-/// Which of the two matrices of a convolution is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
-    /// Rows are outputs, columns inputs.
-    Forward,
-    /// Rows are inputs, columns outputs: the transposed convolution.
-    Adjoint,
-}
-
-/// The channels of a matrix's rows and columns.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Channels {
-    pub(super) groups: usize,
-    /// Row channels in each group.
-    pub(super) rows: usize,
-    /// Column channels in each group.
-    pub(super) columns: usize,
-    /// Whether there is a bias column.
-    pub(super) bias: bool,
-}
-
-/// Strides of the weight tensor as the matrix reads it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct WeightOrder {
-    pub(super) group: usize,
-    /// From one row channel of a group to the next.
-    pub(super) row: usize,
-    /// From one column channel of a group to the next.
-    pub(super) column: usize,
-    pub(super) tap: usize,
-}
-
 /// One axis: its rows, and which of them are shifted copies of each other.
+#[derive(Debug)]
 pub(super) struct Axis {
     pub(super) rows: AxisRows,
     /// First column of each row (0 in an empty one).
@@ -72,7 +41,8 @@ pub(super) struct Axis {
 }
 
 /// Everything about a convolution's matrix but its values.
-pub(super) struct Plan {
+#[derive(Debug)]
+pub(super) struct Places {
     pub(super) channels: Channels,
     pub(super) axes: [Axis; 3],
     pub(super) order: WeightOrder,
@@ -85,48 +55,11 @@ pub(super) struct RowPosition {
     pub(super) at: [usize; 3],
 }
 
-/// The row tables of the three axes.
-pub(super) fn axis_rows<const D: usize>(
-    geometry: &Geometry<D>,
-    direction: Direction,
-) -> Result<[AxisRows; 3]> {
-    let axes = geometry.axes()?;
-    let [d, h, w] = &*axes;
-    let rows = |map: &AxisMap| match direction {
-        Direction::Forward => map.rows(),
-        Direction::Adjoint => map.adjoint_rows(),
-    };
-    Ok([rows(d)?, rows(h)?, rows(w)?])
-}
-
-/// The size of a matrix with these axes and channels.
-pub(super) fn size(axes: &[AxisRows; 3], channels: &Channels) -> Result<MatrixSize> {
-    let all = |of: fn(&AxisRows) -> usize| axes.each_ref().map(|axis| of(axis) as u128);
-    let row_channels = channels.groups as u128 * channels.rows as u128;
-    let column_channels = channels.groups as u128 * channels.columns as u128;
-    let beta = u128::from(channels.bias);
-    MatrixSize::checked(
-        &[&[row_channels], &all(AxisRows::rows)[..]].concat(),
-        (&[&[column_channels], &all(AxisRows::columns)[..]].concat(), beta),
-        &[&[row_channels, channels.columns as u128], &all(AxisRows::total)[..]].concat(),
-    )
-}
-
-impl Plan {
-    pub(super) fn new<const D: usize>(
-        geometry: &Geometry<D>,
-        direction: Direction,
-        axes: [AxisRows; 3],
-        channels: Channels,
-    ) -> Result<Self> {
-        let conv = geometry.conv();
-        let mut taps = [1; 3];
-        taps[3 - D..].copy_from_slice(&conv.kernel_size());
-        let order =
-            WeightOrder::new(conv.axis_order(), direction, &channels, taps.iter().product());
-        let [d, h, w] = axes;
+impl Places {
+    pub(super) fn new(call: Call) -> Result<Self> {
+        let Call { channels, order, axes: [d, h, w], taps, .. } = call;
         let axes = [Axis::new(d, taps[0])?, Axis::new(h, taps[1])?, Axis::new(w, taps[2])?];
-        Ok(Plan { channels, axes, order })
+        Ok(Places { channels, axes, order })
     }
 
     /// Number of rows.
@@ -192,33 +125,20 @@ impl Plan {
         group * self.channels.columns * self.plane() + (d * columns_h + h) * columns_w + w
     }
 
+    /// Entries of a row whose position has these classes, the bias column's included.
+    pub(super) fn length(&self, classes: [usize; 3]) -> usize {
+        let counts = [0, 1, 2].map(|axis| self.axes[axis].class_count(classes[axis]));
+        let cell: usize = counts.iter().product();
+        self.channels.columns * cell + usize::from(self.channels.bias)
+    }
+
     /// Copies the weights that a row channel uses to `[column channel of the group, tap]`.
-    pub(super) fn pack<T: Copy>(&self, weight: &[T], channel: usize, packed: &mut Vec<T>) {
+    pub(super) fn pack<T: Copy>(&self, weight: &[T], channel: usize, packed: &mut [T]) {
         let (order, rows) = (&self.order, self.channels.rows);
         let base = channel / rows * order.group + channel % rows * order.row;
-        packed.clear();
-        for column in 0..self.channels.columns {
-            let from = base + column * order.column;
-            packed.extend((0..self.taps()).map(|tap| weight[from + tap * order.tap]));
-        }
-    }
-}
-
-impl WeightOrder {
-    fn new(layout: Layout, direction: Direction, channels: &Channels, taps: usize) -> Self {
-        // Output and input channels per group of the convolution whose weight this is.
-        let (outputs, inputs) = match direction {
-            Direction::Forward => (channels.rows, channels.columns),
-            Direction::Adjoint => (channels.columns, channels.rows),
-        };
-        let all_outputs = channels.groups * outputs;
-        let (group, output, input, tap) = match layout {
-            Layout::ChannelsFirst => (outputs * inputs * taps, inputs * taps, taps, 1),
-            Layout::ChannelsLast => (outputs, 1, all_outputs, inputs * all_outputs),
-        };
-        match direction {
-            Direction::Forward => WeightOrder { group, row: output, column: input, tap },
-            Direction::Adjoint => WeightOrder { group, row: input, column: output, tap },
+        for (column, packed) in packed.chunks_exact_mut(self.taps()).enumerate() {
+            let weight = &weight[base + column * order.column..];
+            packed.iter_mut().zip(weight.iter().step_by(order.tap)).for_each(|(p, &w)| *p = w);
         }
     }
 }

@@ -1,20 +1,11 @@
 //! Sparse matrices on CUDA.
 
-mod assembly;
-mod sparse;
-
-use bytemuck::{Pod, Zeroable};
-
 use super::index::{Index, IndexWidth};
-use super::storage::{Host, Pattern, Structure, with_pattern};
-use crate::device::cuda::{CudaDevice, DeviceBuffer, Spec};
+use super::storage::{Extent, Host, Pattern, Structure, with_pattern};
+use crate::device::cuda::{CudaDevice, DeviceBuffer, Draft, Region, Spec};
 use crate::element::Element;
 use crate::error::Result;
 use crate::memory::try_zeroed;
-
-pub(super) use assembly::assemble;
-pub(crate) use assembly::gathering_filter;
-pub(super) use sparse::{mul, to_dense, transpose};
 
 /// The parts of a matrix on a device. What type row pointers and columns have is only known at run time:
 /// the kernels are compiled for it.
@@ -26,23 +17,40 @@ pub(crate) struct CudaCsr<T> {
     data: DeviceBuffer<T>,
 }
 
-/// Addresses of row pointers, columns and values, as argument structs have them.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Addresses {
-    indptr: u64,
-    indices: u64,
-    data: u64,
+/// The parts of a matrix that a program reads or writes, wherever they will be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CsrRegions<T> {
+    pub(crate) indptr: Region<u8>,
+    pub(crate) indices: Region<u8>,
+    pub(crate) data: Region<T>,
+}
+
+impl<T: Element> CsrRegions<T> {
+    /// The next three operands: row pointers, columns and values.
+    pub(crate) fn operands(draft: &mut Draft, extent: &Extent) -> Self {
+        let index = extent.width.size();
+        CsrRegions {
+            indptr: draft.operand((extent.rows + 1).saturating_mul(index)),
+            indices: draft.operand(extent.nnz.saturating_mul(index)),
+            data: draft.operand(extent.nnz),
+        }
+    }
+
+    /// A matrix in the workspace.
+    pub(super) fn in_workspace(draft: &mut Draft, what: &str, extent: &Extent) -> Result<Self> {
+        let index = extent.width.size();
+        Ok(CsrRegions {
+            indptr: draft.workspace(what, (extent.rows + 1).saturating_mul(index))?,
+            indices: draft.workspace(what, extent.nnz.saturating_mul(index))?,
+            data: draft.workspace(what, extent.nnz)?,
+        })
+    }
 }
 
 impl<T: Element> CudaCsr<T> {
     /// A matrix to be, with any contents.
-    pub(super) fn new(
-        device: &CudaDevice,
-        width: IndexWidth,
-        rows: usize,
-        nnz: usize,
-    ) -> Result<Self> {
+    pub(crate) fn new(device: &CudaDevice, extent: &Extent) -> Result<Self> {
+        let Extent { rows, nnz, width, .. } = *extent;
         let indices = |what, count: usize| {
             DeviceBuffer::new(device, what, count.saturating_mul(width.size()))
         };
@@ -51,6 +59,16 @@ impl<T: Element> CudaCsr<T> {
             indptr: indices("the row pointers of the matrix", rows + 1)?,
             indices: indices("the columns of the matrix", nnz)?,
             data: DeviceBuffer::new(device, "the values of the matrix", nnz)?,
+        })
+    }
+
+    /// A copy on the same device.
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        Ok(CudaCsr {
+            width: self.width,
+            indptr: self.indptr.try_clone()?,
+            indices: self.indices.try_clone()?,
+            data: self.data.try_clone()?,
         })
     }
 
@@ -102,23 +120,17 @@ impl<T: Element> CudaCsr<T> {
         self.width
     }
 
-    fn addresses(&self) -> Addresses {
-        Addresses {
-            indptr: self.indptr.view().address(),
-            indices: self.indices.view().address(),
-            data: self.data.view().address(),
-        }
+    /// The addresses of row pointers, columns and values: operands as [`CsrRegions::operands`] has them.
+    pub(crate) fn addresses(&self) -> [u64; 3] {
+        let (indptr, indices) = (self.indptr.view().address(), self.indices.view().address());
+        [indptr, indices, self.data.view().address()]
     }
 }
 
-/// As with tensors: a clone that there is no memory for panics.
+/// Panics when there is no memory for the copy, as with tensors: [`crate::Csr::try_clone`] does not.
 impl<T: Element> Clone for CudaCsr<T> {
     fn clone(&self) -> Self {
-        fn copy<X: Pod>(buffer: &DeviceBuffer<X>) -> DeviceBuffer<X> {
-            buffer.try_clone().unwrap_or_else(|error| panic!("{error}"))
-        }
-        let (indptr, indices) = (copy(&self.indptr), copy(&self.indices));
-        CudaCsr { width: self.width, indptr, indices, data: copy(&self.data) }
+        self.try_clone().unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
@@ -132,7 +144,7 @@ impl<T: Element> PartialEq for CudaCsr<T> {
 
 impl Spec {
     /// The type of a matrix's row pointers and columns.
-    fn columns(self, width: IndexWidth) -> Self {
+    pub(crate) fn columns(self, width: IndexWidth) -> Self {
         self.define("COLUMN", width)
     }
 }
