@@ -30,6 +30,10 @@ use crate::geometry::Conv;
 /// How a convolution is computed. All agree up to rounding, on finite data exactly where the sums
 /// are exact; for the same operands each gives the same bytes whatever the number of threads.
 ///
+/// [`Algorithm::Auto`] always exists. One that is named but does not exist for the operation, the shape
+/// or the device is refused with [`Error::Invalid`], with one exception: `Implicit` is `Im2col` in the
+/// input gradient with a padding mode other than zeros.
+///
 /// With `zeros` padding a dropped tap is a product left out by `Naive` and one with 0 elsewhere:
 /// where a *weight* is infinite or NaN that product is NaN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,16 +52,23 @@ pub enum Algorithm {
     /// A matrix product whose innermost loops read the patches where they lie in a padded copy of a
     /// piece of the input.
     Implicit,
+    /// Each thread computes some rows of one group's result, without patches or products. CUDA only.
+    Direct,
+    /// The same for groups of one channel. On the CPU several lines of the result are computed at a
+    /// time, where there are enough and their last axis is not strided.
+    Depthwise,
 }
 
 impl Algorithm {
     /// Every algorithm, [`Algorithm::Auto`] first.
-    pub const ALL: [Algorithm; 5] = [
+    pub const ALL: [Algorithm; 7] = [
         Algorithm::Auto,
         Algorithm::Naive,
         Algorithm::Shifted,
         Algorithm::Im2col,
         Algorithm::Implicit,
+        Algorithm::Direct,
+        Algorithm::Depthwise,
     ];
 }
 
@@ -69,6 +80,8 @@ impl fmt::Display for Algorithm {
             Algorithm::Shifted => "shifted",
             Algorithm::Im2col => "im2col",
             Algorithm::Implicit => "implicit",
+            Algorithm::Direct => "direct",
+            Algorithm::Depthwise => "depthwise",
         })
     }
 }
@@ -82,7 +95,7 @@ impl FromStr for Algorithm {
             Error::invalid(
                 "algorithm",
                 format!("{text:?}"),
-                "expected auto, naive, shifted, im2col or implicit",
+                "expected auto, naive, shifted, im2col, implicit, direct or depthwise",
             )
         })
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{Result, checked_product};
 use crate::geometry::{Axes, AxisRows, Geometry, Layout};
+use crate::patches::Images;
 
 /// A convolution with every size known and consistent, D promoted to 3 by leading axes of extent 1.
 #[derive(Clone, Debug)]
@@ -57,6 +58,17 @@ impl Problem {
 
     pub fn outputs_per_group(&self) -> usize {
         self.outputs / self.groups
+    }
+
+    /// What patches are taken of.
+    pub fn images(&self) -> Images {
+        let (channels, groups) = (self.channels, self.groups);
+        Images { layout: self.layout, axes: self.axes.clone(), channels, groups }
+    }
+
+    /// Elements of the weight.
+    pub fn weight_len(&self) -> usize {
+        self.outputs * self.channels_per_group() * self.taps()
     }
 
     /// Extents of the input's axes.

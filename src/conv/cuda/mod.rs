@@ -40,7 +40,7 @@ use super::Algorithm;
 use super::problem::Problem;
 use crate::device::cuda::{DeviceSlice, DeviceSliceMut};
 use crate::element::Element;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// `y = conv(x, w) + bias`; all of `y` is overwritten.
 pub(super) fn forward<T: Element>(
@@ -56,6 +56,7 @@ pub(super) fn forward<T: Element>(
     }
     let (bias, y) = (bias.as_ref(), &mut y);
     match algorithm {
+        Algorithm::Direct | Algorithm::Depthwise => Err(unplanned(algorithm)),
         Algorithm::Auto if has_small_groups(p) => {
             if !direct::forward(p, &x, &w, bias, y)? {
                 naive::forward(p, &x, &w, bias, y)?;
@@ -84,6 +85,7 @@ pub(super) fn backward_input<T: Element>(
     }
     let (bias, dx) = (bias.as_ref(), &mut dx);
     match algorithm {
+        Algorithm::Direct | Algorithm::Depthwise => Err(unplanned(algorithm)),
         Algorithm::Auto if has_small_groups(p) => {
             if !direct::backward_input(p, &dy, &w, bias, dx)? {
                 naive::backward_input(p, &dy, &w, bias, dx)?;
@@ -113,6 +115,7 @@ pub(super) fn backward_weight<T: Element>(
     }
     let dw = &mut dw;
     match algorithm {
+        Algorithm::Direct | Algorithm::Depthwise => Err(unplanned(algorithm)),
         Algorithm::Auto if has_small_groups(p) && direct::backward_weight(p, &x, &dy, dw)? => {
             Ok(())
         }
@@ -122,6 +125,11 @@ pub(super) fn backward_weight<T: Element>(
         Algorithm::Auto if is_product(p) => im2col::lowering(p).backward_weight(&x, &dy, dw),
         Algorithm::Auto | Algorithm::Implicit => implicit::backward_weight(p, &x, &dy, dw),
     }
+}
+
+/// These are not yet to be had by name.
+fn unplanned(algorithm: Algorithm) -> Error {
+    Error::invalid("algorithm", algorithm, "on CUDA it is part of auto")
 }
 
 /// Channels of a group, up to which groups are convolved directly.
