@@ -1,8 +1,6 @@
 //! The gathering filter: its sparse forms, and convolving with it is unfold.
 
-use convmat::{
-    Conv, Device, Element, Error, Layout, PlanOptions, Tensor, TensorView, with_axes,
-};
+use convmat::{Conv, Device, Element, Error, Layout, PlanOptions, Tensor, TensorView, with_axes};
 use half::{bf16, f16};
 use proptest::prelude::*;
 

@@ -1,7 +1,5 @@
 use approx::assert_relative_eq;
-use convmat::{
-    Conv, Device, Element, Error, Layout, PaddingMode, PlanOptions, Tensor, with_axes,
-};
+use convmat::{Conv, Device, Element, Error, Layout, PaddingMode, PlanOptions, Tensor, with_axes};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
