@@ -95,6 +95,8 @@ pub(crate) struct Plan<C> {
     explanation: Explanation,
     /// What each operand is called, and its shape.
     operands: Vec<(&'static str, Vec<usize>)>,
+    /// Which of them is the result.
+    result: usize,
     steps: Steps<C>,
 }
 
@@ -126,8 +128,22 @@ impl<C> Steps<C> {
 }
 
 impl<C> Plan<C> {
-    /// A plan of these steps. Fails where it takes more workspace than `options` allow.
+    /// A plan of these steps, whose result is the last operand. Fails where it takes more workspace than
+    /// `options` allow.
     pub(crate) fn new(
+        device: &Device,
+        options: &PlanOptions,
+        explanation: Explanation,
+        operands: Vec<(&'static str, Vec<usize>)>,
+        steps: Steps<C>,
+    ) -> Result<Arc<Self>> {
+        let last = operands.len() - 1;
+        Self::with_result(last, device, options, explanation, operands, steps)
+    }
+
+    /// The same where another operand is the result.
+    pub(crate) fn with_result(
+        result: usize,
         device: &Device,
         options: &PlanOptions,
         mut explanation: Explanation,
@@ -150,7 +166,7 @@ impl<C> Plan<C> {
             return Err(Error::invalid("workspace limit", limit, reason));
         }
         log::debug!("planned {explanation}");
-        Ok(Arc::new(Plan { device: device.clone(), explanation, operands, steps }))
+        Ok(Arc::new(Plan { device: device.clone(), explanation, operands, result, steps }))
     }
 
     pub(crate) fn device(&self) -> &Device {
@@ -170,7 +186,12 @@ impl<C> Plan<C> {
         &self.operands[operand].1
     }
 
-    /// The number of the last operand, which is the result.
+    /// The shape of the result.
+    pub(crate) fn result_shape(&self) -> &[usize] {
+        self.shape(self.result)
+    }
+
+    /// The number of the last operand.
     pub(crate) fn last(&self) -> usize {
         self.operands.len() - 1
     }
@@ -292,7 +313,7 @@ macro_rules! plan_type {
 
             /// The shape of what a run writes.
             pub fn result_shape(&self) -> &[usize] {
-                self.plan.shape(self.plan.last())
+                self.plan.result_shape()
             }
 
             /// Bytes of workspace that a run takes. Nothing is allocated to find out.

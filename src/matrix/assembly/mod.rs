@@ -17,7 +17,7 @@ use places::Places;
 use super::csr::Csr;
 use super::index::{Index, IndexWidth};
 use super::size::MatrixSize;
-use super::storage::{Host, Pattern, Storage, with_pattern};
+use super::storage::{Extent, Host, Pattern, Storage, with_pattern};
 use super::target::{CsrBuffers, CsrTarget, Target};
 use crate::device::Device;
 #[cfg(gpu)]
@@ -28,8 +28,8 @@ use crate::geometry::Conv;
 #[cfg(gpu)]
 use crate::matrix::cuda::CsrRegions;
 use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
-use crate::tensor::TensorView;
 use crate::tensor::view::expect_shape;
+use crate::tensor::{OptionalView, TensorView};
 
 plan_type! {
     /// A plan of [`Conv::matrix`] or [`Conv::transposed_matrix`], made by [`Conv::plan_matrix`] or
@@ -43,6 +43,19 @@ struct Facts {
     size: MatrixSize,
     width: IndexWidth,
     bias: bool,
+}
+
+impl Facts {
+    fn extent(&self) -> Extent {
+        // `MatrixSize` bounds these by i64::MAX.
+        let [rows, columns, nnz] = [self.size.rows(), self.size.columns(), self.size.nnz()];
+        Extent {
+            rows: rows as usize,
+            columns: columns as usize,
+            nnz: nnz as usize,
+            width: self.width,
+        }
+    }
 }
 
 /// The operands' numbers. The row pointers stand for the matrix.
@@ -326,7 +339,7 @@ impl<T: Element> MatrixPlan<T> {
         if facts.bias {
             operands.push(("bias", bias_shape));
         }
-        let plan = Plan::new(device, &options, explanation, operands, steps)?;
+        let plan = Plan::with_result(MATRIX, device, &options, explanation, operands, steps)?;
         Ok(MatrixPlan::of(plan, facts))
     }
 
@@ -338,6 +351,21 @@ impl<T: Element> MatrixPlan<T> {
     /// How wide its row pointers and columns are.
     pub fn index_width(&self) -> IndexWidth {
         self.facts.width
+    }
+
+    /// A new matrix, where the plan computes.
+    ///
+    /// # Errors
+    /// As [`MatrixPlan::run`]; [`Error::Allocation`] when there is no room for the matrix.
+    pub fn assemble<'a, 'b>(
+        &self,
+        weight: impl Into<TensorView<'a, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<Csr<T>> {
+        let mut matrix = Csr::for_result(self.device(), &self.facts.extent())?;
+        self.run(weight, bias.into().0, &mut matrix, workspace)?;
+        Ok(matrix)
     }
 
     /// Writes all of the matrix. The target is [`CsrBuffers`], or a `&mut` [`Csr`] of the same shape, number

@@ -1,6 +1,6 @@
 //! `convmat filter`.
 
-use convmat::{Conv, DType, Element, with_axes, with_dtype};
+use convmat::{Conv, Csr, DType, Element, Explanation, PlanOptions, Tensor, with_axes, with_dtype};
 use serde_json::json;
 
 use super::{archive_path, save_matrix};
@@ -36,13 +36,34 @@ fn typed<T: Element, const D: usize>(
     let text = format!("kernel {}, {} channels", args.kernel, args.channels);
     let groups = if args.groups == 1 { "".into() } else { format!(", groups {}", args.groups) };
     session.report.row("geometry", format!("{text}{groups}"));
+    let device = session.device.clone();
     if args.sparse {
         let filter = session
             .compute("making the filter", || conv.gathering_filter_csr::<T>(args.channels))?;
+        session.planned(&explanation(&filter));
         save_matrix(session, args.output.path(), &filter)
     } else {
-        let filter =
-            session.compute("making the filter", || conv.gathering_filter::<T>(args.channels))?;
+        let (explanation, filter) = session.compute("making the filter", || {
+            let plan = conv.plan_filter::<T>(&device, args.channels, PlanOptions::new())?;
+            let mut filter = Tensor::zeros(&device, plan.result_shape())?;
+            plan.run(&mut filter, &mut plan.make_workspace()?)?;
+            Ok((plan.explanation().clone(), filter))
+        })?;
+        session.planned(&explanation);
         session.save("filter", &args.output, filter)
     }
+}
+
+/// How the sparse filter is made, which is not planned: there is nothing to choose.
+fn explanation<T: Element>(filter: &Csr<T>) -> Explanation {
+    let (entries, width) = (filter.nnz() as u64, filter.index_width().size() as u64);
+    let mut explanation = Explanation::default();
+    explanation.operation = "gathering_filter_csr";
+    explanation.subject = format!("{:?} {}", filter.shape(), T::DTYPE);
+    explanation.device = "cpu".into();
+    explanation.algorithm = "count".into();
+    explanation.reason =
+        "every row has one entry, a 1, whose column is the row's within its group".into();
+    explanation.bytes = entries * (width + T::DTYPE.size() as u64) + (entries + 1) * width;
+    explanation
 }

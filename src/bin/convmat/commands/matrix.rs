@@ -1,6 +1,6 @@
 //! `convmat matrix`.
 
-use convmat::{DType, Device, Element, TensorView, with_axes, with_dtype};
+use convmat::{DType, Device, Element, PlanOptions, with_axes, with_dtype};
 
 use super::{archive_path, report_geometry, save_matrix};
 use crate::args::MatrixArgs;
@@ -45,17 +45,23 @@ fn typed<T: Element, const D: usize>(
     report_geometry(session, &args.geometry, &geometry, extra)?;
     let w = w.convert::<T>(session)?;
     let bias = bias.map(|b| b.convert::<T>(session)).transpose()?;
-    let bias = bias.as_ref().map(TensorView::from);
     let what = format!("assembling {} entries", report::count(expected.nnz()));
-    let matrix = session.compute(&what, || {
-        let matrix = match extra {
-            Some(extra) => conv.transposed_matrix(&w, bias, size, extra)?,
-            None => conv.matrix(&w, bias, size)?,
+    let device = session.device.clone();
+    let (explanation, matrix) = session.compute(&what, || {
+        let (shape, has_bias, options) = (w.shape(), bias.is_some(), PlanOptions::new());
+        let plan = match extra {
+            Some(extra) => {
+                conv.plan_transposed_matrix::<T>(&device, shape, has_bias, size, extra, options)?
+            }
+            None => conv.plan_matrix::<T>(&device, shape, has_bias, size, options)?,
         };
+        let matrix = plan.assemble(&w, &bias, &mut plan.make_workspace()?)?;
         // The remaining steps, dropping zeros and writing the file, work on the host.
         let matrix = matrix.to_device(&Device::Cpu)?;
-        if args.eliminate_zeros { matrix.eliminate_zeros() } else { Ok(matrix) }
+        let matrix = if args.eliminate_zeros { matrix.eliminate_zeros()? } else { matrix };
+        Ok((plan.explanation().clone(), matrix))
     })?;
+    session.planned(&explanation);
     session.report.set("bias", args.bias.is_some());
     session.report.set("eliminate_zeros", args.eliminate_zeros);
     save_matrix(session, args.output.path(), &matrix)
