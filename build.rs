@@ -22,6 +22,10 @@ fn main() {
     let mut files = Vec::new();
     collect(&root.join("kernels"), &mut files);
     files.sort_by(|a, b| a.name.cmp(&b.name));
+    // Files include each other by their plain names.
+    if let Some(pair) = files.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        fail(pair[1].path.display(), format_args!("{} has this name, too", pair[0].path.display()));
+    }
     let write = |name: &str, code: String| {
         fs::write(out.join(name), code).expect("OUT_DIR is writable");
     };
@@ -55,19 +59,98 @@ fn fail(place: impl Display, message: impl Display) -> ! {
     process::exit(1)
 }
 
+/// Whether a file is a part of the simulator, which the kernels do not depend on.
+fn of_simulator(file: &File) -> bool {
+    file.path.parent().is_some_and(|folder| folder.ends_with("simulator"))
+}
+
 /// The table of the sources.
 fn sources(files: &[File]) -> String {
-    // The hash only has to differ when a source differs; it is no protection against malice.
-    let mut hasher = DefaultHasher::new();
-    let mut code = String::from("pub(crate) const FILES: &[(&str, &str)] = &[\n");
-    for File { path, name, text } in files {
-        (name, text).hash(&mut hasher);
-        let path = path.to_str().expect("a UTF-8 path");
-        writeln!(code, "    ({name:?}, include_str!({path:?})),").expect("strings take writes");
+    let (simulator, kernels): (Vec<&File>, Vec<&File>) =
+        files.iter().partition(|file| of_simulator(file));
+    let mut code = String::from("pub(crate) static SOURCES: &[Source] = &[\n");
+    let mut line = |text: String| writeln!(code, "{text}").expect("strings take writes");
+    let path = |file: &File| file.path.to_str().expect("a UTF-8 path").to_string();
+    for file in kernels {
+        // The file and all that it includes, whatever their order.
+        let mut parts = in_order_of_includes(&[file], files);
+        parts.retain(|part| !of_simulator(part));
+        parts.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut switches: Vec<&str> = parts.iter().flat_map(|part| switches(part)).collect();
+        switches.sort_unstable();
+        switches.dedup();
+        let (name, path, hash) = (&file.name, path(file), hash(&parts));
+        line(format!(
+            "Source {{ name: {name:?}, text: include_str!({path:?}), hash: {hash:#018x}, \
+             switches: &{switches:?} }},"
+        ));
     }
-    writeln!(code, "];\npub(crate) const HASH: u64 = {:#018x};", hasher.finish())
-        .expect("strings take writes");
+    line("];".into());
+    let cfg = "#[cfg(all(feature = \"simulator\", unix))]";
+    line(format!("{cfg}\npub(crate) static SIMULATOR: &[(&str, &str)] = &["));
+    for file in &simulator {
+        line(format!("({:?}, include_str!({:?})),", file.name, path(file)));
+    }
+    line(format!("];\n{cfg}\npub(crate) const SIMULATOR_HASH: u64 = {:#018x};", hash(&simulator)));
     code
+}
+
+/// It only has to differ when a source differs, and is no protection against malice.
+fn hash(files: &[&File]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for File { name, text, .. } in files {
+        (name, text).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// The names of the files that one includes.
+fn includes(file: &File) -> impl Iterator<Item = &str> {
+    file.text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.strip_suffix('"'))
+}
+
+/// These files and all that they include, each after those that it includes.
+fn in_order_of_includes<'a>(from: &[&'a File], files: &'a [File]) -> Vec<&'a File> {
+    fn visit<'a>(file: &'a File, files: &'a [File], done: &mut Vec<&'a File>) {
+        if done.iter().any(|other| other.name == file.name) {
+            return;
+        }
+        for name in includes(file) {
+            match files.iter().find(|other| other.name == name) {
+                Some(other) => visit(other, files, done),
+                None => {
+                    fail(file.path.display(), format_args!("kernels/ has no {name} to include"))
+                }
+            }
+        }
+        done.push(file);
+    }
+    let mut done = Vec::new();
+    from.iter().for_each(|file| visit(file, files, &mut done));
+    done
+}
+
+/// The macros that the host may define for a file: `SWITCHES(ONE, ANOTHER)`, on a line or several.
+fn switches(file: &File) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut rest = String::new();
+    let mut text = file.text.as_str();
+    while let Some((before, after)) = text.split_once("\nSWITCHES(") {
+        let Some((names, after)) = after.split_once(')') else {
+            fail(file.path.display(), "SWITCHES( has no end")
+        };
+        found.extend(names.split(',').map(str::trim));
+        rest.push_str(before);
+        text = after;
+    }
+    rest.push_str(text);
+    let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    for name in &found {
+        if name.is_empty() || name.contains(word) || !rest.split(word).any(|word| word == *name) {
+            fail(file.path.display(), format_args!("{name} is declared as a switch, but not used"));
+        }
+    }
+    found
 }
 
 /// A struct that kernels and the host share, declared `HOST struct` in a kernel source:
@@ -112,10 +195,10 @@ const NUMBERS: &[(&str, usize)] =
 /// Rust structs of all shared structs.
 fn structs(files: &[File]) -> String {
     let mut all: BTreeMap<String, Struct> = BTreeMap::new();
-    // Headers first, of which those that others include come first: their structs are nested in others.
-    for file in in_order_of_includes(files) {
+    // What a struct contains is declared before it, or in a file that its own includes.
+    for file in in_order_of_includes(&files.iter().collect::<Vec<_>>(), files) {
         for (first, of) in declarations(file) {
-            let place = format!("kernels/{}:{}: struct {}", file.name, first + 1, of.name);
+            let place = format!("{}:{}: struct {}", file.path.display(), first + 1, of.name);
             if all.contains_key(&of.name) {
                 fail(place, "another shared struct has this name");
             }
@@ -124,30 +207,6 @@ fn structs(files: &[File]) -> String {
         }
     }
     all.values().map(|of| rust_struct(of, &all)).collect()
-}
-
-/// The names of the files that one includes.
-fn includes(file: &File) -> impl Iterator<Item = &str> {
-    file.text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.strip_suffix('"'))
-}
-
-/// Each file after those that it includes.
-fn in_order_of_includes(files: &[File]) -> Vec<&File> {
-    fn visit<'a>(file: &'a File, files: &'a [File], done: &mut Vec<&'a File>) {
-        if done.iter().any(|other| other.name == file.name) {
-            return;
-        }
-        for name in includes(file) {
-            match files.iter().find(|other| other.name == name) {
-                Some(other) => visit(other, files, done),
-                None => fail(&file.name, format_args!("kernels/ has no {name} to include")),
-            }
-        }
-        done.push(file);
-    }
-    let mut done = Vec::new();
-    files.iter().for_each(|file| visit(file, files, &mut done));
-    done
 }
 
 /// The shared structs of a file, and the lines on which they begin. They are not laid out yet.
@@ -159,7 +218,7 @@ fn declarations(file: &File) -> Vec<(usize, Struct)> {
         let first = at;
         at += 1;
         let Some(rest) = lines[first].strip_prefix("HOST ") else { continue };
-        let place = |line: usize| format!("kernels/{}:{}", file.name, line + 1);
+        let place = |line: usize| format!("{}:{}", file.path.display(), line + 1);
         let (aligned, rest) = match rest.strip_prefix("struct alignas(8) ") {
             Some(rest) => (true, Some(rest)),
             None => (false, rest.strip_prefix("struct ")),

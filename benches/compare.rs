@@ -1,9 +1,10 @@
 //! This crate's side of `compare_torch.py`, which builds and runs it: reads one command a line on
-//! standard input and answers on standard output, ending each answer with a line `ok` or `error …`.
+//! standard input and answers on standard output, ending each answer with a line `ok` or `error …`. Layers are
+//! those of the catalogue, or of `--shape` where it is given.
 //!
 //! | command | effect |
 //! |---|---|
-//! | `catalogue` | one line a shape, `key=value` pairs |
+//! | `catalogue` | one line a layer, `key=value` pairs |
 //! | `roofline` | copy and store GB/s, sgemm GFLOP/s |
 //! | `prepare OP SHAPE` | reads the operands `NAME.in` of the exchange folder |
 //! | `write fresh\|into` | runs once and writes the results as `NAME.out` |
@@ -20,18 +21,23 @@ use std::time::Instant;
 use convmat::Layout;
 use partner::job::{Answer, Job, Result};
 use partner::roofline;
+use shapes::description::Given;
 use shapes::{CATALOGUE, Shape};
 
 struct Partner {
+    shapes: Vec<Shape>,
     threads: usize,
     folder: PathBuf,
     job: Option<Box<dyn Job>>,
 }
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Given { mut shapes, others } = Given::from_command_line("compare");
+    if shapes.is_empty() {
+        shapes = CATALOGUE.into();
+    }
     // `cargo bench` and `cargo test` run this as they run any other bench.
-    let [command, threads, folder] = &arguments[..] else {
+    let [command, threads, folder] = &others[..] else {
         println!("compare: run `python3 benches/compare_torch.py`, which uses this program");
         return Ok(());
     };
@@ -40,7 +46,7 @@ fn main() -> Result<()> {
     }
     let threads = threads.parse()?;
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let mut partner = Partner { threads, folder: folder.into(), job: None };
+    let mut partner = Partner { shapes, threads, folder: folder.into(), job: None };
     for line in stdin().lock().lines() {
         match partner.answer(&line?) {
             Ok(text) => println!("{text}ok"),
@@ -55,7 +61,7 @@ impl Partner {
     fn answer(&mut self, line: &str) -> Result<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            ["catalogue"] => catalogue(),
+            ["catalogue"] => catalogue(&self.shapes),
             ["roofline"] => Ok(format!(
                 "copy={} store={} sgemm={}\n",
                 roofline::copy(self.threads),
@@ -63,9 +69,10 @@ impl Partner {
                 roofline::sgemm(self.threads)
             )),
             ["prepare", op, shape] => {
-                let shape = Shape::find(shape).ok_or_else(|| format!("no shape {shape:?}"))?;
+                let named = self.shapes.iter().find(|known| known.name == shape);
+                let shape = named.ok_or_else(|| format!("no shape {shape:?}"))?;
                 self.job = None;
-                self.job = Some(partner::prepare(op, &shape, &self.folder)?);
+                self.job = Some(partner::prepare(op, shape, &self.folder)?);
                 Ok(String::new())
             }
             ["write", variant] => self.write(variant),
@@ -118,9 +125,9 @@ impl Partner {
     }
 }
 
-fn catalogue() -> Result<String> {
+fn catalogue(shapes: &[Shape]) -> Result<String> {
     let mut text = String::new();
-    for shape in &CATALOGUE {
+    for shape in shapes {
         let list = |extents: [usize; 3]| {
             let words: Vec<String> = extents.iter().map(usize::to_string).collect();
             words[3 - shape.spatial..].join(",")
@@ -129,7 +136,7 @@ fn catalogue() -> Result<String> {
         writeln!(
             text,
             "name={} batch={} channels={} outputs={} groups={} input={} matrix_input={} kernel={} \
-             stride={} padding={} channels_last={}",
+             stride={} padding={} dilation={} mode={} channels_last={}",
             shape.name,
             shape.batch,
             shape.channels,
@@ -140,6 +147,8 @@ fn catalogue() -> Result<String> {
             list(shape.kernel),
             list(shape.stride),
             list(shape.padding),
+            list(shape.dilation),
+            shape.mode,
             u8::from(last),
         )?;
     }

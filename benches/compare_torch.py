@@ -2,7 +2,7 @@
 """Times convmat against PyTorch on this machine's CPU, side by side.
 
     python3 benches/compare_torch.py [--ops unfold,fold,conv,backward,matrix] [--shapes stem,conv2]
-                                     [--threads 2] [--repeats 5] [--json]
+                                     [--shape "8x64x56x56 64x64x3x3 p1"] [--threads 2] [--repeats 5] [--json]
 
 Builds the Rust partner (benches/compare.rs), hands both sides the same data, checks that they
 agree, and only then times them: in small alternating rounds, each side left to fall idle before the
@@ -53,10 +53,11 @@ def build(bench):
 class Partner:
     """The Rust side: a process that answers one command at a time and sleeps in between."""
 
-    def __init__(self, program, threads, folder):
+    def __init__(self, program, threads, folder, layers):
         self.folder = pathlib.Path(folder)
+        flags = [f"--shape={layer}" for layer in layers]
         self.process = subprocess.Popen(
-            [program, "serve", str(threads), folder],
+            [program, "serve", str(threads), folder, *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -64,8 +65,11 @@ class Partner:
 
     def ask(self, *words):
         """The lines of the answer."""
-        self.process.stdin.write(" ".join(map(str, words)) + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(" ".join(map(str, words)) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, as its output will say
         lines = []
         for line in self.process.stdout:
             line = line.rstrip("\n")
@@ -74,6 +78,8 @@ class Partner:
             if line.startswith("error "):
                 raise RuntimeError(line)
             lines.append(line)
+        if self.process.wait() == 2:  # and has said what is wrong with its arguments
+            sys.exit(2)
         raise RuntimeError(f"error the Rust side ended during {' '.join(map(str, words))!r}")
 
     def seconds(self, variant, count):
@@ -254,7 +260,7 @@ def milliseconds(median, shortest):
 
 def print_row(row):
     print(
-        f"{row['op']:<16}{row['shape']:<10}{row['variant']:<7}"
+        f"{row['op']:<16}{row['shape']:<9} {row['variant']:<7}"
         f"{milliseconds(row['ours_s'], row['ours_min_s'])}"
         f"{milliseconds(row['torch_s'], row['torch_min_s'])}"
         f"{row['ratio']:7.2f}x {row['rate']:8.1f} {row['torch_rate']:8.1f} {row['unit']:<8}"
@@ -298,6 +304,13 @@ def main():
     operations = list(torch_side.OPERATIONS)
     parser.add_argument("--ops", type=words, default=operations, help=",".join(operations))
     parser.add_argument("--shapes", type=words, help="names from the catalogue; default all")
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        help='a layer instead of the catalogue: a name, or "8x64x56x56 64x64x3x3 p1 s1 g1" (see '
+        "benches/README.md) without dilation and with zeros as padding; may be given more than once",
+    )
     parser.add_argument("--threads", type=int, default=2, help="on both sides")
     parser.add_argument("--repeats", type=int, default=5, help="rounds a row")
     parser.add_argument("--json", action="store_true", help="one object a row")
@@ -309,7 +322,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = tempfile.mkdtemp(prefix="convmat-compare-", dir=shared)
-    partner = Partner(program, arguments.threads, folder)
+    partner = Partner(program, arguments.threads, folder, arguments.shape)
     try:
         with torch.inference_mode():
             run(partner, arguments)
@@ -322,6 +335,14 @@ def main():
 
 def run(partner, arguments):
     catalogue = [dict(w.split("=") for w in line.split()) for line in partner.ask("catalogue")]
+    for fields in catalogue:
+        if fields["mode"] != "zeros" or set(fields["dilation"].split(",")) != {"1"}:
+            print(
+                f"compare_torch.py: --shape {fields['name']!r}: PyTorch's side has neither dilation "
+                "nor other padding than zeros",
+                file=sys.stderr,
+            )
+            sys.exit(2)
     names = [fields["name"] for fields in catalogue]
     shapes = choice(arguments.shapes or names, names, "shape")
     out = sys.stderr if arguments.json else sys.stdout

@@ -106,7 +106,7 @@ fn classify(
     let start = Instant::now();
     let mut x = digits.images.clone();
     for layer in layers {
-        let y = layer.conv.forward(&x, &layer.weight, layer.bias.as_ref().map(Tensor::view))?;
+        let y = layer.conv.forward(&x, &layer.weight, &layer.bias)?;
         let shape = y.shape().to_vec();
         let rectified = y.into_vec()?.into_iter().map(|v| v.max(0.0)).collect();
         x = Tensor::from_vec(&x.device(), &shape, rectified)?;

@@ -66,10 +66,10 @@
 //! The simulator runs the same kernels and the same launches on the CPU and is a detector: threads run in
 //! shuffled order, shared and fresh memory is poisoned, and accesses out of bounds, barriers that not all
 //! threads reach, warps that diverge and asynchronous copies that nobody waited for are errors.
-#![warn(missing_docs)]
 
 mod conv;
 mod device;
+mod dispatch;
 mod element;
 mod error;
 mod filter;
@@ -87,7 +87,9 @@ mod tensor;
 mod unfold;
 mod workers;
 
-pub use conv::Algorithm;
+pub use conv::{
+    Algorithm, BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan, ForwardPlan, TransposedPlan,
+};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "simulator")]
@@ -100,10 +102,12 @@ pub use error::{Error, Result};
 pub use filter::FilterPlan;
 pub use fold::FoldPlan;
 pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMode};
+/// The crate that [`Element`] takes its half types from.
+pub use half;
 pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixPlan,
     MatrixSize, Product, ProductPlan, Row,
 };
 pub use plan::{Explanation, Pass, PlanOptions, Workspace};
-pub use tensor::{Tensor, TensorView, TensorViewMut};
+pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

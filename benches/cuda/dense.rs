@@ -1,21 +1,17 @@
 //! Operations between tensors.
 //!
-//! A batch is two images again and again, and every value a multiple of 1/8 whose sums are exact: what the
-//! CPU makes of the two is what each pair of a result has to be, bit for bit.
+//! A batch is two images again and again (one, where it is odd), and every value a multiple of 1/8 whose sums
+//! are exact: what the CPU makes of the two is what each pair of a result has to be, bit for bit.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use convmat::{Algorithm, Conv, Device, Element, Tensor};
-use rayon::prelude::*;
+use convmat::{Algorithm, Conv, Device, Element, Error, Tensor, with_axes};
 
+use crate::outcome::{Result, compare};
 use crate::report::{Bench, Row, Work};
 use crate::shapes::{Shape, eighths};
-use crate::{Result, with_axes};
-
-/// Images that a batch repeats.
-pub const UNIT: usize = 2;
 
 /// The loops of the definition are timed on layers of at most this many products.
 const NAIVE_LIMIT: usize = 20_000_000_000;
@@ -151,17 +147,17 @@ impl<'a> Examples<'a> {
     }
 
     fn make(operation: Operation, shape: &Shape, save: Option<&Path>) -> Result<Example> {
-        let unit = Shape { batch: UNIT, ..*shape };
+        let unit = Shape { batch: shape.repeated(), ..*shape };
         let mut operands = Vec::new();
         for (seed, (_, extents, _)) in operation.operands(&unit).iter().enumerate() {
             let values = eighths(extents.iter().product(), seed as u64 + 1);
             operands.push(Tensor::from_vec(&Device::Cpu, extents, values)?);
         }
         let mut result = Tensor::zeros(&Device::Cpu, &operation.result(&unit))?;
-        with_axes!(shape, D => {
+        with_axes!(shape.spatial, D => {
             let conv = shape.conv::<D>();
-            operation.call(&conv, Algorithm::Auto, &operands, &mut result)?;
-        });
+            operation.call(&conv, Algorithm::Auto, &operands, &mut result)
+        })?;
         if let Some(folder) = save {
             let write = |name: &str, tensor: &Tensor<f32>| {
                 let file = format!("{}-{}-{operation}-{name}.npy", shape.name, shape.layout);
@@ -185,7 +181,7 @@ fn converted<T: Element>(values: &[f32], factor: usize) -> Vec<T> {
 pub fn run<T: Element>(bench: &mut Bench, examples: &mut Examples) -> Result<()> {
     let shape = examples.shape;
     let device = bench.device.clone();
-    let repeats = shape.batch / UNIT;
+    let repeats = shape.batch / shape.repeated();
     for operation in Operation::ALL {
         let name = operation.to_string();
         let mut algorithms = operation.algorithms(bench, shape);
@@ -214,7 +210,7 @@ pub fn run<T: Element>(bench: &mut Bench, examples: &mut Examples) -> Result<()>
             let poison = vec![T::from_f64(f64::NAN); extents.iter().product()];
             let mut result = Tensor::from_vec(&device, &extents, poison)?;
             let work = operation.work(shape, size_of::<T>());
-            with_axes!(shape, D => {
+            with_axes!(shape.spatial, D => {
                 let conv = shape.conv::<D>();
                 bench.row(
                     row(algorithm),
@@ -223,7 +219,8 @@ pub fn run<T: Element>(bench: &mut Bench, examples: &mut Examples) -> Result<()>
                     |result| operation.call(&conv, algorithm, &operands, result),
                     |result| compare(&expected, &result.view().to_vec()?),
                 );
-            });
+                Ok::<(), Error>(())
+            })?;
         }
     }
     Ok(())
@@ -243,31 +240,11 @@ fn prepare<T: Element>(
         }
         let mut result = Tensor::zeros(device, &operation.result(shape))?;
         for &algorithm in algorithms {
-            with_axes!(shape, D => {
-                let conv = shape.conv::<D>();
-                let _ = operation.call(&conv, algorithm, &operands, &mut result);
+            let _ = with_axes!(shape.spatial, D => {
+                operation.call(&shape.conv::<D>(), algorithm, &operands, &mut result)
             });
         }
         Ok(())
     })?;
     Ok(())
-}
-
-/// Whether `found` is `expected` over and over.
-pub fn compare<T: Element>(expected: &[T], found: &[T]) -> Result<()> {
-    let wrong = |(chunk, found): (usize, &[T])| {
-        let at = found.iter().zip(expected).position(|(found, expected)| found != expected)?;
-        Some((chunk * expected.len() + at, found[at], expected[at]))
-    };
-    if expected.is_empty() || !found.len().is_multiple_of(expected.len()) {
-        return Err(
-            format!("{} elements, not a multiple of {}", found.len(), expected.len()).into()
-        );
-    }
-    match found.par_chunks(expected.len()).enumerate().find_map_any(wrong) {
-        Some((at, found, expected)) => {
-            Err(format!("wrong: element {at} is {found}, and should be {expected}").into())
-        }
-        None => Ok(()),
-    }
 }

@@ -11,7 +11,7 @@ use convmat::cudarc::driver::{
 use convmat::{DType, Device, Element};
 use half::{bf16, f16};
 
-use crate::Result;
+use crate::outcome::Result;
 use crate::shapes::eighths;
 
 /// Calls before those that count.

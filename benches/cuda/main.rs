@@ -5,10 +5,14 @@
 //! L2 cache overwritten before it, and its rate held against what this machine does at best in the same
 //! run. Where there is no GPU there is nothing to time: run as a test, it then checks one tiny layer on the
 //! simulator, if that was built in.
+//!
+//! `dense` and `sparse` are what is timed and know `report`, which knows `machine` and `options`; below them
+//! all are `outcome` and the shapes.
 
 mod dense;
 mod machine;
 mod options;
+mod outcome;
 mod report;
 #[path = "../shapes/mod.rs"]
 mod shapes;
@@ -22,10 +26,9 @@ use half::{bf16, f16};
 use dense::Examples;
 use machine::Gpu;
 use options::Options;
+use outcome::Result;
 use report::Bench;
 use shapes::Shape;
-
-type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 fn main() -> ExitCode {
     match run() {
@@ -39,9 +42,11 @@ fn main() -> ExitCode {
 
 /// Whether something was wrong.
 fn run() -> Result<bool> {
-    let options = Options::read()?;
+    let dense = dense::Operation::ALL.iter().map(ToString::to_string);
+    let operations = dense.chain(sparse::NAMES.map(String::from)).collect();
+    let options = Options::read(operations)?;
     if options.help {
-        println!("{}", options::HELP);
+        println!("{}", options::help());
         return Ok(false);
     }
     let Some((gpu, device)) = open(&options)? else { return Ok(false) };
@@ -50,9 +55,7 @@ fn run() -> Result<bool> {
     }
     let mut bench = Bench::new(&options, device, gpu)?;
     for shape in &options.shapes {
-        for &layout in &options.layouts {
-            layer(&mut bench, &Shape { layout, ..*shape })?;
-        }
+        layer(&mut bench, shape)?;
     }
     let Bench { checked, failed, .. } = bench;
     eprintln!("{checked} rows, {failed} of them failed");

@@ -3,9 +3,9 @@
 use convmat::{Algorithm, DType, Device, Layout};
 use serde_json::{Value, json};
 
-use crate::Result;
 use crate::machine::{Gpu, Roofline, Times};
 use crate::options::Options;
+use crate::outcome::Result;
 use crate::shapes::Shape;
 
 /// What a row is about.
@@ -101,7 +101,7 @@ impl<'a> Bench<'a> {
         let algorithm = algorithm.map_or(String::new(), |algorithm| algorithm.to_string());
         let layout = if shape.layout == Layout::ChannelsLast { "last" } else { "first" };
         let dtype_name = dtype.to_string();
-        let start = format!("{op:<16}{algorithm:<9}{:<10}{layout:<6}{dtype_name:<6}", shape.name);
+        let start = format!("{op:<16}{algorithm:<9}{:<9} {layout:<6}{dtype_name:<6}", shape.name);
         let end = match outcome {
             Ok(Some(times)) => {
                 let Times { median, shortest, calls } = times;
@@ -127,7 +127,8 @@ impl<'a> Bench<'a> {
             "layout": shape.layout.to_string(), "batch": shape.batch, "channels": shape.channels,
             "outputs": shape.outputs, "groups": shape.groups, "input": axes(shape.input),
             "kernel": axes(shape.kernel), "stride": axes(shape.stride),
-            "padding": axes(shape.padding),
+            "padding": axes(shape.padding), "dilation": axes(shape.dilation),
+            "mode": shape.mode.to_string(), "images": shape.repeated(),
         });
         match outcome {
             Ok(Some(times)) => {

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use convmat::{Csr, Device, Element, Tensor};
+use convmat::{Csr, Device, Element, Tensor, with_axes};
 
-use crate::dense::compare;
+use crate::outcome::{Result, compare};
 use crate::report::{Bench, Row, Work};
 use crate::shapes::{Shape, eighths};
-use crate::{Result, with_axes};
 
 pub const NAMES: [&str; 3] = ["matrix", "spmv", "spmm"];
 
@@ -32,14 +31,14 @@ impl<T: Element> Parameters<T> {
     }
 
     fn matrix(&self, shape: &Shape) -> convmat::Result<Csr<T>> {
-        with_axes!(shape, D => {
+        with_axes!(shape.spatial, D => {
             shape.conv::<D>().matrix(&self.weight, Some(self.bias.view()), shape.input_size::<D>())
         })
     }
 
     fn matrix_into(&self, shape: &Shape, matrix: &mut Csr<T>) -> convmat::Result<()> {
         let bias = Some(self.bias.view());
-        with_axes!(shape, D => {
+        with_axes!(shape.spatial, D => {
             shape.conv::<D>().matrix_into(&self.weight, bias, shape.input_size::<D>(), matrix)
         })
     }
@@ -56,10 +55,11 @@ pub fn run<T: Element>(bench: &mut Bench, shape: &Shape) -> Result<()> {
     let device = bench.device.clone();
     device.prepare(|device| prepare::<T>(device, &shape))?;
     let expected = Parameters::<T>::new(&shape, &Device::Cpu)?.matrix(&shape)?;
-    let bytes = with_axes!(shape, D => {
+    let size = with_axes!(shape.spatial, D => {
         let size = shape.input_size::<D>();
-        shape.conv::<D>().matrix_size(&shape.weight_shape(), true, size)?.bytes(T::DTYPE) as f64
-    });
+        shape.conv::<D>().matrix_size(&shape.weight_shape(), true, size)
+    })?;
+    let bytes = size.bytes(T::DTYPE) as f64;
     if let Some(folder) = &bench.options.save {
         save(&shape, folder)?;
     }

@@ -8,8 +8,9 @@ pub mod roofline;
 
 use std::path::Path;
 
+use convmat::with_axes;
+
 use crate::shapes::Shape;
-use crate::with_axes;
 use job::{Job, Operands, Result};
 use matrix::Matrix;
 use patches::{Fold, Unfold};
@@ -19,11 +20,11 @@ use products::{Backward, Forward};
 pub fn prepare(op: &str, shape: &Shape, folder: &Path) -> Result<Box<dyn Job>> {
     let operands = Operands { shape, folder };
     match op {
-        "unfold" => with_axes!(shape, D => boxed(Unfold::<D>::new(&operands)?)),
-        "fold" => with_axes!(shape, D => boxed(Fold::<D>::new(&operands)?)),
-        "conv" => with_axes!(shape, D => boxed(Forward::<D>::new(&operands)?)),
-        "backward" => with_axes!(shape, D => boxed(Backward::<D>::new(&operands)?)),
-        "matrix" => with_axes!(shape, D => boxed(Matrix::<D>::new(&operands)?)),
+        "unfold" => with_axes!(shape.spatial, D => boxed(Unfold::<D>::new(&operands)?)),
+        "fold" => with_axes!(shape.spatial, D => boxed(Fold::<D>::new(&operands)?)),
+        "conv" => with_axes!(shape.spatial, D => boxed(Forward::<D>::new(&operands)?)),
+        "backward" => with_axes!(shape.spatial, D => boxed(Backward::<D>::new(&operands)?)),
+        "matrix" => with_axes!(shape.spatial, D => boxed(Matrix::<D>::new(&operands)?)),
         _ => Err(format!("no operation is called {op:?}").into()),
     }
 }

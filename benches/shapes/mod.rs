@@ -1,8 +1,11 @@
-//! The shape catalogue: the layers every figure of this crate is quoted on, for benches and tests.
+//! The shape catalogue: the layers every figure of this crate is quoted on, for benches and tests; and how
+//! other layers are described.
 
 #![allow(dead_code, reason = "each target that includes this file uses a part of it")]
 
-use convmat::{Conv, Layout, Result};
+pub mod description;
+
+use convmat::{Conv, Layout, PaddingMode, Result};
 
 /// A convolution layer and its input. Spatial quantities have three axes, leading ones of extent 1
 /// where `spatial` is smaller.
@@ -19,6 +22,8 @@ pub struct Shape {
     pub kernel: [usize; 3],
     pub stride: [usize; 3],
     pub padding: [usize; 3],
+    pub dilation: [usize; 3],
+    pub mode: PaddingMode,
     pub layout: Layout,
 }
 
@@ -36,6 +41,8 @@ const fn image(name: &'static str, sizes: [usize; 8]) -> Shape {
         kernel: [1, kernel, kernel],
         stride: [1, stride, stride],
         padding: [0, padding, padding],
+        dilation: [1; 3],
+        mode: PaddingMode::Zeros,
         layout: Layout::ChannelsFirst,
     }
 }
@@ -127,6 +134,8 @@ impl Shape {
         Conv::new(Self::last(self.kernel))
             .stride(Self::last(self.stride))
             .padding(Self::last::<D>(self.padding))
+            .padding_mode(self.mode)
+            .dilation(Self::last(self.dilation))
             .groups(self.groups)
             .layout(self.layout)
     }
@@ -139,7 +148,8 @@ impl Shape {
     /// Spatial extents of the output, on three axes.
     pub fn output(&self) -> [usize; 3] {
         std::array::from_fn(|a| {
-            (self.input[a] + 2 * self.padding[a] - self.kernel[a]) / self.stride[a] + 1
+            let span = self.dilation[a] * (self.kernel[a] - 1) + 1;
+            (self.input[a] + 2 * self.padding[a] - span) / self.stride[a] + 1
         })
     }
 
@@ -170,6 +180,11 @@ impl Shape {
         self.layout.patch_shape(self.batch, self.channels * self.taps(), self.positions())
     }
 
+    /// Images that a batch repeats where results are checked: two, or one where that is no divisor.
+    pub fn repeated(&self) -> usize {
+        if self.batch.is_multiple_of(2) { 2 } else { 1 }
+    }
+
     /// Multiplications (and additions) of one forward pass, padded taps included.
     pub fn products(&self) -> usize {
         let per_position = self.outputs * (self.channels / self.groups) * self.taps();
@@ -193,12 +208,13 @@ impl Shape {
     }
 
     /// The layer on an input so small that its matrix has at most 1.2·10⁸ entries: the largest
-    /// extent halved until it does.
+    /// extent halved until it does, or until there is nothing to halve.
     pub fn for_matrix(&self) -> Result<Shape> {
         let mut shape = *self;
         while shape.matrix_entries()? > MATRIX_LIMIT {
-            if let Some(largest) = shape.input.iter_mut().max() {
-                *largest = largest.div_ceil(2);
+            match shape.input.iter_mut().max() {
+                Some(largest) if *largest > 1 => *largest = largest.div_ceil(2),
+                _ => break,
             }
         }
         Ok(shape)
@@ -217,25 +233,4 @@ pub fn eighths(len: usize, seed: u64) -> Vec<f32> {
             ((state >> 33) % 17) as f32 / 8.0 - 1.0
         })
         .collect()
-}
-
-/// Runs an expression with `$D` bound to the shape's number of spatial axes, as a constant.
-#[macro_export]
-macro_rules! with_axes {
-    ($shape:expr, $D:ident => $body:expr) => {
-        match $shape.spatial {
-            1 => {
-                const $D: usize = 1;
-                $body
-            }
-            2 => {
-                const $D: usize = 2;
-                $body
-            }
-            _ => {
-                const $D: usize = 3;
-                $body
-            }
-        }
-    };
 }

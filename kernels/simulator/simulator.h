@@ -45,6 +45,8 @@ DEVICE void barrier(SIMULATOR_HERE) {
     simulator::wait(simulator::here, {simulator::BARRIER, file, line});
 }
 
+DEVICE void trap(const char* what, SIMULATOR_HERE) { simulator::fail("%s (%s:%d)", what, file, line); }
+
 namespace simulator {
 struct Nothing {};
 }  // namespace simulator

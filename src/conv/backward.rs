@@ -3,13 +3,32 @@
 #[cfg(gpu)]
 use super::cuda;
 use super::problem::Problem;
-use super::{Algorithm, check_weight, cpu};
+use super::transposed::{Adjoint, plan_adjoint};
+use super::{Algorithm, cpu};
 use crate::device::Device;
+#[cfg(gpu)]
+use crate::device::cuda::Draft;
 use crate::element::Element;
 use crate::error::{Error, Result, checked_product};
 use crate::geometry::{Conv, Geometry};
-use crate::tensor::view::{common_device, expect_shape};
+use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
+use crate::tensor::view::common_device;
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
+
+plan_type! {
+    /// A plan of [`Conv::backward_input`], made by [`Conv::plan_backward_input`].
+    BackwardInputPlan, cpu::BackwardInput
+}
+
+plan_type! {
+    /// A plan of [`Conv::backward_weight`], made by [`Conv::plan_backward_weight`].
+    BackwardWeightPlan, cpu::BackwardWeight
+}
+
+plan_type! {
+    /// A plan of [`Conv::backward_bias`], made by [`Conv::plan_backward_bias`].
+    BackwardBiasPlan, cpu::BackwardBias
+}
 
 impl<const D: usize> Conv<D> {
     /// The gradient by the input, of these spatial extents: `fold(Wᵀ·dy)`. PyTorch's
@@ -27,9 +46,11 @@ impl<const D: usize> Conv<D> {
         input_size: [usize; D],
     ) -> Result<Tensor<T>> {
         let (dy, weight) = (dy.into(), weight.into());
-        let (problem, shape) = self.backward_input_problem(&dy, &weight, input_size)?;
-        let mut dx = Tensor::for_result(&dy.device(), &shape)?;
-        run_backward_input(&problem, &dy, &weight, dx.view_mut(), Algorithm::Auto)?;
+        let addresses = [dy.address(), weight.address()];
+        let options = PlanOptions::for_addresses(&addresses);
+        let plan = self.backward_input_plan_of(&dy, &weight, input_size, options)?;
+        let mut dx = Tensor::for_result(&dy.device(), plan.result_shape())?;
+        plan.run(dy, weight, &mut dx, &mut plan.make_workspace()?)?;
         Ok(dx)
     }
 
@@ -46,11 +67,49 @@ impl<const D: usize> Conv<D> {
         algorithm: Algorithm,
     ) -> Result<()> {
         let (dy, weight, dx) = (dy.into(), weight.into(), dx.into());
-        let name = "input gradient";
-        let (.., size) = self.axis_order().split_activation::<D>(name, dx.shape())?;
-        let (problem, shape) = self.backward_input_problem(&dy, &weight, size)?;
-        expect_shape(name, &shape, dx.shape())?;
-        run_backward_input(&problem, &dy, &weight, dx, algorithm)
+        let (.., size) = self.axis_order().split_activation::<D>(INPUT_GRADIENT, dx.shape())?;
+        let addresses = [dy.address(), weight.address(), dx.address()];
+        let options = PlanOptions::for_addresses(&addresses).algorithm(algorithm);
+        let plan = self.backward_input_plan_of(&dy, &weight, size, options)?;
+        plan.run(dy, weight, dx, &mut plan.make_workspace()?)
+    }
+
+    /// A plan of [`Conv::backward_input`] for operands of these shapes.
+    ///
+    /// # Errors
+    /// As [`Conv::backward_input_into`];
+    /// [`Error::Invalid`] also when the workspace would be larger than `options` allow; [`Error::Compile`]
+    /// or [`Error::Device`] when the device fails.
+    pub fn plan_backward_input<T: Element>(
+        &self,
+        device: &Device,
+        dy: &[usize],
+        weight: &[usize],
+        input_size: [usize; D],
+        options: PlanOptions,
+    ) -> Result<BackwardInputPlan<T>> {
+        let geometry = self.bind(input_size)?;
+        let (_, _, size) = self.axis_order().split_activation::<D>(OUTPUT_GRADIENT, dy)?;
+        check_output_extents(&geometry, size, dy)?;
+        let adjoint = Adjoint {
+            operation: "backward_input",
+            geometry: &geometry,
+            names: [OUTPUT_GRADIENT, INPUT_GRADIENT],
+            bias: false,
+        };
+        plan_adjoint::<T, D>(adjoint, device, [dy, weight], options).map(BackwardInputPlan::of)
+    }
+
+    fn backward_input_plan_of<T: Element>(
+        &self,
+        dy: &TensorView<'_, T>,
+        weight: &TensorView<'_, T>,
+        input_size: [usize; D],
+        options: PlanOptions,
+    ) -> Result<BackwardInputPlan<T>> {
+        let operands = [(OUTPUT_GRADIENT, dy.device()), ("weight", weight.device())];
+        let device = common_device(&operands)?;
+        self.plan_backward_input(&device, dy.shape(), weight.shape(), input_size, options)
     }
 
     /// The gradient by the weight, `dy·Aᵀ` summed over the batch, A the patches of `x`. PyTorch's
@@ -67,9 +126,10 @@ impl<const D: usize> Conv<D> {
         dy: impl Into<TensorView<'y, T>>,
     ) -> Result<Tensor<T>> {
         let (x, dy) = (x.into(), dy.into());
-        let (_, shape) = self.backward_weight_problem(&x, &dy)?;
-        let mut dw = Tensor::for_result(&x.device(), &shape)?;
-        self.backward_weight_into(x, dy, &mut dw, Algorithm::Auto)?;
+        let options = PlanOptions::for_addresses(&[x.address(), dy.address()]);
+        let plan = self.backward_weight_plan_of(&x, &dy, options)?;
+        let mut dw = Tensor::for_result(&x.device(), plan.result_shape())?;
+        plan.run(x, dy, &mut dw, &mut plan.make_workspace()?)?;
         Ok(dw)
     }
 
@@ -86,17 +146,70 @@ impl<const D: usize> Conv<D> {
         algorithm: Algorithm,
     ) -> Result<()> {
         let (x, dy, dw) = (x.into(), dy.into(), dw.into());
-        let (problem, shape) = self.backward_weight_problem(&x, &dy)?;
-        expect_shape("weight gradient", &shape, dw.shape())?;
-        match common_device(&[("input", x.device()), ("weight gradient", dw.device())])? {
+        let addresses = [x.address(), dy.address(), dw.address()];
+        let options = PlanOptions::for_addresses(&addresses).algorithm(algorithm);
+        let plan = self.backward_weight_plan_of(&x, &dy, options)?;
+        plan.run(x, dy, dw, &mut plan.make_workspace()?)
+    }
+
+    /// A plan of [`Conv::backward_weight`] for operands of these shapes.
+    ///
+    /// # Errors
+    /// As [`Conv::backward_weight_into`];
+    /// [`Error::Invalid`] also when the workspace would be larger than `options` allow; [`Error::Compile`]
+    /// or [`Error::Device`] when the device fails.
+    pub fn plan_backward_weight<T: Element>(
+        &self,
+        device: &Device,
+        x: &[usize],
+        dy: &[usize],
+        options: PlanOptions,
+    ) -> Result<BackwardWeightPlan<T>> {
+        let layout = self.axis_order();
+        let (batch, channels, size) = layout.split_activation::<D>("input", x)?;
+        let geometry = self.bind(size)?;
+        let per_group = geometry.channels_per_group("input", channels)?;
+        let (dy_batch, outputs, dy_size) = layout.split_activation::<D>(OUTPUT_GRADIENT, dy)?;
+        geometry.channels_per_group(OUTPUT_GRADIENT, outputs)?;
+        check_output_extents(&geometry, dy_size, dy)?;
+        if dy_batch != batch {
+            let expected = layout.activation_shape(batch, outputs, &geometry.output());
+            let expected = format!("{expected:?}, the batch of the input");
+            return Err(Error::shape(OUTPUT_GRADIENT, expected, dy));
+        }
+        let problem = Problem::new(&geometry, batch, channels, outputs)?;
+        let dw = layout.weight_shape(outputs, per_group, &self.kernel_size());
+        let operands =
+            vec![("input", x.to_vec()), (OUTPUT_GRADIENT, dy.to_vec()), ("weight gradient", dw)];
+        let mut explanation = problem.describe::<T>("backward_weight", self, &operands);
+        let steps = match device {
             Device::Cpu => {
-                cpu::backward_weight(&problem, x.host(), dy.host(), dw.host(), algorithm)
+                let algorithm = options.algorithm;
+                Steps::on_cpu(cpu::BackwardWeight::new::<T>(&problem, algorithm, &mut explanation)?)
             }
             #[cfg(gpu)]
-            Device::Cuda(_) => {
-                cuda::backward_weight(&problem, x.cuda(), dy.cuda(), dw.cuda(), algorithm)
+            Device::Cuda(cuda) => {
+                let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+                let regions = cuda::BackwardWeightOperands {
+                    x: draft.operand::<T>(problem.input_len()),
+                    dy: draft.operand(problem.output_len()),
+                    dw: draft.operand(problem.weight_len()),
+                };
+                cuda::backward_weight(&mut draft, &problem, regions, &options, &mut explanation)?;
+                Steps::Cuda(draft.prepare()?)
             }
-        }
+        };
+        Ok(BackwardWeightPlan::of(Plan::new(device, &options, explanation, operands, steps)?))
+    }
+
+    fn backward_weight_plan_of<T: Element>(
+        &self,
+        x: &TensorView<'_, T>,
+        dy: &TensorView<'_, T>,
+        options: PlanOptions,
+    ) -> Result<BackwardWeightPlan<T>> {
+        let device = common_device(&[("input", x.device()), (OUTPUT_GRADIENT, dy.device())])?;
+        self.plan_backward_weight(&device, x.shape(), dy.shape(), options)
     }
 
     /// The gradient by the bias: `dy` (`[N, O, output…]`, or `[N, output…, O]` with channels last)
@@ -109,9 +222,10 @@ impl<const D: usize> Conv<D> {
         dy: impl Into<TensorView<'y, T>>,
     ) -> Result<Tensor<T>> {
         let dy = dy.into();
-        let (_, outputs, _) = self.split_output_gradient(&dy)?;
-        let mut db = Tensor::for_result(&dy.device(), &[outputs])?;
-        self.backward_bias_into(dy, &mut db)?;
+        let options = PlanOptions::for_addresses(&[dy.address()]);
+        let plan = self.plan_backward_bias(&dy.device(), dy.shape(), options)?;
+        let mut db = Tensor::for_result(&dy.device(), plan.result_shape())?;
+        plan.run(dy, &mut db, &mut plan.make_workspace()?)?;
         Ok(db)
     }
 
@@ -125,66 +239,56 @@ impl<const D: usize> Conv<D> {
         db: impl Into<TensorViewMut<'b, T>>,
     ) -> Result<()> {
         let (dy, db) = (dy.into(), db.into());
-        let (batch, outputs, size) = self.split_output_gradient(&dy)?;
-        expect_shape("bias gradient", &[outputs], db.shape())?;
-        let positions = size.iter().product();
-        match common_device(&[("output gradient", dy.device()), ("bias gradient", db.device())])? {
-            Device::Cpu => {
-                cpu::backward_bias(self.axis_order(), batch, positions, dy.host(), db.host())
-            }
-            #[cfg(gpu)]
-            Device::Cuda(_) => {
-                cuda::backward_bias(self.axis_order(), batch, positions, dy.cuda(), db.cuda())
-            }
-        }
+        let options = PlanOptions::for_addresses(&[dy.address(), db.address()]);
+        let plan = self.plan_backward_bias(&dy.device(), dy.shape(), options)?;
+        plan.run(dy, db, &mut plan.make_workspace()?)
     }
 
-    fn split_output_gradient<T: Element>(
+    /// A plan of [`Conv::backward_bias`] for gradients of this shape.
+    ///
+    /// # Errors
+    /// As [`Conv::backward_bias`];
+    /// [`Error::Invalid`] also when the workspace would be larger than `options` allow; [`Error::Compile`]
+    /// or [`Error::Device`] when the device fails.
+    pub fn plan_backward_bias<T: Element>(
         &self,
-        dy: &TensorView<'_, T>,
-    ) -> Result<(usize, usize, [usize; D])> {
-        self.axis_order().split_activation::<D>("output gradient", dy.shape())
-    }
-
-    /// Checks the operands; returns what to compute and the shape of the result.
-    pub(super) fn backward_input_problem<T: Element>(
-        &self,
-        dy: &TensorView<'_, T>,
-        weight: &TensorView<'_, T>,
-        input_size: [usize; D],
-    ) -> Result<(Problem, Vec<usize>)> {
-        let geometry = self.bind(input_size)?;
-        let (_, _, size) = self.split_output_gradient(dy)?;
-        check_output_extents("output gradient", &geometry, size, dy.shape())?;
-        adjoint_problem("output gradient", &geometry, dy, weight)
-    }
-
-    /// Checks the operands; returns what to compute and the shape of the result.
-    pub(super) fn backward_weight_problem<T: Element>(
-        &self,
-        x: &TensorView<'_, T>,
-        dy: &TensorView<'_, T>,
-    ) -> Result<(Problem, Vec<usize>)> {
+        device: &Device,
+        dy: &[usize],
+        options: PlanOptions,
+    ) -> Result<BackwardBiasPlan<T>> {
         let layout = self.axis_order();
-        let (batch, channels, size) = layout.split_activation::<D>("input", x.shape())?;
-        let geometry = self.bind(size)?;
-        let per_group = geometry.channels_per_group("input", channels)?;
-        let (dy_batch, outputs, dy_size) = self.split_output_gradient(dy)?;
-        geometry.channels_per_group("output gradient", outputs)?;
-        check_output_extents("output gradient", &geometry, dy_size, dy.shape())?;
-        if dy_batch != batch {
-            let expected = layout.activation_shape(batch, outputs, &geometry.output());
-            let expected = format!("{expected:?}, the batch of the input");
-            return Err(Error::shape("output gradient", expected, dy.shape()));
-        }
-        common_device(&[("input", x.device()), ("output gradient", dy.device())])?;
-        let problem = Problem::new(&geometry, batch, channels, outputs)?;
-        Ok((problem, layout.weight_shape(outputs, per_group, &self.kernel_size())))
+        let (batch, outputs, size) = layout.split_activation::<D>(OUTPUT_GRADIENT, dy)?;
+        let positions = checked_product("the output positions", &size)?;
+        let len = checked_product("the output gradient", dy)?;
+        let operands = vec![(OUTPUT_GRADIENT, dy.to_vec()), ("bias gradient", vec![outputs])];
+        let mut explanation = Explanation {
+            operation: "backward_bias",
+            subject: format!("{OUTPUT_GRADIENT} {dy:?} {}, {layout}", T::DTYPE),
+            flop: len as u64,
+            bytes: ((len + outputs) * size_of::<T>()) as u64,
+            ..Explanation::default()
+        };
+        let sums = cpu::BiasSums { layout, batch, outputs, positions };
+        let steps = match device {
+            Device::Cpu => Steps::on_cpu(cpu::BackwardBias::new::<T>(sums, &mut explanation)?),
+            #[cfg(gpu)]
+            Device::Cuda(cuda) => {
+                let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+                let (dy, db) = (draft.operand::<T>(len), draft.operand(outputs));
+                explanation.algorithm = "reduce".into();
+                explanation.reason = "sums of pieces, then of the pieces' sums in order".into();
+                cuda::backward_bias(&mut draft, layout, batch, positions, dy, db)?;
+                Steps::Cuda(draft.prepare()?)
+            }
+        };
+        Ok(BackwardBiasPlan::of(Plan::new(device, &options, explanation, operands, steps)?))
     }
 }
 
+pub(super) const OUTPUT_GRADIENT: &str = "output gradient";
+const INPUT_GRADIENT: &str = "input gradient";
+
 fn check_output_extents<const D: usize>(
-    argument: &str,
     geometry: &Geometry<D>,
     size: [usize; D],
     shape: &[usize],
@@ -193,47 +297,84 @@ fn check_output_extents<const D: usize>(
         return Ok(());
     }
     let expected = format!("spatial extents {:?}", geometry.output());
-    Err(Error::shape(argument, expected, shape))
+    Err(Error::shape(OUTPUT_GRADIENT, expected, shape))
 }
 
-/// Checks the operands of the adjoint map, whose spatial extents `geometry` already fits: `dy`, named
-/// `argument`, and the weight. Returns what to compute and the shape of the result.
-pub(super) fn adjoint_problem<T: Element, const D: usize>(
-    argument: &str,
-    geometry: &Geometry<D>,
-    dy: &TensorView<'_, T>,
-    weight: &TensorView<'_, T>,
-) -> Result<(Problem, Vec<usize>)> {
-    let conv = geometry.conv();
-    let layout = conv.axis_order();
-    let (batch, outputs, _) = layout.split_activation::<D>(argument, dy.shape())?;
-    geometry.channels_per_group(argument, outputs)?;
-    let (weight_outputs, per_group) = check_weight(conv, weight.shape())?;
-    if weight_outputs != outputs {
-        let expected = layout.weight_shape(outputs, per_group, &conv.kernel_size());
-        let expected = format!("{expected:?}, as the {argument} has {outputs} channels");
-        return Err(Error::shape("weight", expected, weight.shape()));
+impl<T: Element> BackwardInputPlan<T> {
+    /// Writes the gradient by the input to `dx`, all of it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when operands or workspace are not
+    /// those that were planned for; [`Error::Device`] when the device fails.
+    pub fn run<'y, 'w, 'x>(
+        &self,
+        dy: impl Into<TensorView<'y, T>>,
+        weight: impl Into<TensorView<'w, T>>,
+        dx: impl Into<TensorViewMut<'x, T>>,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
+        super::transposed::run(&self.plan, dy.into(), weight.into(), None, dx.into(), workspace)
     }
-    common_device(&[(argument, dy.device()), ("weight", weight.device())])?;
-    let channels = checked_product("the number of channels", &[per_group, conv.group_count()])?;
-    let problem = Problem::new(geometry, batch, channels, outputs)?;
-    Ok((problem, layout.activation_shape(batch, channels, &geometry.input())))
 }
 
-fn run_backward_input<T: Element>(
-    problem: &Problem,
-    dy: &TensorView<'_, T>,
-    weight: &TensorView<'_, T>,
-    dx: TensorViewMut<'_, T>,
-    algorithm: Algorithm,
-) -> Result<()> {
-    match common_device(&[("output gradient", dy.device()), ("input gradient", dx.device())])? {
-        Device::Cpu => {
-            cpu::backward_input(problem, dy.host(), weight.host(), None, dx.host(), algorithm)
+impl<T: Element> BackwardWeightPlan<T> {
+    /// Writes the gradient by the weight to `dw`, all of it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when operands or workspace are not
+    /// those that were planned for; [`Error::Device`] when the device fails.
+    pub fn run<'x, 'y, 'w>(
+        &self,
+        x: impl Into<TensorView<'x, T>>,
+        dy: impl Into<TensorView<'y, T>>,
+        dw: impl Into<TensorViewMut<'w, T>>,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
+        let (x, dy, dw) = (x.into(), dy.into(), dw.into());
+        self.plan.check(&[
+            (0, x.shape(), &x.device()),
+            (1, dy.shape(), &dy.device()),
+            (2, dw.shape(), &dw.device()),
+        ])?;
+        match self.plan.steps() {
+            Steps::Cpu { plan, workers } => {
+                let memory = workspace.host(workers.workspace())?;
+                plan.run(workers, x.host(), dy.host(), dw.host(), memory)
+            }
+            #[cfg(gpu)]
+            Steps::Cuda(program) => {
+                let addresses = [x.address(), dy.address(), dw.address()];
+                // SAFETY: the operands were checked, and are borrowed.
+                unsafe { self.plan.queue(program, &addresses, workspace) }
+            }
         }
-        #[cfg(gpu)]
-        Device::Cuda(_) => {
-            cuda::backward_input(problem, dy.cuda(), weight.cuda(), None, dx.cuda(), algorithm)
+    }
+}
+
+impl<T: Element> BackwardBiasPlan<T> {
+    /// Writes the gradient by the bias to `db`, all of it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when operands or workspace are not
+    /// those that were planned for; [`Error::Device`] when the device fails.
+    pub fn run<'y, 'b>(
+        &self,
+        dy: impl Into<TensorView<'y, T>>,
+        db: impl Into<TensorViewMut<'b, T>>,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
+        let (dy, db) = (dy.into(), db.into());
+        self.plan.check(&[(0, dy.shape(), &dy.device()), (1, db.shape(), &db.device())])?;
+        match self.plan.steps() {
+            Steps::Cpu { plan, workers } => {
+                let memory = workspace.host(workers.workspace())?;
+                plan.run(workers, dy.host(), db.host(), memory)
+            }
+            #[cfg(gpu)]
+            Steps::Cuda(program) => {
+                // SAFETY: the operands were checked, and are borrowed.
+                unsafe { self.plan.queue(program, &[dy.address(), db.address()], workspace) }
+            }
         }
     }
 }

@@ -5,11 +5,24 @@ use super::cuda;
 use super::problem::Problem;
 use super::{Algorithm, check_weight, cpu};
 use crate::device::Device;
+#[cfg(gpu)]
+use crate::device::cuda::Draft;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::geometry::Conv;
-use crate::tensor::view::{common_device, expect_shape};
-use crate::tensor::{Tensor, TensorView, TensorViewMut};
+use crate::plan::{BIAS, Plan, PlanOptions, Steps, Workspace, plan_type};
+use crate::tensor::view::common_device;
+use crate::tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
+
+plan_type! {
+    /// A plan of [`Conv::forward`], made by [`Conv::plan_forward`].
+    ForwardPlan, cpu::Forward
+}
+
+/// The operands' numbers; a bias comes before the result.
+const X: usize = 0;
+const WEIGHT: usize = 1;
+const BIAS_NUMBER: usize = 2;
 
 impl<const D: usize> Conv<D> {
     /// The convolution of `x` with `weight`, plus `bias` on every position: PyTorch's
@@ -32,70 +45,180 @@ impl<const D: usize> Conv<D> {
     /// assert_eq!(conv.forward(&x, &weight, None)?.into_vec()?, [12., 34.]);
     /// # Ok::<(), convmat::Error>(())
     /// ```
-    pub fn forward<'x, 'w, T: Element>(
+    pub fn forward<'x, 'w, 'b, T: Element>(
         &self,
         x: impl Into<TensorView<'x, T>>,
         weight: impl Into<TensorView<'w, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
     ) -> Result<Tensor<T>> {
-        let (x, weight) = (x.into(), weight.into());
-        let (_, shape) = self.forward_problem(&x, &weight, bias.as_ref())?;
-        let mut y = Tensor::for_result(&x.device(), &shape)?;
-        self.forward_into(x, weight, bias, &mut y, Algorithm::Auto)?;
+        self.forward_by(x, weight, bias, Algorithm::Auto)
+    }
+
+    /// [`Conv::forward`] by a chosen algorithm.
+    ///
+    /// # Errors
+    /// As [`Conv::forward`]; [`Error::Invalid`] also for an algorithm that does not exist for this layer.
+    pub fn forward_by<'x, 'w, 'b, T: Element>(
+        &self,
+        x: impl Into<TensorView<'x, T>>,
+        weight: impl Into<TensorView<'w, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
+        algorithm: Algorithm,
+    ) -> Result<Tensor<T>> {
+        let (x, weight, bias) = (x.into(), weight.into(), bias.into().0);
+        let plan = self.forward_plan_of(&x, &weight, bias.as_ref(), None, algorithm)?;
+        let mut y = Tensor::for_result(&x.device(), plan.result_shape())?;
+        plan.run(x, weight, OptionalView(bias), &mut y, &mut plan.make_workspace()?)?;
         Ok(y)
     }
 
     /// [`Conv::forward`] into a caller's tensor, all of which is overwritten, by a chosen algorithm.
     ///
     /// # Errors
-    /// As [`Conv::forward`]; [`Error::Shape`] also when `y` does not have the result's shape.
-    pub fn forward_into<'x, 'w, 'y, T: Element>(
+    /// As [`Conv::forward_by`]; [`Error::Shape`] also when `y` does not have the result's shape.
+    pub fn forward_into<'x, 'w, 'b, 'y, T: Element>(
         &self,
         x: impl Into<TensorView<'x, T>>,
         weight: impl Into<TensorView<'w, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         y: impl Into<TensorViewMut<'y, T>>,
         algorithm: Algorithm,
     ) -> Result<()> {
-        let (x, weight, y) = (x.into(), weight.into(), y.into());
-        let (problem, shape) = self.forward_problem(&x, &weight, bias.as_ref())?;
-        expect_shape("output", &shape, y.shape())?;
-        match common_device(&[("input", x.device()), ("output", y.device())])? {
-            Device::Cpu => {
-                let bias = bias.as_ref().map(TensorView::host);
-                cpu::forward(&problem, x.host(), weight.host(), bias, y.host(), algorithm)
-            }
-            #[cfg(gpu)]
-            Device::Cuda(_) => {
-                let bias = bias.as_ref().map(TensorView::cuda);
-                cuda::forward(&problem, x.cuda(), weight.cuda(), bias, y.cuda(), algorithm)
-            }
-        }
+        let (x, weight, bias, y) = (x.into(), weight.into(), bias.into().0, y.into());
+        let plan = self.forward_plan_of(&x, &weight, bias.as_ref(), Some(&y), algorithm)?;
+        plan.run(x, weight, OptionalView(bias), y, &mut plan.make_workspace()?)
     }
 
-    /// Checks the operands; returns what to compute and the shape of the result.
-    pub(super) fn forward_problem<T: Element>(
+    /// A plan of [`Conv::forward`] for operands of these shapes, with a bias or without.
+    ///
+    /// # Errors
+    /// As [`Conv::forward_by`]; [`Error::Invalid`] also when the workspace would be larger than `options`
+    /// allow; [`Error::Compile`] or [`Error::Device`] when the device fails.
+    ///
+    /// ```
+    /// use convmat::{Conv, Device, PlanOptions, Tensor};
+    /// let (device, options) = (Device::Cpu, PlanOptions::new());
+    /// let plan = Conv::new([2]).plan_forward::<f32>(&device, &[1, 1, 3], &[1, 1, 2], false, options)?;
+    /// println!("{plan}");
+    /// let mut workspace = plan.make_workspace()?;
+    /// let weight = Tensor::from_vec(&device, &[1, 1, 2], vec![10f32, 1.])?;
+    /// let mut y = Tensor::zeros(&device, &[1, 1, 2])?;
+    /// for step in 0..3 {
+    ///     let x = Tensor::from_vec(&device, &[1, 1, 3], vec![step as f32, 2., 3.])?;
+    ///     plan.run(&x, &weight, None, &mut y, &mut workspace)?;
+    ///     assert_eq!(y.as_slice().unwrap(), [10. * step as f32 + 2., 23.]);
+    /// }
+    /// # Ok::<(), convmat::Error>(())
+    /// ```
+    pub fn plan_forward<T: Element>(
+        &self,
+        device: &Device,
+        x: &[usize],
+        weight: &[usize],
+        bias: bool,
+        options: PlanOptions,
+    ) -> Result<ForwardPlan<T>> {
+        let layout = self.axis_order();
+        let (batch, channels, size) = layout.split_activation::<D>("input", x)?;
+        let geometry = self.bind(size)?;
+        let per_group = geometry.channels_per_group("input", channels)?;
+        let (outputs, inputs) = check_weight(self, weight)?;
+        if inputs != per_group {
+            let expected = layout.weight_shape(outputs, per_group, &self.kernel_size());
+            let expected = format!("{expected:?}, as the input has {channels} channels");
+            return Err(Error::shape("weight", expected, weight));
+        }
+        let problem = Problem::new(&geometry, batch, channels, outputs)?;
+        let y = layout.activation_shape(batch, outputs, &geometry.output());
+        let mut operands = vec![("input", x.to_vec()), ("weight", weight.to_vec())];
+        if bias {
+            operands.push((BIAS, vec![outputs]));
+        }
+        operands.push(("output", y));
+        let mut explanation = problem.describe::<T>("forward", self, &operands);
+        let steps = match device {
+            Device::Cpu => {
+                let made =
+                    cpu::Forward::new::<T>(&problem, bias, options.algorithm, &mut explanation)?;
+                Steps::on_cpu(made)
+            }
+            #[cfg(gpu)]
+            Device::Cuda(cuda) => {
+                let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+                let regions = cuda::ForwardOperands {
+                    x: draft.operand::<T>(problem.input_len()),
+                    weight: draft.operand(problem.weight_len()),
+                    bias: bias.then(|| draft.operand(outputs)),
+                    y: draft.operand(problem.output_len()),
+                };
+                cuda::forward(&mut draft, &problem, regions, &options, &mut explanation)?;
+                Steps::Cuda(draft.prepare()?)
+            }
+        };
+        Ok(ForwardPlan::of(Plan::new(device, &options, explanation, operands, steps)?))
+    }
+
+    /// The plan for these operands, wherever they lie.
+    fn forward_plan_of<T: Element>(
         &self,
         x: &TensorView<'_, T>,
         weight: &TensorView<'_, T>,
         bias: Option<&TensorView<'_, T>>,
-    ) -> Result<(Problem, Vec<usize>)> {
-        let layout = self.axis_order();
-        let (batch, channels, size) = layout.split_activation::<D>("input", x.shape())?;
-        let geometry = self.bind(size)?;
-        let per_group = geometry.channels_per_group("input", channels)?;
-        let (outputs, inputs) = check_weight(self, weight.shape())?;
-        if inputs != per_group {
-            let expected = layout.weight_shape(outputs, per_group, &self.kernel_size());
-            let expected = format!("{expected:?}, as the input has {channels} channels");
-            return Err(Error::shape("weight", expected, weight.shape()));
+        y: Option<&TensorViewMut<'_, T>>,
+        algorithm: Algorithm,
+    ) -> Result<ForwardPlan<T>> {
+        let device = common_device(&[("input", x.device()), ("weight", weight.device())])?;
+        let addresses = [
+            x.address(),
+            weight.address(),
+            bias.map_or(0, TensorView::address),
+            y.map_or(0, TensorViewMut::address),
+        ];
+        let options = PlanOptions::for_addresses(&addresses).algorithm(algorithm);
+        self.plan_forward(&device, x.shape(), weight.shape(), bias.is_some(), options)
+    }
+}
+
+impl<T: Element> ForwardPlan<T> {
+    /// Writes the convolution to `y`, all of it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when operands or workspace are not
+    /// those that were planned for; [`Error::Device`] when the device fails.
+    pub fn run<'x, 'w, 'b, 'y>(
+        &self,
+        x: impl Into<TensorView<'x, T>>,
+        weight: impl Into<TensorView<'w, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
+        y: impl Into<TensorViewMut<'y, T>>,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
+        let (x, weight, bias, y) = (x.into(), weight.into(), bias.into().0, y.into());
+        let plan = &self.plan;
+        plan.check_bias(bias.as_ref(), BIAS_NUMBER)?;
+        plan.check(&[
+            (X, x.shape(), &x.device()),
+            (WEIGHT, weight.shape(), &weight.device()),
+            (plan.last(), y.shape(), &y.device()),
+        ])?;
+        match plan.steps() {
+            Steps::Cpu { plan, workers } => {
+                let memory = workspace.host(workers.workspace())?;
+                let bias = bias.as_ref().map(TensorView::host);
+                plan.run(workers, x.host(), weight.host(), bias, y.host(), memory)
+            }
+            #[cfg(gpu)]
+            Steps::Cuda(program) => {
+                let (x, weight, y) = (x.address(), weight.address(), y.address());
+                let bias = bias.as_ref().map(TensorView::address);
+                // SAFETY: the operands were checked, and are borrowed.
+                unsafe {
+                    match bias {
+                        None => plan.queue(program, &[x, weight, y], workspace),
+                        Some(bias) => plan.queue(program, &[x, weight, bias, y], workspace),
+                    }
+                }
+            }
         }
-        common_device(&[("input", x.device()), ("weight", weight.device())])?;
-        if let Some(bias) = bias {
-            expect_shape("bias", &[outputs], bias.shape())?;
-            common_device(&[("input", x.device()), ("bias", bias.device())])?;
-        }
-        let problem = Problem::new(&geometry, batch, channels, outputs)?;
-        Ok((problem, layout.activation_shape(batch, outputs, &geometry.output())))
     }
 }

@@ -19,7 +19,10 @@ mod cuda;
 mod forward;
 mod problem;
 mod transposed;
-mod workspace;
+
+pub use backward::{BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan};
+pub use forward::ForwardPlan;
+pub use transposed::TransposedPlan;
 
 use std::fmt;
 use std::str::FromStr;
@@ -48,16 +51,33 @@ pub enum Algorithm {
     /// A matrix product whose innermost loops read the patches where they lie in a padded copy of a
     /// piece of the input.
     Implicit,
+    /// Each thread computes some rows of one group's result, without patches or products: for several
+    /// groups of at most 16 channels, on CUDA only.
+    Direct,
+    /// The same for groups of one channel; on the CPU several lines of the result at a time, for the
+    /// convolution and its gradient by the input.
+    Depthwise,
 }
 
 impl Algorithm {
-    /// Every algorithm, [`Algorithm::Auto`] first.
-    pub const ALL: [Algorithm; 5] = [
+    /// Those that exist for every layer and device, [`Algorithm::Auto`] first.
+    pub const GENERAL: [Algorithm; 5] = [
         Algorithm::Auto,
         Algorithm::Naive,
         Algorithm::Shifted,
         Algorithm::Im2col,
         Algorithm::Implicit,
+    ];
+
+    /// Every algorithm, [`Algorithm::Auto`] first.
+    pub const ALL: [Algorithm; 7] = [
+        Algorithm::Auto,
+        Algorithm::Naive,
+        Algorithm::Shifted,
+        Algorithm::Im2col,
+        Algorithm::Implicit,
+        Algorithm::Direct,
+        Algorithm::Depthwise,
     ];
 }
 
@@ -69,6 +89,8 @@ impl fmt::Display for Algorithm {
             Algorithm::Shifted => "shifted",
             Algorithm::Im2col => "im2col",
             Algorithm::Implicit => "implicit",
+            Algorithm::Direct => "direct",
+            Algorithm::Depthwise => "depthwise",
         })
     }
 }
@@ -82,7 +104,7 @@ impl FromStr for Algorithm {
             Error::invalid(
                 "algorithm",
                 format!("{text:?}"),
-                "expected auto, naive, shifted, im2col or implicit",
+                "expected auto, naive, shifted, im2col, implicit, direct or depthwise",
             )
         })
     }

@@ -1,7 +1,11 @@
 //! What a convolution's algorithms are told: sizes, strides and index maps, checked beforehand.
 
+use std::fmt;
+
+use crate::element::Element;
 use crate::error::{Result, checked_product};
 use crate::geometry::{Axes, AxisRows, Geometry, Layout};
+use crate::plan::Explanation;
 
 /// A convolution with every size known and consistent, D promoted to 3 by leading axes of extent 1.
 #[derive(Clone, Debug)]
@@ -84,6 +88,41 @@ impl Problem {
 
     pub fn taps(&self) -> usize {
         self.axes.taps()
+    }
+
+    /// Elements of the input.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.channels * self.input_positions()
+    }
+
+    /// Elements of the output.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.outputs * self.output_positions()
+    }
+
+    /// Elements of the weight.
+    pub fn weight_len(&self) -> usize {
+        self.outputs * self.channels_per_group() * self.taps()
+    }
+
+    /// What a plan of an operation on this problem says of it, before anything is chosen.
+    pub fn describe<T: Element>(
+        &self,
+        operation: &'static str,
+        conv: &dyn fmt::Display,
+        operands: &[(&'static str, Vec<usize>)],
+    ) -> Explanation {
+        let subject: Vec<_> =
+            operands.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
+        let elements: usize = operands.iter().map(|(_, of)| of.iter().product::<usize>()).sum();
+        let outputs = (self.batch * self.outputs * self.output_positions()) as u64;
+        Explanation {
+            operation,
+            subject: format!("{} {}, {conv}", subject.join(", "), T::DTYPE),
+            flop: 2 * outputs * (self.channels_per_group() * self.taps()) as u64,
+            bytes: (elements * size_of::<T>()) as u64,
+            ..Explanation::default()
+        }
     }
 
     pub fn input_strides(&self) -> Strides {

@@ -1,16 +1,23 @@
 //! Transposed convolution: the adjoint of a convolution, as a layer of its own.
 
-use super::backward::adjoint_problem;
 #[cfg(gpu)]
 use super::cuda;
 use super::problem::Problem;
-use super::{Algorithm, cpu};
+use super::{Algorithm, check_weight, cpu};
 use crate::device::Device;
+#[cfg(gpu)]
+use crate::device::cuda::Draft;
 use crate::element::Element;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, checked_product};
 use crate::geometry::{Conv, Geometry, PaddingMode};
-use crate::tensor::view::{common_device, expect_shape};
-use crate::tensor::{Tensor, TensorView, TensorViewMut};
+use crate::plan::{BIAS, Plan, PlanOptions, Steps, Workspace, plan_type};
+use crate::tensor::view::common_device;
+use crate::tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
+
+plan_type! {
+    /// A plan of [`Conv::transposed`], made by [`Conv::plan_transposed`].
+    TransposedPlan, cpu::BackwardInput
+}
 
 impl<const D: usize> Conv<D> {
     /// The transposed convolution: the adjoint of this convolution applied to `x`, plus `bias` on
@@ -33,19 +40,22 @@ impl<const D: usize> Conv<D> {
     /// assert_eq!(conv.transposed(&x, &weight, None, [1])?.into_vec()?, [10., 1., 20., 2., 0.]);
     /// # Ok::<(), convmat::Error>(())
     /// ```
-    pub fn transposed<'x, 'w, T: Element>(
+    pub fn transposed<'x, 'w, 'b, T: Element>(
         &self,
         x: impl Into<TensorView<'x, T>>,
         weight: impl Into<TensorView<'w, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         output_padding: [usize; D],
     ) -> Result<Tensor<T>> {
-        let (x, weight) = (x.into(), weight.into());
-        let (.., size) = self.axis_order().split_activation::<D>("input", x.shape())?;
-        let geometry = self.bind_transposed(size, output_padding)?;
-        let (problem, shape) = transposed_problem(&geometry, &x, &weight, bias.as_ref())?;
-        let mut y = Tensor::for_result(&x.device(), &shape)?;
-        run(&problem, &x, &weight, bias.as_ref(), y.view_mut(), Algorithm::Auto)?;
+        let (x, weight, bias) = (x.into(), weight.into(), bias.into().0);
+        let device = common_device(&[("input", x.device()), ("weight", weight.device())])?;
+        let bias_address = bias.as_ref().map_or(0, TensorView::address);
+        let options = PlanOptions::for_addresses(&[x.address(), weight.address(), bias_address]);
+        let (shape, weights) = (x.shape(), weight.shape());
+        let plan =
+            self.plan_transposed(&device, shape, weights, bias.is_some(), output_padding, options)?;
+        let mut y = Tensor::for_result(&device, plan.result_shape())?;
+        plan.run(x, weight, OptionalView(bias), &mut y, &mut plan.make_workspace()?)?;
         Ok(y)
     }
 
@@ -54,22 +64,47 @@ impl<const D: usize> Conv<D> {
     ///
     /// # Errors
     /// As [`Conv::transposed`]; [`Error::Shape`] also when no output padding gives the shape of `y`.
-    pub fn transposed_into<'x, 'w, 'y, T: Element>(
+    pub fn transposed_into<'x, 'w, 'b, 'y, T: Element>(
         &self,
         x: impl Into<TensorView<'x, T>>,
         weight: impl Into<TensorView<'w, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         y: impl Into<TensorViewMut<'y, T>>,
         algorithm: Algorithm,
     ) -> Result<()> {
-        let (x, weight, y) = (x.into(), weight.into(), y.into());
+        let (x, weight, bias, y) = (x.into(), weight.into(), bias.into().0, y.into());
         let layout = self.axis_order();
         let (.., size) = layout.split_activation::<D>("input", x.shape())?;
         let (.., wanted) = layout.split_activation::<D>("output", y.shape())?;
         let geometry = self.transposed_geometry(size, wanted, y.shape())?;
-        let (problem, shape) = transposed_problem(&geometry, &x, &weight, bias.as_ref())?;
-        expect_shape("output", &shape, y.shape())?;
-        run(&problem, &x, &weight, bias.as_ref(), y, algorithm)
+        let device = common_device(&[("input", x.device()), ("weight", weight.device())])?;
+        let bias_address = bias.as_ref().map_or(0, TensorView::address);
+        let addresses = [x.address(), weight.address(), bias_address, y.address()];
+        let options = PlanOptions::for_addresses(&addresses).algorithm(algorithm);
+        let adjoint = Adjoint::layer(&geometry, bias.is_some());
+        let plan = plan_adjoint::<T, D>(adjoint, &device, [x.shape(), weight.shape()], options)?;
+        run(&plan, x, weight, bias, y, &mut plan.make_workspace()?)
+    }
+
+    /// A plan of [`Conv::transposed`] for operands of these shapes, with a bias or without.
+    ///
+    /// # Errors
+    /// As [`Conv::transposed_into`];
+    /// [`Error::Invalid`] also when the workspace would be larger than `options` allow; [`Error::Compile`]
+    /// or [`Error::Device`] when the device fails.
+    pub fn plan_transposed<T: Element>(
+        &self,
+        device: &Device,
+        x: &[usize],
+        weight: &[usize],
+        bias: bool,
+        output_padding: [usize; D],
+        options: PlanOptions,
+    ) -> Result<TransposedPlan<T>> {
+        let (.., size) = self.axis_order().split_activation::<D>("input", x)?;
+        let geometry = self.bind_transposed(size, output_padding)?;
+        let adjoint = Adjoint::layer(&geometry, bias);
+        plan_adjoint::<T, D>(adjoint, device, [x, weight], options).map(TransposedPlan::of)
     }
 
     /// The geometry whose transposed convolution makes extents `wanted` of `size`.
@@ -98,38 +133,121 @@ impl<const D: usize> Conv<D> {
     }
 }
 
-/// Checks the operands; returns what to compute and the shape of the result.
-fn transposed_problem<T: Element, const D: usize>(
-    geometry: &Geometry<D>,
-    x: &TensorView<'_, T>,
-    weight: &TensorView<'_, T>,
-    bias: Option<&TensorView<'_, T>>,
-) -> Result<(Problem, Vec<usize>)> {
-    let (problem, shape) = adjoint_problem("input", geometry, x, weight)?;
-    if let Some(bias) = bias {
-        expect_shape("bias", &[problem.channels], bias.shape())?;
-        common_device(&[("input", x.device()), ("bias", bias.device())])?;
+impl<T: Element> TransposedPlan<T> {
+    /// Writes the transposed convolution to `y`, all of it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when operands or workspace are not
+    /// those that were planned for; [`Error::Device`] when the device fails.
+    pub fn run<'x, 'w, 'b, 'y>(
+        &self,
+        x: impl Into<TensorView<'x, T>>,
+        weight: impl Into<TensorView<'w, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
+        y: impl Into<TensorViewMut<'y, T>>,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
+        run(&self.plan, x.into(), weight.into(), bias.into().0, y.into(), workspace)
     }
-    Ok((problem, shape))
 }
 
-fn run<T: Element>(
-    problem: &Problem,
-    x: &TensorView<'_, T>,
-    weight: &TensorView<'_, T>,
-    bias: Option<&TensorView<'_, T>>,
-    y: TensorViewMut<'_, T>,
-    algorithm: Algorithm,
-) -> Result<()> {
-    match common_device(&[("input", x.device()), ("output", y.device())])? {
+/// The adjoint map as a gradient or as a layer: what it and its operands are called.
+pub(super) struct Adjoint<'g, const D: usize> {
+    pub operation: &'static str,
+    pub geometry: &'g Geometry<D>,
+    /// What is read besides the weight, and the result.
+    pub names: [&'static str; 2],
+    pub bias: bool,
+}
+
+impl<'g, const D: usize> Adjoint<'g, D> {
+    fn layer(geometry: &'g Geometry<D>, bias: bool) -> Self {
+        Adjoint { operation: "transposed", geometry, names: ["input", "output"], bias }
+    }
+}
+
+/// Plans the adjoint of a convolution for operands of these shapes: what it reads, whose spatial extents
+/// fit the geometry, and the weight.
+pub(super) fn plan_adjoint<T: Element, const D: usize>(
+    adjoint: Adjoint<'_, D>,
+    device: &Device,
+    [dy, weight]: [&[usize]; 2],
+    options: PlanOptions,
+) -> Result<std::sync::Arc<Plan<cpu::BackwardInput>>> {
+    let Adjoint { operation, geometry, names: [argument, result], bias } = adjoint;
+    let conv = geometry.conv();
+    let layout = conv.axis_order();
+    let (batch, outputs, _) = layout.split_activation::<D>(argument, dy)?;
+    geometry.channels_per_group(argument, outputs)?;
+    let (weight_outputs, per_group) = check_weight(conv, weight)?;
+    if weight_outputs != outputs {
+        let expected = layout.weight_shape(outputs, per_group, &conv.kernel_size());
+        let expected = format!("{expected:?}, as the {argument} has {outputs} channels");
+        return Err(Error::shape("weight", expected, weight));
+    }
+    let channels = checked_product("the number of channels", &[per_group, conv.group_count()])?;
+    let problem = Problem::new(geometry, batch, channels, outputs)?;
+    let dx = layout.activation_shape(batch, channels, &geometry.input());
+    let mut operands = vec![(argument, dy.to_vec()), ("weight", weight.to_vec())];
+    if bias {
+        operands.push((BIAS, vec![channels]));
+    }
+    operands.push((result, dx));
+    let mut explanation = problem.describe::<T>(operation, conv, &operands);
+    let steps = match device {
         Device::Cpu => {
-            let bias = bias.map(TensorView::host);
-            cpu::backward_input(problem, x.host(), weight.host(), bias, y.host(), algorithm)
+            let algorithm = options.algorithm;
+            let made = cpu::BackwardInput::new::<T>(&problem, bias, algorithm, &mut explanation)?;
+            Steps::on_cpu(made)
         }
         #[cfg(gpu)]
-        Device::Cuda(_) => {
-            let bias = bias.map(TensorView::cuda);
-            cuda::backward_input(problem, x.cuda(), weight.cuda(), bias, y.cuda(), algorithm)
+        Device::Cuda(cuda) => {
+            let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+            let regions = cuda::BackwardInputOperands {
+                dy: draft.operand::<T>(problem.output_len()),
+                weight: draft.operand(problem.weight_len()),
+                bias: bias.then(|| draft.operand(channels)),
+                dx: draft.operand(problem.input_len()),
+            };
+            cuda::backward_input(&mut draft, &problem, regions, &options, &mut explanation)?;
+            Steps::Cuda(draft.prepare()?)
+        }
+    };
+    Plan::new(device, &options, explanation, operands, steps)
+}
+
+/// Runs a plan of the adjoint.
+pub(super) fn run<T: Element>(
+    plan: &Plan<cpu::BackwardInput>,
+    dy: TensorView<'_, T>,
+    weight: TensorView<'_, T>,
+    bias: Option<TensorView<'_, T>>,
+    dx: TensorViewMut<'_, T>,
+    workspace: &mut Workspace<'_>,
+) -> Result<()> {
+    plan.check_bias(bias.as_ref(), 2)?;
+    plan.check(&[
+        (0, dy.shape(), &dy.device()),
+        (1, weight.shape(), &weight.device()),
+        (plan.last(), dx.shape(), &dx.device()),
+    ])?;
+    match plan.steps() {
+        Steps::Cpu { plan, workers } => {
+            let memory = workspace.host(workers.workspace())?;
+            let bias = bias.as_ref().map(TensorView::host);
+            plan.run(workers, dy.host(), weight.host(), bias, dx.host(), memory)
+        }
+        #[cfg(gpu)]
+        Steps::Cuda(program) => {
+            let (dy, weight, dx) = (dy.address(), weight.address(), dx.address());
+            let bias = bias.as_ref().map(TensorView::address);
+            // SAFETY: the operands were checked, and are borrowed.
+            unsafe {
+                match bias {
+                    None => plan.queue(program, &[dy, weight, dx], workspace),
+                    Some(bias) => plan.queue(program, &[dy, weight, bias, dx], workspace),
+                }
+            }
         }
     }
 }

@@ -154,23 +154,6 @@ impl Device {
         }
     }
 
-    /// The memory of this device that `call` takes on top of what `operands` hold, in bytes; 0 on the CPU.
-    /// Computes nothing: elsewhere, operands live on a stand-in, and on the CPU the call is left out.
-    pub(crate) fn workspace<O>(
-        &self,
-        operands: impl FnOnce(&Device) -> Result<O>,
-        call: impl FnOnce(&mut O) -> Result<()>,
-    ) -> Result<u64> {
-        match self {
-            Device::Cpu => {
-                drop(call);
-                operands(self).map(|_| 0)
-            }
-            #[cfg(gpu)]
-            Device::Cuda(device) => device.workspace(operands, call),
-        }
-    }
-
     /// For people: what it is, in a few words.
     pub fn description(&self) -> String {
         match self {

@@ -2,8 +2,8 @@
 
 use crate::device::cuda::structs::FoldArgs;
 use crate::device::cuda::{
-    Adjoint, AxesArguments, DeviceSlice, DeviceSliceMut, Divisor, Draft, Region, Spec, THREADS,
-    axis_bound, blocks, is_specialised, position_divisors, vector,
+    Adjoint, AxesArguments, Divisor, Draft, Region, Spec, THREADS, axis_bound, blocks,
+    is_specialised, position_divisors, vector,
 };
 use crate::element::Element;
 use crate::error::Result;
@@ -86,21 +86,6 @@ pub(crate) fn fold<T: Element>(
     // against both, and nothing else.
     unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, &arguments) };
     Ok(())
-}
-
-/// [`fold`] of memory that is at hand, drafted and run at once: for callers that are no plans yet.
-pub(crate) fn fold_now<T: Element>(
-    call: &Call,
-    patches: DeviceSlice<'_, T>,
-    output: DeviceSliceMut<'_, T>,
-    average: bool,
-) -> Result<()> {
-    let addresses = [patches.address(), output.address()];
-    let mut draft = Draft::for_addresses(output.device(), &addresses);
-    let [from, to] = [patches.len(), output.len()].map(|len| draft.operand::<T>(len));
-    fold(&mut draft, call, from, to, average)?;
-    // SAFETY: the operands were given with their lengths, and are borrowed.
-    unsafe { draft.run_once(&addresses) }
 }
 
 /// Results of a thread's cell on the last axis, where threads have cells: see the kernel.

@@ -75,7 +75,8 @@ impl fmt::Display for ArrayType {
     }
 }
 
-/// The elements, in vectors of their own width: aligned, and handed to a tensor without copying.
+/// The elements, in a vector of integers of the same width: so they are aligned, and a tensor can take
+/// the vector over without copying.
 #[derive(Clone, Debug, PartialEq)]
 enum Words {
     W1(Vec<u8>),
@@ -131,7 +132,7 @@ impl Words {
         })
     }
 
-    /// The vector as one of `T`, which has to be of this width.
+    /// The vector as a vector of `T`, which must have the same width.
     fn into_vec<T: Pod>(self) -> Vec<T> {
         each!(self, v => cast_vec(v))
     }

@@ -12,7 +12,8 @@
 //!
 //! Readers trust nothing a file says: sizes are checked against the file's own before memory is
 //! asked for, and whatever does not add up is [`Error::Format`]. Writers are atomic: the file appears
-//! whole under its name, or not at all and the old one stays.
+//! whole under its name, or not at all and the old one stays. A program that handles signals asks for
+//! the same with [`abandon_writes`] before it ends.
 
 mod array;
 mod atomic;
@@ -26,6 +27,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 pub use array::{AnyTensor, Array, ArrayType};
+pub use atomic::{AbandonedWrites, abandon_writes, check_writable};
 pub use npy::{write_npy, write_npy_with_progress};
 pub use npz::{NpzReader, NpzWriter};
 pub use safetensors::{AnyView, SafetensorsReader, write_safetensors};

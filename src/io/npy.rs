@@ -1,8 +1,8 @@
 //! npy, NumPy's format of one array, versions 1.0 to 3.0.
 //!
-//! The parser is the crate's own because the published ones (ndarray-npy, npyz) read into one Rust
-//! type fixed at compile time and know neither f16 nor bf16; here the type is the file's to say.
-//! bfloat16 is written as `ml_dtypes` writes it: `<V2`, two bytes of no stated meaning.
+//! The crate has a parser of its own. The published ones (ndarray-npy, npyz) read into one Rust type that
+//! is chosen at compile time, and have neither f16 nor bf16; here the file says which type it holds.
+//! bfloat16 is written as Python's `ml_dtypes` writes it: as `<V2`, two bytes without a stated meaning.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -20,7 +20,8 @@ const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// NumPy's own limit since version 2.
 const MAX_AXES: usize = 64;
 
-/// Plain arrays need some 120 bytes; only structured types need more than version 1.0 allows.
+/// A header of a plain array has some 120 bytes; only structured types need more than version 1.0
+/// allows.
 const MAX_HEADER: u64 = u16::MAX as u64;
 
 /// Writes a tensor as an npy file of its element type, in C order.
@@ -55,13 +56,13 @@ pub fn write_npy_with_progress<'a, T: Element>(
     file.commit()
 }
 
-/// Everything before the elements, padded to a multiple of 64 bytes as the format asks.
+/// Everything before the elements, padded to a multiple of 64 bytes as the format demands.
 pub(super) fn header(dtype: ArrayType, shape: &[usize]) -> Result<Vec<u8>> {
     if shape.len() > MAX_AXES {
         return Err(Error::shape("tensor", format!("at most {MAX_AXES} axes"), shape));
     }
     let axes: String = shape.iter().map(|n| format!("{n}, ")).collect();
-    // A tuple of one needs its comma; longer ones look as Python prints them.
+    // As Python prints a tuple: only a tuple of one element has a comma at its end.
     let axes = if shape.len() == 1 { axes.trim_end() } else { axes.trim_end_matches(", ") };
     let dict =
         format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({axes}), }}", descr(dtype));
@@ -91,7 +92,7 @@ fn descr(dtype: ArrayType) -> String {
     }
 }
 
-/// The type NumPy calls so, and whether it is big-endian.
+/// The type that has this name in NumPy, and whether it is big-endian.
 fn parse_descr(descr: &str) -> Option<(ArrayType, bool)> {
     let name = descr.trim_start_matches(['<', '>', '|', '=']);
     if descr.len() > name.len() + 1 {
@@ -116,7 +117,7 @@ fn parse_descr(descr: &str) -> Option<(ArrayType, bool)> {
     Some((dtype, descr.starts_with('>')))
 }
 
-/// Reads an npy file of `len` bytes in all.
+/// Reads an npy file whose total size is `len` bytes.
 pub(super) fn read(origin: Origin<'_>, reader: &mut impl Read, len: u64) -> Result<Array> {
     let (text, header_len) = read_header(origin, reader, len)?;
     let header =
@@ -239,7 +240,7 @@ impl Cursor<'_> {
         if self.accept(byte) { Ok(()) } else { Err(format!("expected `{}`", byte as char)) }
     }
 
-    /// The bytes, from here on, of which `of` holds.
+    /// Takes the bytes from here on for which `of` is true.
     fn take(&mut self, of: impl Fn(u8) -> bool) -> String {
         let len = self.rest.iter().position(|&b| !of(b)).unwrap_or(self.rest.len());
         let (taken, rest) = self.rest.split_at(len);

@@ -16,10 +16,11 @@ use crate::io::source::{Origin, choose};
 use crate::io::{host_bytes, npy, open};
 use crate::tensor::TensorView;
 
-/// Deflate stores at most 258 bytes in 2 bits.
+/// The best that the Deflate method can do: 258 bytes in 2 bits.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
-/// Members from here on get 64-bit sizes; below 4 GiB, to leave room for incompressible data.
+/// Members from this size on get 64-bit sizes. It is below 4 GiB because data that cannot be compressed
+/// become a little larger.
 const LARGE: u64 = 0xF000_0000;
 
 fn zip_error(origin: Origin<'_>, error: ZipError) -> Error {
@@ -29,7 +30,7 @@ fn zip_error(origin: Origin<'_>, error: ZipError) -> Error {
     }
 }
 
-/// As [`zip_error`], but what fails on writing is not the file's content.
+/// As [`zip_error`], but for writing, where damaged content cannot be the reason.
 fn zip_write_error(origin: Origin<'_>, error: ZipError) -> Error {
     match error {
         ZipError::Io(source) => Error::Io { path: origin.path.to_path_buf(), source },
@@ -88,7 +89,7 @@ impl NpzReader {
         let mut member =
             self.zip.by_index(self.members[index]).map_err(|e| zip_error(origin, e))?;
         let (packed, len) = (member.compressed_size(), member.size());
-        // No member can be larger than this, so neither can what is allocated for it.
+        // No honest member is larger than this. One that claims to be is refused before memory is allocated.
         let limit = match member.compression() {
             CompressionMethod::Stored => packed,
             _ => packed.saturating_mul(MAX_DEFLATE_RATIO),
@@ -97,7 +98,7 @@ impl NpzReader {
             return Err(origin.format(format!("{len} bytes cannot be packed in {packed}")));
         }
         let array = npy::read(origin, &mut member, len)?;
-        // Reading to the end is what makes the archive's checksum be compared.
+        // The archive's checksum is only compared when a member is read to its end.
         match member.read(&mut [0]).map_err(|e| origin.io(e))? {
             0 => Ok(array),
             _ => Err(origin.format("more data than the archive's directory says")),

@@ -15,10 +15,11 @@ use crate::io::source::{Origin, choose};
 use crate::io::{host_bytes, open};
 use crate::tensor::TensorView;
 
-/// The header's size comes first, in 8 bytes; the header is padded to a multiple of as many.
+/// Size in bytes of the number at the start of the file, which is the header's size. The header is
+/// padded to a multiple of it.
 const WORD: usize = 8;
 
-/// The `safetensors` crate's own limit.
+/// The limit of the `safetensors` crate for the size of the header.
 const MAX_HEADER: u64 = 100_000_000;
 
 /// An open safetensors file. Only its header is held in memory.
@@ -51,7 +52,7 @@ impl SafetensorsReader {
         }
         let mut header = vec![0; header_len as usize];
         file.read_exact(&mut header).map_err(|e| origin.io(e))?;
-        // The crate's reader wants the whole file in memory; its header type alone does not.
+        // The reader of the `safetensors` crate needs the whole file in memory; its type for headers does not.
         let metadata: Metadata = serde_json::from_slice(&header)
             .map_err(|e| origin.format(format!("invalid header: {e}")))?;
         let start = WORD as u64 + header_len;
@@ -157,7 +158,7 @@ pub fn write_safetensors(path: impl AsRef<Path>, tensors: &[(&str, AnyView<'_>)]
 fn header(path: &Path, tensors: &[&(&str, AnyView<'_>)]) -> Result<Vec<u8>> {
     let mut end = 0;
     let mut infos = Vec::with_capacity(tensors.len());
-    // The format keeps this name for itself.
+    // The format uses this name for other things than tensors.
     let mut taken = HashSet::from(["__metadata__"]);
     for (name, tensor) in tensors {
         if !taken.insert(name) {

@@ -1,4 +1,4 @@
-//! Names of tensors in files, and errors that carry them.
+//! Names of tensors in files, and errors that contain such names.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// A file format, told by the file's extension.
+/// A file format. A file's extension says which one it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
@@ -141,8 +141,8 @@ impl Origin<'_> {
         Error::Format { path: self.path.to_path_buf(), reason }
     }
 
-    /// The system refused, or (errors that decoders make up, which carry no system code) the
-    /// content is damaged.
+    /// An error of the operating system stays one. An error without a system's error code comes from a
+    /// decoder: then the content is damaged.
     pub fn io(&self, error: io::Error) -> Error {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return self.format("the file is truncated");

@@ -16,8 +16,10 @@ use crate::conv::Algorithm;
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Program;
+use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::IndexWidth;
+use crate::tensor::TensorView;
 use crate::workers::Workers;
 
 /// The alignment that all memory of a CUDA device has, in bytes, and the most that any kernel asks for.
@@ -107,6 +109,11 @@ pub(crate) enum Steps<C> {
 }
 
 impl<C> Steps<C> {
+    /// What the capability made for the CPU.
+    pub(crate) fn on_cpu((plan, workers): (C, Workers)) -> Self {
+        Steps::Cpu { plan, workers }
+    }
+
     /// Bytes of workspace.
     fn workspace(&self) -> u64 {
         match self {
@@ -162,6 +169,11 @@ impl<C> Plan<C> {
         &self.operands[operand].1
     }
 
+    /// The number of the last operand, which is the result.
+    pub(crate) fn last(&self) -> usize {
+        self.operands.len() - 1
+    }
+
     pub(crate) fn workspace(&self) -> u64 {
         self.explanation.workspace_bytes
     }
@@ -188,6 +200,24 @@ impl<C> Plan<C> {
             }
         }
         Ok(())
+    }
+
+    /// Fails unless there is a bias where one was planned for, under this number, and none where not.
+    pub(crate) fn check_bias<T: Element>(
+        &self,
+        bias: Option<&TensorView<'_, T>>,
+        number: usize,
+    ) -> Result<()> {
+        let planned = self.operands[number].0 == BIAS;
+        match bias {
+            Some(bias) if planned => self.check(&[(number, bias.shape(), &bias.device())]),
+            None if !planned => Ok(()),
+            Some(bias) => {
+                let value = format!("{:?}", bias.shape());
+                Err(Error::invalid(BIAS, value, "the plan was made without one"))
+            }
+            None => Err(Error::invalid(BIAS, "none", "the plan was made with one")),
+        }
     }
 
     /// Queues the program on these operands, in the order of the plan's.
@@ -225,6 +255,9 @@ impl<C> Plan<C> {
     }
 }
 
+/// What a bias is called among the operands.
+pub(crate) const BIAS: &str = "bias";
+
 /// Declares the public type of a capability's plans, with what all plans offer. A field may follow for what
 /// the capability keeps besides, wherever runs compute.
 macro_rules! plan_type {
@@ -254,6 +287,11 @@ macro_rules! plan_type {
             /// Where runs compute.
             pub fn device(&self) -> &$crate::device::Device {
                 self.plan.device()
+            }
+
+            /// The shape of what a run writes.
+            pub fn result_shape(&self) -> &[usize] {
+                self.plan.shape(self.plan.last())
             }
 
             /// Bytes of workspace that a run takes. Nothing is allocated to find out.

@@ -5,7 +5,7 @@ mod cuda;
 mod ndarray;
 pub(crate) mod view;
 
-pub use view::{TensorView, TensorViewMut};
+pub use view::{OptionalView, TensorView, TensorViewMut};
 
 use std::borrow::Cow;
 

@@ -199,6 +199,35 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     }
 }
 
+/// An operand that may be left out, such as a bias: `None`, `&tensor`, `&option` of a tensor, a view or an
+/// `Option` of one.
+#[derive(Clone, Debug)]
+pub struct OptionalView<'a, T>(pub Option<TensorView<'a, T>>);
+
+impl<'a, T> From<Option<TensorView<'a, T>>> for OptionalView<'a, T> {
+    fn from(view: Option<TensorView<'a, T>>) -> Self {
+        OptionalView(view)
+    }
+}
+
+impl<'a, T: Element> From<&'a Option<Tensor<T>>> for OptionalView<'a, T> {
+    fn from(tensor: &'a Option<Tensor<T>>) -> Self {
+        OptionalView(tensor.as_ref().map(Tensor::view))
+    }
+}
+
+impl<'a, T: Element> From<&'a Tensor<T>> for OptionalView<'a, T> {
+    fn from(tensor: &'a Tensor<T>) -> Self {
+        OptionalView(Some(tensor.view()))
+    }
+}
+
+impl<'a, T> From<TensorView<'a, T>> for OptionalView<'a, T> {
+    fn from(view: TensorView<'a, T>) -> Self {
+        OptionalView(Some(view))
+    }
+}
+
 impl<'a, T: Element> From<&'a Tensor<T>> for TensorView<'a, T> {
     fn from(tensor: &'a Tensor<T>) -> Self {
         tensor.view()

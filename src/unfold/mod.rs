@@ -42,7 +42,7 @@ impl<const D: usize> Conv<D> {
     pub fn unfold<'a, T: Element>(&self, input: impl Into<TensorView<'a, T>>) -> Result<Tensor<T>> {
         let input = input.into();
         let plan = self.plan_unfold_of(&input, None)?;
-        let mut patches = Tensor::for_result(&input.device(), plan.plan.shape(PATCHES))?;
+        let mut patches = Tensor::for_result(&input.device(), plan.result_shape())?;
         plan.run(input, &mut patches, &mut plan.make_workspace()?)?;
         Ok(patches)
     }

@@ -26,27 +26,6 @@ pub fn last<const D: usize>(v: [usize; 3]) -> [usize; D] {
     std::array::from_fn(|a| v[3 - D + a])
 }
 
-/// Runs an expression with `$D` bound to the case's number of spatial axes, as a constant.
-#[macro_export]
-macro_rules! with_rank {
-    ($case:expr, $D:ident => $body:expr) => {
-        match $case.spatial {
-            1 => {
-                const $D: usize = 1;
-                $body
-            }
-            2 => {
-                const $D: usize = 2;
-                $body
-            }
-            _ => {
-                const $D: usize = 3;
-                $body
-            }
-        }
-    };
-}
-
 impl Case {
     pub fn input_shape(&self) -> Vec<usize> {
         let spatial = &self.input[3 - self.spatial..];

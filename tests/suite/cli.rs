@@ -1,7 +1,9 @@
-//! The command line, run as a process: what it prints; [`results`] what it writes, [`failures`] how it
-//! fails.
+//! The command line, run as a process: here what it prints, in `results` what it writes, in `failures`
+//! how it fails, and in `interrupts` how it ends when it is told to.
 
 mod failures;
+#[cfg(target_os = "linux")]
+mod interrupts;
 mod results;
 
 use std::fs;
@@ -166,7 +168,7 @@ fn help_and_version_are_answers() {
     assert!(String::from_utf8(bare.stderr).unwrap().contains("Usage: convmat"));
 }
 
-/// As in `convmat … | head`: no panic, and what was asked for is done.
+/// As in `convmat … | head`: no panic, and the output file is written.
 #[test]
 fn a_closed_pipe_is_not_a_failure() {
     let folder = Folder::new();

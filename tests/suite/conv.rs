@@ -4,13 +4,14 @@ mod accelerators;
 mod direct;
 mod errors;
 
-use convmat::{Algorithm, Conv, DType, Device, Element, Layout, PaddingMode, Tensor};
+use convmat::{
+    Algorithm, Conv, DType, Device, Element, Error, Layout, PaddingMode, Tensor, with_axes,
+};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
 use crate::catalogue::{cases, conv, devices, integers, last, on, randoms, tensor, values};
 use crate::oracle::Case;
-use crate::with_rank;
 
 /// Operands of a case, rounded to T, and their values.
 struct Operands<T: Element> {
@@ -60,7 +61,7 @@ fn run<T: Element, const D: usize>(
 }
 
 fn run_case<T: Element>(case: &Case, at: &Operands<T>, algorithm: Algorithm) -> [Tensor<T>; 4] {
-    with_rank!(case, D => run::<T, D>(case, at, algorithm))
+    with_axes!(case.spatial, D => Ok::<_, Error>(run::<T, D>(case, at, algorithm))).unwrap()
 }
 
 /// The oracle's answers to the same questions.
@@ -144,7 +145,7 @@ fn check_adjoint<const D: usize>(case: &Case) -> Result<(), TestCaseError> {
         products.fold((0.0, 0.0), |(sum, scale), p| (sum + p, scale + p.abs()))
     };
     let conv = conv::<D>(case);
-    for algorithm in Algorithm::ALL {
+    for algorithm in Algorithm::GENERAL {
         let mut y = at.dy.clone();
         conv.forward_into(&at.x, &at.w, None, &mut y, algorithm).unwrap();
         let [_, dx, dw, _] = run::<f64, D>(case, &at, algorithm);
@@ -180,7 +181,7 @@ fn check_transposed<const D: usize>(case: &Case, device: &Device) -> Result<(), 
     let y = conv.transposed(&x, &w, Some(b.view()), last(padding)).unwrap();
     prop_assert_eq!(y.shape(), case.input_shape());
     prop_assert_eq!(values(&y), expected.clone());
-    for algorithm in Algorithm::ALL {
+    for algorithm in Algorithm::GENERAL {
         let mut y = Tensor::zeros(device, &case.input_shape()).unwrap();
         conv.transposed_into(&x, &w, Some(b.view()), &mut y, algorithm).unwrap();
         prop_assert_eq!(values(&y), expected.clone(), "{} on {}", algorithm, device);
@@ -217,22 +218,22 @@ proptest! {
 
     #[test]
     fn gradients_are_adjoint_to_forward(case in cases()) {
-        with_rank!(case, D => check_adjoint::<D>(&case))?;
+        with_axes!(case.spatial, D => check_adjoint::<D>(&case))?;
     }
 
     #[test]
     fn weights_times_patches_are_the_outputs(case in cases()) {
-        with_rank!(case, D => check_einsum::<D>(&case))?;
+        with_axes!(case.spatial, D => check_einsum::<D>(&case))?;
     }
 
     #[test]
     fn transposed_is_the_adjoint(case in cases()) {
-        with_rank!(case, D => check_transposed::<D>(&case, &Device::Cpu))?;
+        with_axes!(case.spatial, D => check_transposed::<D>(&case, &Device::Cpu))?;
     }
 
     #[test]
     fn fresh_forms_are_the_into_forms(case in cases()) {
-        with_rank!(case, D => check_fresh::<D>(&case))?;
+        with_axes!(case.spatial, D => check_fresh::<D>(&case))?;
     }
 }
 
@@ -340,7 +341,7 @@ fn extreme() -> Vec<Case> {
 }
 
 fn every() -> impl Iterator<Item = Algorithm> {
-    Algorithm::ALL.into_iter()
+    Algorithm::GENERAL.into_iter()
 }
 
 /// All algorithms but the slow one.
@@ -396,7 +397,7 @@ fn the_callers_pool_is_honoured() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let case = plain(2, 8, 20, 8, 3);
         let at = Operands::<f32>::new(&case, randoms);
-        for algorithm in Algorithm::ALL {
+        for algorithm in Algorithm::GENERAL {
             pool.install(|| run_case(&case, &at, algorithm));
         }
         done.send(()).unwrap();
@@ -470,7 +471,7 @@ fn the_notebooks_algorithms_agree() {
     let case = Case { low: [0; 3], high: [0; 3], ..case };
     let at = Operands::<f64>::new(&case, randoms);
     let reference = run_case(&case, &at, Algorithm::Naive);
-    for algorithm in Algorithm::ALL {
+    for algorithm in Algorithm::GENERAL {
         for (found, reference) in run_case(&case, &at, algorithm).iter().zip(&reference) {
             for (a, b) in values(found).iter().zip(values(reference)) {
                 assert!((a - b).abs() < 1e-11, "{algorithm}: {a} for {b}");
@@ -512,7 +513,7 @@ fn pytorchs_answers() {
             let [x, dy, weight] = [&x, &dy, &weight].map(|tensor| on(device, tensor));
             let bias = bias.as_ref().map(|bias| on(device, bias));
             let zeros = |like: &Tensor<f64>| Tensor::zeros(device, like.shape()).unwrap();
-            for algorithm in Algorithm::ALL {
+            for algorithm in Algorithm::GENERAL {
                 let call = format!("{name}, {algorithm} on {device}");
                 let mut found = zeros(&y);
                 let bias = bias.as_ref().map(Tensor::view);
@@ -546,7 +547,7 @@ fn output_padding_beyond_the_stride() {
         let [x, w, b] = [&x, &w, &b].map(|tensor| on(device, tensor));
         let y = conv.transposed(&x, &w, Some(b.view()), [2]).unwrap();
         assert_eq!(values(&y), exact, "{device}");
-        for algorithm in Algorithm::ALL {
+        for algorithm in Algorithm::GENERAL {
             let mut y = Tensor::zeros(device, &[1, 1, 9]).unwrap();
             conv.transposed_into(&x, &w, Some(b.view()), &mut y, algorithm).unwrap();
             assert_eq!(values(&y), exact, "{algorithm} on {device}");
@@ -566,7 +567,7 @@ fn an_empty_batch_gives_empty_outputs_and_zero_gradients() {
     let case = plain(0, 4, 5, 6, 3);
     for device in devices() {
         let at = Operands::<f32>::new(&case, randoms).on(device);
-        for algorithm in Algorithm::ALL {
+        for algorithm in Algorithm::GENERAL {
             let [y, dx, dw, db] = run_case(&case, &at, algorithm);
             assert_eq!((y.len(), dx.len()), (0, 0));
             let zeros = values(&dw).iter().chain(&values(&db)).all(|&v| v == 0.0);
@@ -577,7 +578,7 @@ fn an_empty_batch_gives_empty_outputs_and_zero_gradients() {
 
 #[test]
 fn algorithms_have_names() {
-    for algorithm in Algorithm::ALL {
+    for algorithm in Algorithm::GENERAL {
         assert_eq!(algorithm.to_string().parse::<Algorithm>().unwrap(), algorithm);
     }
     let message = "fft".parse::<Algorithm>().unwrap_err().to_string();

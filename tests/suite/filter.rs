@@ -1,6 +1,6 @@
 //! The gathering filter: its sparse forms, and convolving with it is unfold.
 
-use convmat::{Conv, Device, Element, Error, Layout, PlanOptions, Tensor, TensorView};
+use convmat::{Conv, Device, Element, Error, Layout, PlanOptions, Tensor, TensorView, with_axes};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -8,10 +8,9 @@ use crate::catalogue::{
     cases, conv, devices, integers, layers, on, randoms, tensor, values, variants,
 };
 use crate::oracle::Case;
-use crate::with_rank;
 
 fn filter(c: &Case) -> Tensor<f32> {
-    with_rank!(c, D => conv::<D>(c).gathering_filter(c.channels)).unwrap()
+    with_axes!(c.spatial, D => conv::<D>(c).gathering_filter(c.channels)).unwrap()
 }
 
 /// The dense weight flattened to `[output channel, everything else in the weight's order]`.
@@ -36,8 +35,9 @@ fn check_unfold<const D: usize>(c: &Case, seed: u64) {
 }
 
 fn check_device<T: Element>(c: &Case, device: &Device) {
-    let host = with_rank!(c, D => conv::<D>(c).gathering_filter::<T>(c.channels)).unwrap();
-    let filter = with_rank!(c, D => conv::<D>(c).gathering_filter_on(device, c.channels)).unwrap();
+    let host = with_axes!(c.spatial, D => conv::<D>(c).gathering_filter::<T>(c.channels)).unwrap();
+    let filter =
+        with_axes!(c.spatial, D => conv::<D>(c).gathering_filter_on(device, c.channels)).unwrap();
     assert_eq!(filter.device(), *device);
     assert_eq!(filter.shape(), host.shape());
     assert_eq!(values::<T>(&filter), values(&host), "{c:?} on {device}");
@@ -71,16 +71,17 @@ proptest! {
 
     #[test]
     fn convolving_with_it_is_unfold(c in cases(), seed: u64) {
-        with_rank!(c, D => check_unfold::<D>(&c, seed));
+        with_axes!(c.spatial, D => {
+            check_unfold::<D>(&c, seed);
+            Ok::<(), Error>(())
+        })?;
     }
 
     #[test]
     fn sparse_forms_equal_the_dense_one(c in cases()) {
         let dense = flattened(&c, &filter(&c));
-        let (coo, csr) = with_rank!(c, D => {
-            let conv = conv::<D>(&c);
-            (conv.gathering_filter_coo::<f32>(c.channels), conv.gathering_filter_csr(c.channels))
-        });
+        let coo = with_axes!(c.spatial, D => conv::<D>(&c).gathering_filter_coo::<f32>(c.channels));
+        let csr = with_axes!(c.spatial, D => conv::<D>(&c).gathering_filter_csr(c.channels));
         let (coo, csr) = (coo.unwrap(), csr.unwrap());
         let rows = c.channels * c.taps();
         assert_eq!((coo.shape(), coo.nnz()), ([rows, rows / c.groups], rows));

@@ -1,5 +1,5 @@
 use approx::assert_relative_eq;
-use convmat::{Conv, Device, Element, Error, Layout, PaddingMode, PlanOptions, Tensor};
+use convmat::{Conv, Device, Element, Error, Layout, PaddingMode, PlanOptions, Tensor, with_axes};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -8,17 +8,17 @@ use crate::catalogue::{
     variants,
 };
 use crate::oracle::Case;
-use crate::with_rank;
 
 /// Sums of up to 64 overlapping entries below 2 stay exact in every type.
 fn check<T: Element>(case: &Case, device: &Device) {
     let patches = integers(case.patch_shape().iter().product(), 2, 1);
     let input = on(device, &tensor::<T>(&case.patch_shape(), &patches));
-    let folded = with_rank!(case, D => conv::<D>(case).fold(&input, last(case.input))).unwrap();
+    let folded =
+        with_axes!(case.spatial, D => conv::<D>(case).fold(&input, last(case.input))).unwrap();
     assert_eq!(folded.shape(), case.input_shape());
     assert_eq!(values(&folded), case.fold(&patches), "{case:?} on {device}");
     let mut reused = on(device, &tensor::<T>(folded.shape(), &vec![7.0; folded.len()]));
-    with_rank!(case, D => conv::<D>(case).fold_into(&input, &mut reused)).unwrap();
+    with_axes!(case.spatial, D => conv::<D>(case).fold_into(&input, &mut reused)).unwrap();
     assert_eq!(reused, folded);
 }
 
@@ -30,7 +30,7 @@ fn check_randoms<T: Element>(case: &Case, device: &Device, rounding: f64) {
     let (exact, size) = (case.fold(&values(&host)), case.input_shape());
     let sizes = case.fold(&values(&host).iter().map(|v| v.abs()).collect::<Vec<_>>());
     let counts = case.fold(&vec![1.0; patches.len()]);
-    with_rank!(case, D => {
+    with_axes!(case.spatial, D => {
         let conv = conv::<D>(case);
         for average in [false, true] {
             let fold = || match average {
@@ -50,7 +50,9 @@ fn check_randoms<T: Element>(case: &Case, device: &Device, rounding: f64) {
                 );
             }
         }
-    });
+        Ok::<(), Error>(())
+    })
+    .unwrap();
 }
 
 proptest! {
@@ -69,9 +71,9 @@ proptest! {
     fn fold_is_the_adjoint_of_unfold(case in cases()) {
         let x = integers(case.input_len(), 3, 9);
         let a = integers(case.patch_shape().iter().product(), 4, 9);
-        let unfolded = with_rank!(case, D => conv::<D>(&case)
+        let unfolded = with_axes!(case.spatial, D => conv::<D>(&case)
             .unfold(&tensor::<f64>(&case.input_shape(), &x))).unwrap();
-        let folded = with_rank!(case, D => conv::<D>(&case)
+        let folded = with_axes!(case.spatial, D => conv::<D>(&case)
             .fold(&tensor::<f64>(&case.patch_shape(), &a), last(case.input))).unwrap();
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         prop_assert_eq!(dot(&values(&unfolded), &a), dot(&x, &values(&folded)));
@@ -81,11 +83,11 @@ proptest! {
     fn averaging_inverts_unfold_where_patches_cover_the_input(case in cases()) {
         let x = randoms(case.input_len(), 5);
         let covered = case.fold(&vec![1.0; case.patch_shape().iter().product()]);
-        let back = with_rank!(case, D => {
+        let back = with_axes!(case.spatial, D => {
             let conv = conv::<D>(&case);
             let patches = conv.unfold(&tensor::<f64>(&case.input_shape(), &x)).unwrap();
-            conv.fold_average(&patches, last(case.input)).unwrap()
-        });
+            conv.fold_average(&patches, last(case.input))
+        })?;
         for ((&x, &count), back) in x.iter().zip(&covered).zip(values(&back)) {
             assert_relative_eq!(back, if count > 0.0 { x } else { 0.0 }, max_relative = 1e-14);
         }

@@ -1,18 +1,18 @@
-use convmat::{AxisMap, Conv, Error, Geometry, Layout, Padding, PaddingMode, Result};
+use convmat::{AxisMap, Conv, Error, Geometry, Layout, Padding, PaddingMode, Result, with_axes};
 use proptest::prelude::*;
 
 use crate::catalogue::{cases, conv};
 use crate::oracle::{Case, source};
-use crate::with_rank;
 
 fn maps(case: &Case) -> Vec<AxisMap> {
     fn all<const D: usize>(geometry: Geometry<D>) -> Vec<AxisMap> {
         (0..D).map(|axis| geometry.axis(axis).unwrap()).collect()
     }
-    with_rank!(case, D => {
+    with_axes!(case.spatial, D => {
         let spatial = &case.input[3 - D..];
-        all(conv::<D>(case).bind(std::array::from_fn(|a| spatial[a])).unwrap())
+        conv::<D>(case).bind(std::array::from_fn(|a| spatial[a])).map(all)
     })
+    .unwrap()
 }
 
 proptest! {

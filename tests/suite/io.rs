@@ -454,7 +454,8 @@ fn sizes_that_lie_are_errors() {
         writer.finish().unwrap();
         let bytes = fs::read(&path).unwrap();
         let directory = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
-        // The directory's compressed and uncompressed sizes; neither may be believed, or allocated.
+        // The compressed and the uncompressed size in the archive's directory. The reader must not believe
+        // them, and must not allocate so much.
         for field in [20, 24] {
             let mut bytes = bytes.clone();
             bytes[directory + field..][..4].copy_from_slice(&0xF000_0000u32.to_le_bytes());
@@ -573,7 +574,7 @@ fn write_in_vain(folder: &Path) {
     refused(write_npy(folder.join("a.npy"), &big), "a.npy");
     for (name, compressed) in [("a.npz", false), ("b.npz", true)] {
         let mut writer = NpzWriter::create(folder.join(name)).unwrap().compressed(compressed);
-        // A small member may still sit in a buffer when the next one fails.
+        // A small member may still be in a buffer when the next one fails.
         writer.add("small", &ramp::<f32>(&[3], 0)).unwrap();
         let added = writer.add("big", &big).and_then(|()| writer.add("again", &big));
         refused(added.and(writer.finish()), name);

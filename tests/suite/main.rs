@@ -7,6 +7,7 @@ mod catalogue;
 #[cfg(feature = "cli")]
 mod cli;
 mod conv;
+mod descriptions;
 mod device;
 #[cfg(all(feature = "cuda", feature = "simulator"))]
 mod faults;
@@ -19,7 +20,7 @@ mod matrix;
 #[cfg(feature = "cuda")]
 mod nvrtc;
 mod oracle;
-#[cfg(feature = "cuda")]
+mod plans;
 #[path = "../../benches/shapes/mod.rs"]
 mod shapes;
 mod tensor;

@@ -2,14 +2,13 @@
 
 use convmat::{
     Conv, Coo, Csc, Csr, CsrBuffers, DType, Device, Element, Error, Index, IndexWidth, Indices,
-    Layout, MatrixSize, PaddingMode, PlanOptions, Product, Tensor, Workspace,
+    Layout, MatrixSize, PaddingMode, PlanOptions, Product, Tensor, Workspace, with_axes,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
 
 use crate::catalogue::{cases, conv, integers, last, randoms, tensor, values};
 use crate::oracle::Case;
-use crate::with_rank;
 
 mod devices;
 #[cfg(feature = "io")]
@@ -41,11 +40,12 @@ fn weight<T: Element>(c: &Case, seed: u64) -> (Tensor<T>, Vec<f64>) {
 
 fn assemble<T: Element>(c: &Case, weight: &Tensor<T>, bias: Option<&Tensor<T>>) -> Csr<T> {
     let bias = bias.map(Tensor::view);
-    with_rank!(c, D => conv::<D>(c).matrix(weight, bias, last(c.input))).unwrap()
+    with_axes!(c.spatial, D => conv::<D>(c).matrix(weight, bias, last(c.input))).unwrap()
 }
 
 fn size_of(c: &Case, bias: bool) -> MatrixSize {
-    with_rank!(c, D => conv::<D>(c).matrix_size(&c.weight_shape(), bias, last(c.input))).unwrap()
+    with_axes!(c.spatial, D => conv::<D>(c).matrix_size(&c.weight_shape(), bias, last(c.input)))
+        .unwrap()
 }
 
 /// Exact sums as the element type holds them, rounded once.
@@ -112,12 +112,12 @@ fn check_transposed<T: Element>(c: &Case, with_bias: bool, seed: u64) {
     let b64 = integers(c.channels, seed ^ 1, 3);
     let bias = with_bias.then(|| tensor::<T>(&[c.channels], &b64));
     let bias_view = bias.as_ref().map(Tensor::view);
-    let matrix = with_rank!(c, D => {
+    let matrix = with_axes!(c.spatial, D => {
         conv::<D>(&c).transposed_matrix(&w, bias_view, last(input), last(extra))
     });
     let matrix = matrix.unwrap();
     assert_canonical(&matrix);
-    let size = with_rank!(c, D => {
+    let size = with_axes!(c.spatial, D => {
         let conv = conv::<D>(&c);
         conv.transposed_matrix_size(&c.weight_shape(), with_bias, last(input), last(extra))
     });
@@ -191,7 +191,10 @@ proptest! {
 
     #[test]
     fn products_are_the_convolutions(c in cases(), seed: u64) {
-        with_rank!(c, D => check_operations::<D>(&c, seed));
+        with_axes!(c.spatial, D => {
+            check_operations::<D>(&c, seed);
+            Ok::<(), Error>(())
+        })?;
     }
 
     #[test]
@@ -319,7 +322,8 @@ where
     let mut data = vec![f32::NAN; like.nnz()];
     let buffers = CsrBuffers { indptr: &mut indptr, indices: &mut indices, data: &mut data };
     let bias = Some(bias.view());
-    with_rank!(c, D => conv::<D>(c).matrix_into(weight, bias, last(c.input), buffers)).unwrap();
+    with_axes!(c.spatial, D => conv::<D>(c).matrix_into(weight, bias, last(c.input), buffers))
+        .unwrap();
     Csr::new(like.shape(), indptr, indices, data).unwrap()
 }
 

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use convmat::{Algorithm, Device, Element, KernelInfo, KernelOptions, Layout, Result, Tensor};
+use convmat::{
+    Algorithm, Device, Element, KernelInfo, KernelOptions, Layout, Result, Tensor, with_axes,
+};
 use half::{bf16, f16};
 
 use crate::shapes::{CATALOGUE, Shape};
-use crate::with_axes;
 
 const ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 
@@ -16,7 +17,7 @@ const FRESH: KernelOptions = KernelOptions { specialise: true, wide: false, reus
 /// Every operation on a layer, by every algorithm.
 fn every_call<T: Element>(device: &Device, shape: &Shape) -> Result<()> {
     let zeros = |shape: &[usize]| Tensor::<T>::zeros(device, shape);
-    with_axes!(shape, D => {
+    with_axes!(shape.spatial, D => {
         let conv = shape.conv::<D>();
         let size: [usize; D] = std::array::from_fn(|axis| shape.input[3 - D + axis]);
         let x = zeros(&shape.input_shape())?;
@@ -27,7 +28,7 @@ fn every_call<T: Element>(device: &Device, shape: &Shape) -> Result<()> {
         conv.fold_average(&patches, size)?;
         let mut y = conv.forward(&x, &weight, None)?;
         let (mut dx, mut dw) = (zeros(x.shape())?, zeros(weight.shape())?);
-        for algorithm in Algorithm::ALL {
+        for algorithm in Algorithm::GENERAL {
             conv.forward_into(&x, &weight, Some(bias.view()), &mut y, algorithm)?;
             conv.backward_input_into(&y, &weight, &mut dx, algorithm)?;
             conv.backward_weight_into(&x, &y, &mut dw, algorithm)?;
@@ -39,8 +40,8 @@ fn every_call<T: Element>(device: &Device, shape: &Shape) -> Result<()> {
         matrix.transpose()?;
         conv.gathering_filter_csr_on::<T>(device, shape.channels)?;
         matrix.mul_matrix(&columns.reshape(&[matrix.columns(), 1])?)?;
-    });
-    Ok(())
+        Ok(())
+    })
 }
 
 /// By each thread for itself and by the tensor cores: what differs most between architectures.

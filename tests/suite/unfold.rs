@@ -1,20 +1,21 @@
-use convmat::{Conv, Device, Element, Error, Layout, Padding, PaddingMode, Tensor, TensorViewMut};
+use convmat::{
+    Conv, Device, Element, Error, Layout, Padding, PaddingMode, Tensor, TensorViewMut, with_axes,
+};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
 use crate::catalogue::{cases, conv, devices, integers, layers, on, tensor, values, variants};
 use crate::oracle::Case;
-use crate::with_rank;
 
 fn check<T: Element>(case: &Case, device: &Device) {
     let x = integers(case.input_len(), 1, 100);
     let input = on(device, &tensor::<T>(&case.input_shape(), &x));
-    let patches = with_rank!(case, D => conv::<D>(case).unfold(&input)).unwrap();
+    let patches = with_axes!(case.spatial, D => conv::<D>(case).unfold(&input)).unwrap();
     assert_eq!(patches.shape(), case.patch_shape());
     assert_eq!(values(&patches), case.unfold(&x));
     // A used buffer is overwritten completely.
     let mut reused = on(device, &tensor::<T>(patches.shape(), &vec![7.0; patches.len()]));
-    with_rank!(case, D => conv::<D>(case).unfold_into(&input, &mut reused)).unwrap();
+    with_axes!(case.spatial, D => conv::<D>(case).unfold_into(&input, &mut reused)).unwrap();
     assert_eq!(reused, patches);
 }
 

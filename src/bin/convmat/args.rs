@@ -1,7 +1,5 @@
 //! The commands, their flags and what `--help` says about them.
 
-use std::str::FromStr;
-
 use clap::builder::styling::{AnsiColor, Style, Styles};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -9,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use convmat::io::Source;
 use convmat::{Algorithm, DType};
 
-use crate::geometry::{Extents, GeometryFlags, number};
+use crate::geometry::{GeometryFlags, TransposedFlags};
+use crate::values::{Extents, choice, number};
 
 const STYLES: Styles = Styles::styled()
     .header(Style::new().bold())
@@ -29,7 +28,9 @@ Examples:
   convmat conv x.npy model.safetensors:conv1.weight --bias model.safetensors:conv1.bias -o y.npy
   convmat matrix w.npy --input-size 56x56 --padding 1 -o matrix.npz
 
-Exit status: 0 when done, 1 for a failure (disk or memory), 2 for bad input.";
+Exit status: 0 when done, 1 for a failure (disk, memory or device), 2 for bad input, 130 after \
+Ctrl-C (in general 128 plus the signal's number). A command that fails or is interrupted leaves its \
+output as it was.";
 
 /// Convolution as linear algebra: patches, products, gradients and sparse matrices
 #[derive(Parser, Debug)]
@@ -44,6 +45,10 @@ pub struct Cli {
     /// Print one JSON object instead of text
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
+
+    /// Print how it is computed, and why so: algorithm, passes, workspace, FLOP and least bytes
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub explain: bool,
 
     #[command(subcommand)]
     pub command: Command,
@@ -224,18 +229,6 @@ pub struct ConvArgs {
     pub output: Source,
 }
 
-// Not a doc comment: clap would make that the text of the command these are flattened into.
-#[derive(Args, Debug)]
-pub struct TransposedFlags {
-    /// Apply the adjoint, as torch.nn.ConvTranspose1d to 3d do
-    #[arg(long)]
-    pub transposed: bool,
-
-    /// Positions added at the high end of the output, with --transposed
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    pub output_padding: Option<Extents>,
-}
-
 /// Compute the gradients of a convolution: dx, dw and db
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -315,14 +308,6 @@ pub struct MatrixArgs {
     /// File to write, an archive as scipy.sparse.save_npz makes it
     #[arg(short, long, value_name = "M.npz", value_parser = source, help_heading = None)]
     pub output: Source,
-}
-
-/// A parser of one of these names.
-pub fn choice<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
-where
-    T: FromStr<Err = convmat::Error> + Clone + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(names.iter().copied()).try_map(|name| name.parse())
 }
 
 fn algorithm() -> impl TypedValueParser<Value = Algorithm> {

@@ -1,11 +1,11 @@
-//! What the user is told when something goes wrong: one sentence in terms of flags and files, and the
-//! exit status.
+//! What the user is told when something goes wrong: a sentence that speaks of flags and files, and
+//! the exit status.
 
 use std::fmt;
 
 use convmat::Error;
 
-/// A sentence and whose fault it is.
+/// A sentence, and the exit status that says whether the input was bad.
 #[derive(Debug)]
 pub struct Failure {
     exit_status: u8,
@@ -13,12 +13,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Something is wrong with what was given: flags, files, shapes, the device.
+    /// The input is bad: flags, files, shapes, or a device that this machine does not have.
     pub fn input(message: impl Into<String>) -> Self {
         Failure { exit_status: 2, message: message.into() }
     }
 
-    /// What was given is fine, but it could not be carried out.
+    /// The input is good, but the work failed: the disk, memory, or the device while it worked.
     pub fn run(message: impl Into<String>) -> Self {
         Failure { exit_status: 1, message: message.into() }
     }
@@ -27,13 +27,13 @@ impl Failure {
         self.exit_status
     }
 
-    /// A failure to read the tensor that is called `label` here.
+    /// A failure to read the tensor that messages call `label`.
     pub fn reading(label: &str, error: Error) -> Self {
         match error {
             Error::Io { source, .. } => Failure::input(format!("{label} cannot be read: {source}")),
             Error::Format { reason, .. } => Failure::input(format!("{label}: {reason}")),
             Error::ElementType { found, .. } => Failure::element_type(label, &found, ""),
-            error => Names::default().explain(error),
+            error => error.into(),
         }
     }
 
@@ -49,8 +49,15 @@ impl Failure {
             Error::Io { source, .. } => {
                 Failure::run(format!("cannot write --output {}: {source}", path.display()))
             }
-            error => Names::default().explain(error),
+            error => error.into(),
         }
+    }
+}
+
+/// For errors about something that only flags have named so far, not files.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Names::default().explain(error)
     }
 }
 
@@ -80,7 +87,7 @@ impl Default for Names {
 }
 
 impl Names {
-    /// From now on, what the library calls `library` is called `here`.
+    /// From now on, messages call `here` what the library calls `library`.
     pub fn set(&mut self, library: &'static str, here: impl Into<String>) {
         self.0.retain(|(name, _)| *name != library);
         self.0.push((library, here.into()));
@@ -104,7 +111,7 @@ impl Names {
     pub fn explain(&self, error: Error) -> Failure {
         let renamed = match error {
             Error::Invalid { argument, value, reason } => {
-                // The library's way to quote the number of groups.
+                // This is how the library's reasons mention the number of groups.
                 let reason = reason.replace("groups = ", "--groups = ");
                 Error::Invalid { argument: self.rename(&argument), value, reason }
             }
@@ -123,7 +130,10 @@ impl Names {
             other => other,
         };
         match renamed {
-            Error::Allocation { .. } | Error::Io { .. } => Failure::run(renamed.to_string()),
+            Error::Allocation { .. }
+            | Error::Io { .. }
+            | Error::Device { .. }
+            | Error::Compile { .. } => Failure::run(renamed.to_string()),
             _ => Failure::input(renamed.to_string()),
         }
     }
@@ -132,6 +142,32 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_bad_input_has_status_2() {
+        let text = || "text".to_string();
+        let failed = [
+            Error::Allocation { what: text(), bytes: 1 },
+            Error::Io { path: "x.npy".into(), source: std::io::ErrorKind::StorageFull.into() },
+            Error::Device { device: text(), call: text(), reason: text() },
+            Error::Compile { kernel: text(), device: text(), log: text() },
+        ];
+        let bad = [
+            Error::Invalid { argument: text(), value: text(), reason: text() },
+            Error::Shape { argument: text(), expected: text(), found: vec![1] },
+            Error::TooLarge { what: text(), value: text(), limit: 1 },
+            Error::ElementType { argument: text(), expected: text(), found: text() },
+            Error::DeviceUnavailable { device: text(), reason: text() },
+            Error::Format { path: "x.npy".into(), reason: text() },
+        ];
+        for (status, errors) in [(1, Vec::from(failed)), (2, Vec::from(bad))] {
+            for error in errors {
+                let debug = format!("{error:?}");
+                let failure = Names::default().explain(error);
+                assert_eq!(failure.exit_status(), status, "{debug}");
+            }
+        }
+    }
 
     #[test]
     fn the_longest_name_that_is_a_word_wins() {

@@ -1,7 +1,8 @@
 //! The command line: `convmat COMMAND …`, see `convmat --help`.
 //!
 //! A command reads its operands, calls the library once and writes one file. Exit status: 0 done,
-//! 1 a failure (the disk, memory), 2 bad input (flags, shapes, files, a device that is not there).
+//! 1 a failure (the disk, memory, the device), 2 bad input (flags, shapes, files, a device that is not
+//! there), and 128 plus the signal's number when one ended it.
 
 mod args;
 mod commands;
@@ -10,6 +11,9 @@ mod geometry;
 mod progress;
 mod report;
 mod session;
+#[cfg(unix)]
+mod signals;
+mod values;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -27,19 +31,21 @@ fn main() -> ExitCode {
         Err(error) => usage(&error),
     };
     done.unwrap_or_else(|failure| {
-        // Nothing is left to be done about a standard error that is closed.
+        // If standard error is closed, there is no place left to report that.
         let _ = writeln!(io::stderr(), "{} {failure}", report::error_label());
         ExitCode::from(failure.exit_status())
     })
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
-    let mut session = Session::new(cli.command.name(), &cli.device)?;
+    #[cfg(unix)]
+    signals::handle().map_err(|e| Failure::run(format!("cannot wait for signals: {e}")))?;
+    let mut session = Session::new(cli.command.name(), &cli.device, cli.explain)?;
     commands::run(&cli.command, &mut session)?;
     printed(session.into_report().print(cli.json))
 }
 
-/// What clap has to say: help and version are answers, anything else is one sentence.
+/// Prints help and the version, which were asked for; any other message of clap is bad input.
 fn usage(error: &clap::Error) -> Result<ExitCode, Failure> {
     match error.kind() {
         ErrorKind::DisplayHelp
@@ -52,7 +58,7 @@ fn usage(error: &clap::Error) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A reader that has seen enough and closed the pipe is not a failure.
+/// Whether printing failed. A pipe that its reader closed, as `head` does, is not a failure.
 fn printed(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
@@ -62,7 +68,7 @@ fn printed(result: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
-/// clap's message and tips without the usage that follows them, on one line.
+/// clap's message and tips on one line, without the usage that clap prints after them.
 fn one_sentence(rendered: &str) -> String {
     let message = rendered.split("\n\nUsage:").next().unwrap_or(rendered);
     let message = message.split("\n\nFor more information").next().unwrap_or(message);

@@ -1,4 +1,4 @@
-//! Signs of life on a terminal; nothing at all where standard error is not one.
+//! Shows on a terminal that work goes on. Where standard error is not a terminal, nothing is shown.
 
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
@@ -14,7 +14,7 @@ impl Progress {
         Progress::new(what, None, "{spinner} {msg} {elapsed:.dim}")
     }
 
-    /// Work on that many bytes.
+    /// Work on a known number of bytes.
     pub fn bytes(what: &str, total: u64) -> Self {
         const TEMPLATE: &str =
             "{spinner} {msg} [{bar:20}] {percent:>3}% {binary_bytes_per_sec:.dim}";
@@ -34,7 +34,7 @@ impl Progress {
         Progress(Some(bar))
     }
 
-    /// So many bytes more are done.
+    /// Adds to the number of bytes that are done.
     pub fn advance(&self, bytes: u64) {
         if let Some(bar) = &self.0 {
             bar.inc(bytes);

@@ -1,4 +1,4 @@
-//! What a command has to say: for people an aligned list, for programs one JSON object.
+//! What a command prints: an aligned list for people, or one JSON object for programs.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -6,19 +6,22 @@ use std::io::{self, IsTerminal, Write};
 use clap::builder::styling::{AnsiColor, Style};
 use serde_json::{Map, Value, json};
 
-use convmat::DType;
 use convmat::io::Source;
+use convmat::{DType, Explanation, Pass};
 
-/// The result of a command, gathered as it goes along.
+/// What is known about a command's work; the command adds to it as it goes on.
 pub struct Report {
     title: &'static str,
     rows: Vec<(String, String)>,
     object: Map<String, Value>,
+    /// What plans say, printed below the rows.
+    plans: String,
 }
 
 impl Report {
     pub fn new(command: &'static str) -> Self {
-        let mut report = Report { title: command, rows: Vec::new(), object: Map::new() };
+        let mut report =
+            Report { title: command, rows: Vec::new(), object: Map::new(), plans: String::new() };
         report.set("command", command);
         report
     }
@@ -60,6 +63,30 @@ impl Report {
         );
     }
 
+    /// What was computed how. A command that computes several things has the field `plan` for all of them
+    /// together, and `plans` for each.
+    pub fn plans(&mut self, plans: &[Explanation]) {
+        let Some(first) = plans.first() else { return };
+        self.plans = plans.iter().map(|plan| format!("{plan}\n")).collect();
+        let joined = |of: fn(&Explanation) -> &str| {
+            let one = |plan: &Explanation| format!("{} {}", plan.operation, of(plan));
+            plans.iter().map(one).collect::<Vec<_>>().join("; ")
+        };
+        let mut all = explained(first);
+        if plans.len() > 1 {
+            all = json!({
+                "algorithm": joined(|plan| &plan.algorithm),
+                "reason": joined(|plan| &plan.reason),
+                "passes": plans.iter().flat_map(|p| &p.passes).map(pass).collect::<Vec<_>>(),
+                "workspace_bytes": plans.iter().map(|p| p.workspace_bytes).max(),
+                "flop": plans.iter().map(|p| p.flop).sum::<u64>(),
+                "bytes": plans.iter().map(|p| p.bytes).sum::<u64>(),
+            });
+            self.set("plans", plans.iter().map(explained).collect::<Vec<_>>());
+        }
+        self.set("plan", all);
+    }
+
     /// Prints it to standard output.
     pub fn print(self, as_json: bool) -> io::Result<()> {
         let mut out = io::stdout().lock();
@@ -74,12 +101,41 @@ impl Report {
             for (name, text) in &self.rows {
                 writeln!(out, "  {label}{name:width$}{label:#}  {text}")?;
             }
+            write!(out, "{}", self.plans)?;
         }
         out.flush()
     }
 }
 
-/// Whether to colour what goes there: a terminal, unless <https://no-color.org> says no.
+fn explained(plan: &Explanation) -> Value {
+    json!({
+        "operation": plan.operation,
+        "subject": plan.subject,
+        "algorithm": plan.algorithm,
+        "reason": plan.reason,
+        "passes": plan.passes.iter().map(pass).collect::<Vec<_>>(),
+        "workspace_bytes": plan.workspace_bytes,
+        "flop": plan.flop,
+        "bytes": plan.bytes,
+    })
+}
+
+fn pass(pass: &Pass) -> Value {
+    json!({
+        "kernel": pass.kernel,
+        "specialisation": pass.specialisation,
+        "tile": pass.tile,
+        "grid": pass.grid,
+        "block": pass.block,
+        "registers": pass.registers,
+        "shared_bytes": pass.shared_bytes,
+        "local_bytes": pass.local_bytes,
+        "tasks": pass.tasks,
+    })
+}
+
+/// Whether to print colours there: only on a terminal, and not if `NO_COLOR` is set, see
+/// <https://no-color.org>.
 fn coloured(stream: &impl IsTerminal) -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
     stream.is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|t| t != "dumb")

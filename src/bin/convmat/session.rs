@@ -1,37 +1,43 @@
-//! One run of the program: operands in, one call, one file out, each timed and reported.
+//! One run of the program: it reads operands, calls the library and writes one file. Each step is timed
+//! and reported.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
 
 use convmat::io::{self, AnyView, Array, ArrayType, Format, NpzWriter, Source};
-use convmat::{DType, Device, Element, Tensor, TensorView};
+use convmat::{DType, Device, Element, Explanation, Tensor, TensorView};
 
 use crate::failure::{Failure, Names};
 use crate::progress::Progress;
 use crate::report::{self, Report};
 
-/// Shown with a byte count from here on, in bytes.
+/// Outputs from this size on, in bytes, are shown with a progress bar.
 const LARGE: usize = 1 << 24;
 
-/// The device, what the user calls things, and what there is to report so far.
+/// The device, the names that messages use, and the report so far.
 pub struct Session {
     pub device: Device,
     pub names: Names,
     pub report: Report,
+    /// Whether plans are reported, and those so far.
+    explain: bool,
+    plans: Vec<Explanation>,
     read: f64,
     compute: f64,
     write: f64,
 }
 
 impl Session {
-    pub fn new(command: &'static str, device: &str) -> Result<Self, Failure> {
+    pub fn new(command: &'static str, device: &str, explain: bool) -> Result<Self, Failure> {
         let names = Names::default();
         let device: Device = device.parse().map_err(|e| names.explain(e))?;
         let mut report = Report::new(command);
         report.set("device", device.to_string());
-        Ok(Session { device, names, report, read: 0.0, compute: 0.0, write: 0.0 })
+        let (read, compute, write) = (0.0, 0.0, 0.0);
+        let plans = Vec::new();
+        Ok(Session { device, names, report, explain, plans, read, compute, write })
     }
 
     /// Reads the tensor that the library calls `name` and the user `argument`.
@@ -61,14 +67,21 @@ impl Session {
         source.map(|source| self.load(name, argument, source)).transpose()
     }
 
-    /// [`Session::load`] for the weight W, whose shape tells the kernel.
+    /// [`Session::load`] for the weight W. Its shape gives the kernel, so messages about the kernel name W.
     pub fn load_weight(&mut self, source: &Source) -> Result<Operand, Failure> {
         let weight = self.load("weight", "W", source)?;
         self.names.set("kernel", format!("{} kernel", weight.label()));
         Ok(weight)
     }
 
-    /// Runs the library's part.
+    /// Notes what a plan says, for `--explain`.
+    pub fn planned(&mut self, plan: &Explanation) {
+        if self.explain {
+            self.plans.push(plan.clone());
+        }
+    }
+
+    /// Runs and times a call of the library; `what` is shown on a terminal meanwhile.
     pub fn compute<R>(
         &mut self,
         what: &str,
@@ -76,15 +89,14 @@ impl Session {
     ) -> Result<R, Failure> {
         let progress = Progress::spinner(what);
         let device = &self.device;
-        // Work on a device is only queued when the call returns.
+        // When the call returns, a GPU may not have begun: the time counts until it is done.
         let done = || work().and_then(|result| device.synchronize().map(|()| result));
         let result = timed(&mut self.compute, done);
         drop(progress);
         result.map_err(|e| self.names.explain(e))
     }
 
-    /// Writes a tensor to the place `--output` names; in an archive it is called `name` unless that
-    /// gives a key.
+    /// Writes a tensor to `--output`. In an archive its key is `name`, unless `--output` gives another.
     pub fn save<T: Element>(
         &mut self,
         name: &str,
@@ -132,7 +144,7 @@ impl Session {
         Ok(())
     }
 
-    /// Runs something that writes about so many bytes to `path`.
+    /// Runs and times work that writes about this number of bytes to `path`.
     pub fn write(
         &mut self,
         path: &Path,
@@ -149,7 +161,7 @@ impl Session {
         result.map_err(|e| Failure::writing(path, e))
     }
 
-    /// The report, completed by the times.
+    /// The report, with the times added.
     pub fn into_report(mut self) -> Report {
         let phases = [("read", self.read), ("compute", self.compute), ("write", self.write)];
         let phases = phases.into_iter().filter(|(_, s)| *s > 0.0);
@@ -164,6 +176,7 @@ impl Session {
             self.report.row("time", text.join(", "));
             self.report.set("seconds", seconds);
         }
+        self.report.plans(&self.plans);
         self.report
     }
 }
@@ -186,17 +199,9 @@ fn write_npz<T: Element>(
     archive.finish()
 }
 
-/// Fails where no file can be written, before any work is done for it.
+/// Fails if `--output` cannot be written, so that this is known before long work.
 pub fn check_writable(output: &Path) -> Result<(), Failure> {
-    let folder = match output.parent() {
-        Some(folder) if folder != Path::new("") => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    let probe = match std::fs::metadata(output) {
-        Ok(existing) if existing.is_dir() => Err(std::io::ErrorKind::IsADirectory.into()),
-        _ => tempfile::tempfile_in(folder).map(drop),
-    };
-    probe.map_err(|e| Failure::run(format!("cannot write --output {}: {e}", output.display())))
+    io::check_writable(output).map_err(|e| Failure::writing(output, e))
 }
 
 /// A tensor as read from its file.
@@ -225,7 +230,7 @@ impl Operand {
         Err(Failure::element_type(&self.label, &self.array.dtype().to_string(), hint))
     }
 
-    /// D, from the rank.
+    /// The number of spatial axes: all axes but two.
     pub fn spatial_axes(&self) -> Result<usize, Failure> {
         match self.shape().len() {
             rank @ 3..=5 => Ok(rank - 2),
@@ -257,7 +262,7 @@ impl Operand {
     }
 }
 
-/// The one element type of all operands; an error names the first that differs.
+/// The element type that all operands share; the error names the first operand of another type.
 pub fn common_dtype(operands: &[Option<&Operand>]) -> Result<DType, Failure> {
     let mut present = operands.iter().flatten();
     let Some(first) = present.next() else { return Ok(DType::F32) };

@@ -169,3 +169,96 @@ fn sum<T: Element>(values: &[T]) -> T::Acc {
     parts.iter_mut().zip(rest).for_each(|(s, v)| *s += v.to_acc());
     parts.into_iter().fold(T::Acc::ZERO, |a, b| a + b)
 }
+
+macro_rules! bridge {
+    ($name:ident, $doc:literal) => {
+        #[derive(Debug)]
+        pub(in crate::conv) struct $name {
+            p: Problem,
+            algorithm: Algorithm,
+        }
+    };
+}
+bridge!(Forward, "");
+bridge!(BackwardInput, "");
+bridge!(BackwardWeight, "");
+use crate::plan::Explanation;
+use crate::workers::{Room, Workers};
+type Made<X> = Result<(X, Workers)>;
+fn none<X>(x: X) -> Made<X> {
+    Ok((x, Workers::new(1, Room::default())))
+}
+impl Forward {
+    pub fn new<T: Element>(
+        p: &Problem,
+        _: bool,
+        algorithm: Algorithm,
+        _: &mut Explanation,
+    ) -> Made<Self> {
+        none(Forward { p: p.clone(), algorithm })
+    }
+    pub fn run<T: Element>(
+        &self,
+        _: &Workers,
+        x: &[T],
+        w: &[T],
+        b: Option<&[T]>,
+        y: &mut [T],
+        _: &mut [u8],
+    ) -> Result<()> {
+        forward(&self.p, x, w, b, y, self.algorithm)
+    }
+}
+impl BackwardInput {
+    pub fn new<T: Element>(
+        p: &Problem,
+        _: bool,
+        algorithm: Algorithm,
+        _: &mut Explanation,
+    ) -> Made<Self> {
+        none(BackwardInput { p: p.clone(), algorithm })
+    }
+    pub fn run<T: Element>(
+        &self,
+        _: &Workers,
+        x: &[T],
+        w: &[T],
+        b: Option<&[T]>,
+        y: &mut [T],
+        _: &mut [u8],
+    ) -> Result<()> {
+        backward_input(&self.p, x, w, b, y, self.algorithm)
+    }
+}
+impl BackwardWeight {
+    pub fn new<T: Element>(p: &Problem, algorithm: Algorithm, _: &mut Explanation) -> Made<Self> {
+        none(BackwardWeight { p: p.clone(), algorithm })
+    }
+    pub fn run<T: Element>(
+        &self,
+        _: &Workers,
+        x: &[T],
+        w: &[T],
+        y: &mut [T],
+        _: &mut [u8],
+    ) -> Result<()> {
+        backward_weight(&self.p, x, w, y, self.algorithm)
+    }
+}
+#[derive(Clone, Copy, Debug)]
+pub(in crate::conv) struct BiasSums {
+    pub layout: Layout,
+    pub batch: usize,
+    pub outputs: usize,
+    pub positions: usize,
+}
+#[derive(Debug)]
+pub(in crate::conv) struct BackwardBias(BiasSums);
+impl BackwardBias {
+    pub fn new<T: Element>(s: BiasSums, _: &mut Explanation) -> Made<Self> {
+        none(BackwardBias(s))
+    }
+    pub fn run<T: Element>(&self, _: &Workers, dy: &[T], db: &mut [T], _: &mut [u8]) -> Result<()> {
+        backward_bias(self.0.layout, self.0.batch, self.0.positions, dy, db)
+    }
+}

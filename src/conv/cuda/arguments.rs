@@ -1,44 +1,27 @@
-//! A [`Problem`] as kernels read it: `kernels/convolution.cuh`.
+//! A [`Problem`] as kernels read it: `kernels/conv/convolution.cuh`.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::conv::problem::{Problem, Strides, WeightStrides};
+use crate::conv::problem::{self, Problem};
+use crate::device::cuda::structs::{Convolution, Strides, WeightStrides};
 use crate::device::cuda::{AxesArguments, CudaDevice, Divisor, Spec, axis_bound};
 use crate::element::Element;
 use crate::geometry::Layout;
 
-/// `Strides` and `WeightStrides` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Three([i64; 3]);
-
-impl From<Strides> for Three {
-    fn from(strides: Strides) -> Self {
-        Three([strides.image, strides.channel, strides.position].map(|stride| stride as i64))
+impl From<problem::Strides> for Strides {
+    fn from(strides: problem::Strides) -> Self {
+        let problem::Strides { image, channel, position } = strides;
+        Strides { image: image as i64, channel: channel as i64, position: position as i64 }
     }
 }
 
-impl From<WeightStrides> for Three {
-    fn from(strides: WeightStrides) -> Self {
-        Three([strides.output, strides.input, strides.tap].map(|stride| stride as i64))
+impl From<problem::WeightStrides> for WeightStrides {
+    fn from(strides: problem::WeightStrides) -> Self {
+        let problem::WeightStrides { output, input, tap } = strides;
+        WeightStrides { output: output as i64, input: input as i64, tap: tap as i64 }
     }
-}
-
-/// `Convolution` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Convolution {
-    batch: i64,
-    channels: i64,
-    outputs: i64,
-    x: Three,
-    y: Three,
-    weight: Three,
-    axes: AxesArguments,
 }
 
 impl Convolution {
-    pub fn new(p: &Problem) -> Self {
+    pub(super) fn new(p: &Problem) -> Self {
         Convolution {
             batch: p.batch as i64,
             channels: p.channels_per_group() as i64,

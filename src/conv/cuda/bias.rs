@@ -1,28 +1,10 @@
-//! The bias gradient on CUDA: launches the two stages of `kernels/reduce.cu`.
+//! The bias gradient on CUDA: launches the two stages of `kernels/conv/reduce.cu`.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::cuda::{
-    DeviceBuffer, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, blocks, vector,
-};
+use crate::device::cuda::structs::ReduceArgs;
+use crate::device::cuda::{Divisor, Draft, Region, Spec, THREADS, blocks, vector};
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::Layout;
-
-/// `ReduceArgs` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    input: u64,
-    output: u64,
-    partial: u64,
-    channels: i64,
-    splits: i64,
-    length: i64,
-    piece: i64,
-    plane: Divisor,
-    lanes: Divisor,
-}
 
 /// The number of blocks that fills a large GPU. A constant: it decides the order of the sums.
 const BLOCKS: usize = 1024;
@@ -32,15 +14,17 @@ const PER_THREAD: usize = 8;
 
 /// `db[c]` = sum of channel c of `dy`, which has `positions` of them in each of `batch` images.
 pub(in crate::conv) fn backward_bias<T: Element>(
+    draft: &mut Draft,
     layout: Layout,
     batch: usize,
     positions: usize,
-    dy: DeviceSlice<'_, T>,
-    mut db: DeviceSliceMut<'_, T>,
+    dy: Region<T>,
+    db: Region<T>,
 ) -> Result<()> {
     let channels = db.len();
     if dy.len() == 0 {
-        return db.clear();
+        draft.clear(db);
+        return Ok(());
     }
     // What a load moves depends on the sizes only; where the address forbids, it is done in parts.
     let neighbours = match layout {
@@ -48,7 +32,7 @@ pub(in crate::conv) fn backward_bias<T: Element>(
         Layout::ChannelsLast => channels,
     };
     let width = vector(size_of::<T>(), &[neighbours], &[]);
-    let aligned = vector(size_of::<T>(), &[width], &[dy.address()]) == width;
+    let aligned = vector(size_of::<T>(), &[width], &[dy.alignment()]) == width;
     let vectors = neighbours / width;
     let (lanes, columns, length) = match layout {
         Layout::ChannelsFirst => (THREADS as usize, channels, batch * vectors),
@@ -66,13 +50,12 @@ pub(in crate::conv) fn backward_bias<T: Element>(
     let piece = length.div_ceil(splits);
     let splits = length.div_ceil(piece);
 
-    let device = db.device();
     let kept = if splits == 1 { 0 } else { channels * splits };
-    let partial: DeviceBuffer<T::Acc> = DeviceBuffer::new(device, "partial bias gradients", kept)?;
-    let arguments = Arguments {
-        input: dy.address(),
-        output: db.address(),
-        partial: partial.view().address(),
+    let partial = draft.workspace::<T::Acc>("partial bias gradients", kept)?;
+    let arguments = ReduceArgs {
+        input: dy.pointer(),
+        output: db.pointer(),
+        partial: partial.pointer(),
         channels: channels as i64,
         splits: splits as i64,
         length: length as i64,
@@ -80,22 +63,24 @@ pub(in crate::conv) fn backward_bias<T: Element>(
         plane: Divisor::new(vectors),
         lanes: Divisor::new(lanes),
     };
+    let wide = draft.device().options().wide;
     let spec = |entry| {
         let spec = Spec::new("reduce.cu", entry)
             .element(T::DTYPE)
             .layout(layout)
             .define("VECTOR", width)
-            .index(&[dy.len(), kept], device.options().wide);
+            .index(&[dy.len(), kept], wide);
         if aligned { spec.define("ALIGNED", 1) } else { spec }
     };
     let [grid, ..] = blocks(columns, 1)?;
     // SAFETY: the kernel reads `dy`, as large as channels, vectors and length say, and writes `partial`
     // or, where there is one piece, `db`.
-    unsafe { device.launch(spec("partial_sums"), [grid, splits as u32, 1], THREADS, &arguments)? };
+    unsafe { draft.launch(spec("partial_sums"), [grid, splits as u32, 1], THREADS, &arguments) };
     if splits == 1 {
         return Ok(());
     }
     let grid = blocks(channels * 32, THREADS)?;
     // SAFETY: the kernel reads `partial`, which the one before it has filled, and writes `db`.
-    unsafe { device.launch(spec("total_sums"), grid, THREADS, &arguments) }
+    unsafe { draft.launch(spec("total_sums"), grid, THREADS, &arguments) };
+    Ok(())
 }

@@ -1,15 +1,12 @@
-//! Groups with few channels, by `kernels/direct.cu`: no patches, no products, and every element read from
+//! Groups with few channels, by `kernels/conv/direct.cu`: no patches, no products, and every element read from
 //! memory about once.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::arguments::{Convolution, spec};
+use super::arguments::spec;
 use super::finish::{Sums, finish};
-use super::products::Operand;
 use crate::conv::problem::Problem;
+use crate::device::cuda::structs::{Convolution, DirectArgs};
 use crate::device::cuda::{
-    CudaDevice, DeviceBuffer, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, blocks,
-    is_specialised, vector,
+    CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, blocks, is_specialised, vector,
 };
 use crate::element::{DType, Element};
 use crate::error::Result;
@@ -37,50 +34,26 @@ const PARTIAL_BYTES: usize = 32 << 20;
 /// Shared memory of a block, in bytes.
 const SHARED_BYTES: usize = 48 << 10;
 
-/// `DirectArgs` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    x: u64,
-    y: u64,
-    weight: u64,
-    bias: u64,
-    result: u64,
-    count: i64,
-    conv: Convolution,
-    cells: [i64; 2],
-    length: i64,
-    elements: i64,
-    depths: Divisor,
-    rows: Divisor,
-    columns: Divisor,
-    vectors: Divisor,
-    group: Divisor,
-    units: Divisor,
-}
-
-impl Arguments {
-    /// For threads that have `extents` of depths, rows and columns, and so many vectors of channels.
-    fn new(p: &Problem, extents: [usize; 3], vectors: usize, group: usize) -> Self {
-        let [depths, rows, columns] = extents.map(Divisor::new);
-        Arguments {
-            x: 0,
-            y: 0,
-            weight: 0,
-            bias: 0,
-            result: 0,
-            count: (p.batch * extents.iter().product::<usize>() * vectors) as i64,
-            conv: Convolution::new(p),
-            cells: [0; 2],
-            length: 0,
-            elements: 0,
-            depths,
-            rows,
-            columns,
-            vectors: Divisor::new(vectors),
-            group: Divisor::new(group),
-            units: Divisor::new(1),
-        }
+/// Arguments for threads that have `extents` of depths, rows and columns, and so many vectors of channels.
+fn arguments(p: &Problem, extents: [usize; 3], vectors: usize, group: usize) -> DirectArgs {
+    let [depths, rows, columns] = extents.map(Divisor::new);
+    DirectArgs {
+        x: Pointer::NULL,
+        y: Pointer::NULL,
+        weight: Pointer::NULL,
+        bias: Pointer::NULL,
+        result: Pointer::NULL,
+        count: (p.batch * extents.iter().product::<usize>() * vectors) as i64,
+        conv: Convolution::new(p),
+        cells: [0; 2],
+        length: 0,
+        elements: 0,
+        depths,
+        rows,
+        columns,
+        vectors: Divisor::new(vectors),
+        group: Divisor::new(group),
+        units: Divisor::new(1),
     }
 }
 
@@ -115,14 +88,14 @@ fn is_depthwise(p: &Problem) -> bool {
 }
 
 /// How many channels of the result a thread computes: of `per_group`, at most `limit`.
-fn outs<T: Element>(p: &Problem, per_group: usize, limit: usize, addresses: &[u64]) -> usize {
+fn outs<T: Element>(p: &Problem, per_group: usize, limit: usize, alignments: &[u64]) -> usize {
     match p.layout {
         Layout::ChannelsFirst => {
             (1..=OUTS.min(limit)).rev().find(|&outs| per_group.is_multiple_of(outs)).unwrap_or(1)
         }
         Layout::ChannelsLast => {
             let neighbours = if is_depthwise(p) { p.channels } else { per_group };
-            let mut outs = vector(size_of::<T>(), &[neighbours], addresses);
+            let mut outs = vector(size_of::<T>(), &[neighbours], alignments);
             while outs > limit.max(1) {
                 outs /= 2;
             }
@@ -132,14 +105,20 @@ fn outs<T: Element>(p: &Problem, per_group: usize, limit: usize, addresses: &[u6
 }
 
 /// How many channels of the operand a thread reads at a time, from `span` rows.
-fn ins<T: Element>(p: &Problem, outs: usize, per_group: usize, span: usize, address: u64) -> usize {
+fn ins<T: Element>(
+    p: &Problem,
+    outs: usize,
+    per_group: usize,
+    span: usize,
+    alignment: u64,
+) -> usize {
     if is_depthwise(p) {
         return outs;
     }
     if p.layout == Layout::ChannelsFirst {
         return 1;
     }
-    let mut ins = vector(size_of::<T>(), &[per_group], &[address]);
+    let mut ins = vector(size_of::<T>(), &[per_group], &[alignment]);
     while ins > 1 && span * ins * size_of::<T>() > 4 * INPUTS {
         ins /= 2;
     }
@@ -184,58 +163,67 @@ fn is_known(device: &CudaDevice, p: &Problem) -> bool {
     is_specialised(&p.axes, device.options().specialise) && reach(p) < INPUTS
 }
 
-/// Computes `y`, or returns false where there is no kernel for the problem.
+/// Whether there is a kernel for `y`.
+pub(super) fn has_forward(device: &CudaDevice, p: &Problem) -> bool {
+    is_known(device, p)
+}
+
+/// Whether there is a kernel for `dx`: not in modes other than zeros, where several padded positions read
+/// one input, and not where a stride's cell takes too many registers.
+pub(super) fn has_backward_input<T: Element>(device: &CudaDevice, p: &Problem) -> bool {
+    let cell = p.axes[1].stride() * p.axes[2].stride();
+    is_known(device, p) && p.axes.is_zero_padded() && words(T::Acc::DTYPE) * cell <= SUMS
+}
+
+/// Whether there is a kernel for `dw`: its sums, one for each tap, have to fit in registers.
+pub(super) fn has_backward_weight<T: Element>(device: &CudaDevice, p: &Problem) -> bool {
+    is_known(device, p) && p.taps() * words(T::Acc::DTYPE) <= WEIGHT_SUMS
+}
+
+/// Computes `y`, where [`has_forward`].
 pub(super) fn forward<T: Element>(
+    draft: &mut Draft,
     p: &Problem,
-    x: &DeviceSlice<'_, T>,
-    w: &DeviceSlice<'_, T>,
-    bias: Option<&DeviceSlice<'_, T>>,
-    y: &mut DeviceSliceMut<'_, T>,
-) -> Result<bool> {
-    let device = y.device();
-    if !is_known(device, p) {
-        return Ok(false);
-    }
+    x: Region<T>,
+    w: Region<T>,
+    bias: Option<Region<T>>,
+    y: Region<T>,
+) -> Result<()> {
     let [depths, heights, columns] = p.output_extents();
     let words = words(T::Acc::DTYPE);
     let per_group = p.outputs_per_group();
-    let addresses = [x.address(), y.address()];
-    let outs = outs::<T>(p, per_group, WEIGHTS / (words * p.axes[1].taps()), &addresses);
+    let alignments = [x.alignment(), y.alignment()];
+    let outs = outs::<T>(p, per_group, WEIGHTS / (words * p.axes[1].taps()), &alignments);
     let vectors = p.outputs / outs;
     let span = |rows| (rows - 1) * p.axes[1].stride() + reach(p) + 1;
     let limit = most_rows::<T>(p, outs, SUMS / (words * outs), span);
     let [rows, blocks_of_rows] = rows(heights, limit, p.batch * vectors * depths * columns);
     let span = span(rows);
-    let ins = ins::<T>(p, outs, p.channels_per_group(), span, x.address());
+    let ins = ins::<T>(p, outs, p.channels_per_group(), span, x.alignment());
     let tile = Tile { depthwise: is_depthwise(p), outs, ins, rows };
-    let arguments = Arguments {
-        x: x.address(),
-        weight: w.address(),
-        bias: bias.map_or(0, DeviceSlice::address),
-        result: y.address(),
-        ..Arguments::new(p, [depths, blocks_of_rows, columns], vectors, (per_group / outs).max(1))
+    let arguments = DirectArgs {
+        x: x.pointer(),
+        weight: w.pointer(),
+        bias: bias.map_or(Pointer::NULL, |bias| bias.pointer()),
+        result: y.pointer(),
+        ..arguments(p, [depths, blocks_of_rows, columns], vectors, (per_group / outs).max(1))
     };
     // SAFETY: the operands have the problem's extents, outside of which the kernel does not reach; it
     // writes `y` only.
-    unsafe { launch::<T>(device, p, tile, "direct_forward", &arguments)? };
-    Ok(true)
+    unsafe { launch::<T>(draft, p, tile, "direct_forward", &arguments) }
 }
 
-/// Computes `dx`, or returns false where there is no kernel for the problem.
+/// Computes `dx`, where [`has_backward_input`].
 pub(super) fn backward_input<T: Element>(
+    draft: &mut Draft,
     p: &Problem,
-    dy: &DeviceSlice<'_, T>,
-    w: &DeviceSlice<'_, T>,
-    bias: Option<&DeviceSlice<'_, T>>,
-    dx: &mut DeviceSliceMut<'_, T>,
-) -> Result<bool> {
-    let device = dx.device();
+    dy: Region<T>,
+    w: Region<T>,
+    bias: Option<Region<T>>,
+    dx: Region<T>,
+) -> Result<()> {
     let cell = p.axes[1].stride() * p.axes[2].stride();
     let words = words(T::Acc::DTYPE);
-    let zeros = p.axes.is_zero_padded();
-    if !is_known(device, p) || !zeros || words * cell > SUMS {
-        return Ok(false);
-    }
     // The cells that the inputs of an axis lie in.
     let cells = |map: &AxisMap| {
         let (low, stride) = (map.low() as usize, map.stride());
@@ -244,87 +232,81 @@ pub(super) fn backward_input<T: Element>(
     let ([first_row, heights], [first_column, columns]) = (cells(&p.axes[1]), cells(&p.axes[2]));
     let depths = p.axes[0].inputs();
     let per_group = p.channels_per_group();
-    let addresses = [dy.address(), dx.address()];
+    let alignments = [dy.alignment(), dx.alignment()];
     let limit = (WEIGHTS / (words * p.axes[1].taps())).min(SUMS / (words * cell));
-    let outs = outs::<T>(p, per_group, limit, &addresses);
+    let outs = outs::<T>(p, per_group, limit, &alignments);
     let vectors = p.channels / outs;
     let span = |rows| rows + reach(p) / p.axes[1].stride();
     let limit = most_rows::<T>(p, outs, SUMS / (words * outs * cell), span);
     let [rows, blocks_of_rows] = rows(heights, limit, p.batch * vectors * depths * columns);
     let span = span(rows);
-    let ins = ins::<T>(p, outs, p.outputs_per_group(), span, dy.address());
+    let ins = ins::<T>(p, outs, p.outputs_per_group(), span, dy.alignment());
     let tile = Tile { depthwise: is_depthwise(p), outs, ins, rows };
-    let arguments = Arguments {
-        y: dy.address(),
-        weight: w.address(),
-        bias: bias.map_or(0, DeviceSlice::address),
-        result: dx.address(),
+    let arguments = DirectArgs {
+        y: dy.pointer(),
+        weight: w.pointer(),
+        bias: bias.map_or(Pointer::NULL, |bias| bias.pointer()),
+        result: dx.pointer(),
         cells: [first_row as i64, first_column as i64],
-        ..Arguments::new(p, [depths, blocks_of_rows, columns], vectors, (per_group / outs).max(1))
+        ..arguments(p, [depths, blocks_of_rows, columns], vectors, (per_group / outs).max(1))
     };
     // SAFETY: as in `forward`; it writes `dx` only.
-    unsafe { launch::<T>(device, p, tile, "direct_backward_input", &arguments)? };
-    Ok(true)
+    unsafe { launch::<T>(draft, p, tile, "direct_backward_input", &arguments) }
 }
 
 /// # Safety
-/// The addresses are operands of the problem.
+/// The pointers are operands of the problem.
 unsafe fn launch<T: Element>(
-    device: &CudaDevice,
+    draft: &mut Draft,
     p: &Problem,
     tile: Tile,
     entry: &'static str,
-    arguments: &Arguments,
+    arguments: &DirectArgs,
 ) -> Result<()> {
     let count = arguments.count as usize;
-    let spec = tile.spec(spec::<T>(device, p, "direct.cu", entry, count), p);
+    let spec = tile.spec(spec::<T>(draft.device(), p, "direct.cu", entry, count), p);
     // SAFETY: passed on to the caller.
-    unsafe { device.launch(spec, blocks(count, THREADS)?, THREADS, arguments) }
+    unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, arguments) };
+    Ok(())
 }
 
-/// Computes `dw`, or returns false where there is no kernel for the problem.
+/// Computes `dw`, where [`has_backward_weight`].
 pub(super) fn backward_weight<T: Element>(
+    draft: &mut Draft,
     p: &Problem,
-    x: &DeviceSlice<'_, T>,
-    dy: &DeviceSlice<'_, T>,
-    dw: &mut DeviceSliceMut<'_, T>,
-) -> Result<bool> {
-    let device = x.device();
-    if !is_known(device, p) {
-        return Ok(false);
-    }
-    if p.taps() * words(T::Acc::DTYPE) > WEIGHT_SUMS {
-        return Ok(false);
-    }
-    let plan = WeightPlan::new::<T>(p, &[x.address(), dy.address()]);
+    x: Region<T>,
+    dy: Region<T>,
+    dw: Region<T>,
+) -> Result<()> {
+    let plan = WeightPlan::new::<T>(p, &[x.alignment(), dy.alignment()]);
     let elements = dw.len();
-    let partial =
-        DeviceBuffer::<T::Acc>::new(device, "partial weight gradients", plan.chunks * elements)?;
-    let first = Operand { address: partial.view().address(), dtype: T::Acc::DTYPE };
+    let held = draft.held();
+    let partial = draft.workspace::<T::Acc>("partial weight gradients", plan.chunks * elements)?;
     let [depths, _, columns] = p.output_extents();
     let vectors = p.outputs / plan.tile.outs;
     let group = (p.outputs_per_group() / plan.tile.outs).max(1);
-    let arguments = Arguments {
-        x: x.address(),
-        y: dy.address(),
-        result: first.address,
+    let arguments = DirectArgs {
+        x: x.pointer(),
+        y: dy.pointer(),
+        result: partial.pointer(),
         count: plan.count as i64,
         length: plan.length as i64,
         elements: elements as i64,
         units: Divisor::new(plan.unit_blocks),
-        ..Arguments::new(p, [depths, plan.blocks_of_rows, columns], vectors, group)
+        ..arguments(p, [depths, plan.blocks_of_rows, columns], vectors, group)
     };
     let largest = (plan.chunks + 1) * plan.length.max(elements);
-    let spec = spec::<T>(device, p, "direct.cu", "direct_backward_weight", largest);
+    let spec = spec::<T>(draft.device(), p, "direct.cu", "direct_backward_weight", largest);
     let spec = plan.tile.spec(spec, p).define("LANES", plan.lanes);
     let grid = blocks(plan.unit_blocks * plan.chunks, 1)?;
     // SAFETY: the operands have the problem's extents, outside of which the kernel does not reach; it
     // writes the partial sums, a weight's length for each chunk.
-    unsafe { device.launch(spec, grid, WEIGHT_THREADS as u32, &arguments)? };
-    let sums = Sums { parts: plan.chunks, part: elements, ..Sums::whole(first) };
+    unsafe { draft.launch(spec, grid, WEIGHT_THREADS as u32, &arguments) };
+    let sums = Sums { parts: plan.chunks, part: elements, ..Sums::whole(partial.into()) };
     // SAFETY: as above.
-    unsafe { finish(sums, None, dw)? };
-    Ok(true)
+    unsafe { finish(draft, sums, None, dw)? };
+    draft.release(held);
+    Ok(())
 }
 
 /// How the weight's gradient is shared out.
@@ -342,10 +324,10 @@ struct WeightPlan {
 }
 
 impl WeightPlan {
-    fn new<T: Element>(p: &Problem, addresses: &[u64]) -> Self {
+    fn new<T: Element>(p: &Problem, alignments: &[u64]) -> Self {
         let (depthwise, taps) = (is_depthwise(p), p.taps());
         let words = words(T::Acc::DTYPE);
-        let outs = outs::<T>(p, p.outputs_per_group(), WEIGHT_SUMS / (words * taps), addresses);
+        let outs = outs::<T>(p, p.outputs_per_group(), WEIGHT_SUMS / (words * taps), alignments);
         let [depths, heights, columns] = p.output_extents();
         let span = |rows| (rows - 1) * p.axes[1].stride() + reach(p) + 1;
         let limit = most_rows::<T>(p, outs, 16 / (words * outs), span);

@@ -1,9 +1,8 @@
 //! From sums to results, by `kernels/sums.cu`: parts added up in order, the bias added, rounded once.
 
-use bytemuck::{Pod, Zeroable};
-
 use super::products::Operand;
-use crate::device::cuda::{DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, blocks};
+use crate::device::cuda::structs::FinishArgs;
+use crate::device::cuda::{Divisor, Draft, Pointer, Region, Spec, THREADS, blocks};
 use crate::element::Element;
 use crate::error::Result;
 
@@ -26,44 +25,29 @@ impl Sums {
 }
 
 /// A bias, and how many neighbours of the result share an element of it.
-pub(super) type Bias<'a, T> = (&'a DeviceSlice<'a, T>, usize);
-
-/// `FinishArgs` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    sums: u64,
-    bias: u64,
-    result: u64,
-    count: i64,
-    parts: i64,
-    part: i64,
-    rows: Divisor,
-    columns: i64,
-    run: Divisor,
-    channels: Divisor,
-}
+pub(super) type Bias<T> = (Region<T>, usize);
 
 /// Writes all of `result`.
 ///
 /// # Safety
 /// The sums are memory of the device, as large as they say; they may be the result itself, in its order.
 pub(super) unsafe fn finish<T: Element>(
+    draft: &mut Draft,
     sums: Sums,
-    bias: Option<Bias<'_, T>>,
-    result: &mut DeviceSliceMut<'_, T>,
+    bias: Option<Bias<T>>,
+    result: Region<T>,
 ) -> Result<()> {
-    let (device, count) = (result.device(), result.len());
+    let count = result.len();
     let Sums { first, parts, part, rows } = sums;
-    let in_place = first.address == result.address() && parts == 1;
+    let in_place = first.pointer == result.pointer() && parts == 1;
     if in_place && bias.is_none() {
         return Ok(());
     }
     let rows = rows.unwrap_or(count).max(1);
-    let arguments = Arguments {
-        sums: first.address,
-        bias: bias.map_or(0, |(bias, _)| bias.address()),
-        result: result.address(),
+    let arguments = FinishArgs {
+        sums: first.pointer,
+        bias: bias.map_or(Pointer::NULL, |(bias, _)| bias.pointer()),
+        result: result.pointer(),
         count: count as i64,
         parts: parts as i64,
         part: part as i64,
@@ -76,8 +60,9 @@ pub(super) unsafe fn finish<T: Element>(
         .define("FINISH", 1)
         .element(T::DTYPE)
         .define("SOURCE", first.dtype)
-        .index(&[count, (parts - 1) * part + count], device.options().wide);
+        .index(&[count, (parts - 1) * part + count], draft.device().options().wide);
     // SAFETY: the kernel reads the sums, which the caller answers for, and the bias, and writes `result`;
     // where they are the same memory, each thread has an element of its own.
-    unsafe { device.launch(spec, blocks(count, THREADS)?, THREADS, &arguments) }
+    unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, &arguments) };
+    Ok(())
 }

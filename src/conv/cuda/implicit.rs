@@ -1,16 +1,15 @@
-//! Matrix products with patches that are read where they lie: `kernels/implicit.cu`.
-
-use bytemuck::{Pod, Zeroable};
+//! Matrix products with patches that are read where they lie: `kernels/conv/implicit.cu`.
 
 use crate::conv::problem::{Problem, Strides};
+use crate::device::cuda::structs::{CorrelateArgs, FillArgs, GradientArgs, Patches};
 use crate::device::cuda::{
-    AxesArguments, CudaDevice, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound,
-    blocks, position_divisors,
+    AxesArguments, CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, axis_bound, blocks,
+    position_divisors,
 };
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{AdjointPhase, Axes, AxisMap, Layout};
-use crate::product::cuda::{Engine, Product, Tiling};
+use crate::product::cuda::{Engine, Product};
 
 #[cfg(all(test, feature = "simulator", unix))]
 mod tests;
@@ -33,29 +32,12 @@ fn kernel(
     if specialise && planar { spec.define("PLANAR", 1) } else { spec }
 }
 
-/// `Patches` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Patches {
-    source: u64,
-    image: i64,
-    channel: i64,
-    position: i64,
-    group: i64,
-    count: i64,
-    axes: AxesArguments,
-    positions: Divisor,
-    output: [Divisor; 2],
-    taps: Divisor,
-    tap: [Divisor; 2],
-    channels: Divisor,
-}
-
 impl Patches {
     /// The patches of `channels` channels a group of a tensor with these distances.
-    fn new(source: u64, strides: Strides, batch: usize, channels: usize, axes: &Axes) -> Self {
-        let (outputs, taps) = (axes.output_extents(), axes.tap_extents());
+    fn new(source: Pointer, strides: Strides, batch: usize, channels: usize, axes: &Axes) -> Self {
         let positions = axes.outputs();
+        let [plane, line] = position_divisors(axes.output_extents());
+        let [tap_plane, tap_line] = position_divisors(axes.tap_extents());
         Patches {
             source,
             image: strides.image as i64,
@@ -65,35 +47,14 @@ impl Patches {
             count: (batch * positions) as i64,
             axes: AxesArguments::new(axes),
             positions: Divisor::new(positions),
-            output: position_divisors(outputs),
-            taps: Divisor::new(taps.iter().product()),
-            tap: position_divisors(taps),
+            plane,
+            line,
+            taps: Divisor::new(axes.taps()),
+            tap_plane,
+            tap_line,
             channels: Divisor::new(channels),
         }
     }
-}
-
-/// `CorrelateArgs` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct CorrelateArguments {
-    patches: Patches,
-    weight: u64,
-    bias: u64,
-    target: u64,
-    parts: u64,
-    tiling: Tiling,
-    weight_group: i64,
-    weight_row: i64,
-    weight_term: i64,
-    weight_first: i64,
-    weight_channel: i64,
-    weight_step: [i64; 3],
-    target_first: i64,
-    target_image: i64,
-    target_channel: i64,
-    target_step: [i64; 3],
-    rows: i64,
 }
 
 /// `target[n, m, at(o)] = bias[m] + Σ w[m, c, tap]·source[n, c, i(o, tap)]`, group by group.
@@ -116,11 +77,12 @@ struct Correlation<'a> {
 }
 
 pub(super) fn forward<T: Element>(
+    draft: &mut Draft,
     p: &Problem,
-    x: &DeviceSlice<'_, T>,
-    w: &DeviceSlice<'_, T>,
-    bias: Option<&DeviceSlice<'_, T>>,
-    y: &mut DeviceSliceMut<'_, T>,
+    x: Region<T>,
+    w: Region<T>,
+    bias: Option<Region<T>>,
+    y: Region<T>,
 ) -> Result<()> {
     let (weight, target) = (p.weight_strides(), p.output_strides());
     let correlation = Correlation {
@@ -135,31 +97,33 @@ pub(super) fn forward<T: Element>(
         taps: None,
         places: lines(p.output_extents()).map(|line| (0, (line * target.position) as i64)),
     };
-    correlation.run(x, w, bias, y)
+    correlation.run(draft, x, w, bias, y)
 }
 
 /// The adjoint, phase by phase of the stride: each is a correlation of `dy` with the taps that reach it.
 pub(super) fn backward_input<T: Element>(
+    draft: &mut Draft,
     p: &Problem,
-    dy: &DeviceSlice<'_, T>,
-    w: &DeviceSlice<'_, T>,
-    bias: Option<&DeviceSlice<'_, T>>,
-    dx: &mut DeviceSliceMut<'_, T>,
+    dy: Region<T>,
+    w: Region<T>,
+    bias: Option<Region<T>>,
+    dx: Region<T>,
 ) -> Result<()> {
     let phases = p.axes.adjoint_phases()?;
     if !phases.cover_all() {
-        fill(p, bias, dx)?;
+        fill(draft, p, bias, dx)?;
     }
-    phases.each().try_for_each(|phases| correlate_phase(p, phases, dy, w, bias, dx))
+    phases.each().try_for_each(|phases| correlate_phase(draft, p, phases, dy, w, bias, dx))
 }
 
 fn correlate_phase<T: Element>(
+    draft: &mut Draft,
     p: &Problem,
     phases: [&AdjointPhase; 3],
-    dy: &DeviceSlice<'_, T>,
-    w: &DeviceSlice<'_, T>,
-    bias: Option<&DeviceSlice<'_, T>>,
-    dx: &mut DeviceSliceMut<'_, T>,
+    dy: Region<T>,
+    w: Region<T>,
+    bias: Option<Region<T>>,
+    dx: Region<T>,
 ) -> Result<()> {
     let (weight, target) = (p.weight_strides(), p.input_strides());
     let axes = Axes::new(phases.map(|phase| phase.map.clone()));
@@ -188,7 +152,7 @@ fn correlate_phase<T: Element>(
         taps: Some(taps),
         places,
     };
-    correlation.run(dy, w, bias, dx)
+    correlation.run(draft, dy, w, bias, dx)
 }
 
 /// How far neighbours on each axis of these extents are apart, in positions.
@@ -199,15 +163,15 @@ fn lines([_, h, w]: [usize; 3]) -> [usize; 3] {
 impl Correlation<'_> {
     fn run<T: Element>(
         &self,
-        source: &DeviceSlice<'_, T>,
-        weight: &DeviceSlice<'_, T>,
-        bias: Option<&DeviceSlice<'_, T>>,
-        target: &mut DeviceSliceMut<'_, T>,
+        draft: &mut Draft,
+        source: Region<T>,
+        weight: Region<T>,
+        bias: Option<Region<T>>,
+        target: Region<T>,
     ) -> Result<()> {
         let (p, rows, channels) = (self.p, self.rows, self.channels);
-        let device = target.device().clone();
-        let device = &device;
-        let patches = Patches::new(source.address(), self.source, p.batch, channels, self.axes);
+        let device = draft.device();
+        let patches = Patches::new(source.pointer(), self.source, p.batch, channels, self.axes);
         let positions = patches.count as usize;
         let depth = channels * self.axes.taps();
         let (adjoint, taps) = (self.taps.is_some(), self.taps.unwrap_or_default());
@@ -216,23 +180,23 @@ impl Correlation<'_> {
         let engine = Engine::new(device, T::DTYPE);
 
         let whole =
-            |distances: &[usize], address| engine.vector(size_of::<T>(), address, distances);
+            |distances: &[usize], alignment| engine.vector(size_of::<T>(), alignment, distances);
         let outputs = self.axes.output_extents();
         let vectors = if last {
             // Forward, neighbours in the weight are rows; else, terms: both are outputs of p.
             [
-                whole(&[channels, self.source.position], source.address()),
-                whole(&[p.outputs_per_group(), p.outputs], weight.address()),
-                whole(&[rows, self.target.position], target.address()),
+                whole(&[channels, self.source.position], source.alignment()),
+                whole(&[p.outputs_per_group(), p.outputs], weight.alignment()),
+                whole(&[rows, self.target.position], target.alignment()),
             ]
         } else {
             let dense = self.places == lines(outputs).map(|line| (0, line as i64));
             let plane = outputs.iter().product();
             [
-                if adjoint { 1 } else { whole(&[depth], weight.address()) },
+                if adjoint { 1 } else { whole(&[depth], weight.alignment()) },
                 // Taps shift what they read by single positions.
                 1,
-                if dense { whole(&[plane, self.target.channel], target.address()) } else { 1 },
+                if dense { whole(&[plane, self.target.channel], target.alignment()) } else { 1 },
             ]
         };
         let spec = kernel(device, "correlate", "CORRELATE", p.layout, self.axes)
@@ -240,11 +204,11 @@ impl Correlation<'_> {
         let product = Product::new(device, engine, p.groups, sizes, vectors)?;
         let bound = axis_bound(self.axes);
         let counts = [source.len(), weight.len(), target.len(), depth, positions, bound];
-        let arguments = |parts| CorrelateArguments {
+        let arguments = |parts| CorrelateArgs {
             patches,
-            weight: weight.address(),
-            bias: bias.map_or(0, DeviceSlice::address),
-            target: target.address(),
+            weight: weight.pointer(),
+            bias: bias.map_or(Pointer::NULL, |bias| bias.pointer()),
+            target: target.pointer(),
             parts,
             tiling: product.tiling(),
             weight_first: taps.iter().map(|tap| tap.0).sum(),
@@ -261,60 +225,45 @@ impl Correlation<'_> {
         };
         // SAFETY: the kernels read inside the extents of source, weight and bias and write inside those of
         // the target, which the caller checked against the slices.
-        unsafe { product.launch(device, spec, "correlate_sum", &counts, arguments) }
+        unsafe { product.launch(draft, spec, "correlate_sum", &counts, arguments) }
     }
 }
 
-/// `GradientArgs` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct GradientArguments {
-    patches: Patches,
-    other: u64,
-    weight: u64,
-    parts: u64,
-    tiling: Tiling,
-    other_image: i64,
-    other_channel: i64,
-    other_position: i64,
-    rows: i64,
-    weight_group: i64,
-    weight_line: i64,
-}
-
 pub(super) fn backward_weight<T: Element>(
+    draft: &mut Draft,
     p: &Problem,
-    x: &DeviceSlice<'_, T>,
-    dy: &DeviceSlice<'_, T>,
-    dw: &mut DeviceSliceMut<'_, T>,
+    x: Region<T>,
+    dy: Region<T>,
+    dw: Region<T>,
 ) -> Result<()> {
-    let device = dw.device();
+    let device = draft.device();
     let (channels, rows) = (p.channels_per_group(), p.outputs_per_group());
     let (source, other) = (p.input_strides(), p.output_strides());
-    let patches = Patches::new(x.address(), source, p.batch, channels, &p.axes);
+    let patches = Patches::new(x.pointer(), source, p.batch, channels, &p.axes);
     let (terms, depth) = (channels * p.taps(), p.batch * p.output_positions());
     let last = p.layout == Layout::ChannelsLast;
     let sizes = if last { [terms, rows, depth] } else { [rows, terms, depth] };
     let engine = Engine::new(device, T::DTYPE);
-    let whole = |distances: &[usize], address| engine.vector(size_of::<T>(), address, distances);
+    let whole =
+        |distances: &[usize], alignment| engine.vector(size_of::<T>(), alignment, distances);
     let (vectors, weight_group, weight_line) = if last {
         let vectors = [
-            whole(&[channels, p.channels], x.address()),
-            whole(&[rows, p.outputs], dy.address()),
-            whole(&[rows, p.outputs], dw.address()),
+            whole(&[channels, p.channels], x.alignment()),
+            whole(&[rows, p.outputs], dy.alignment()),
+            whole(&[rows, p.outputs], dw.alignment()),
         ];
         (vectors, rows, p.outputs)
     } else {
         // Taps shift what they read by single positions.
-        let vectors = [whole(&[other.channel], dy.address()), 1, whole(&[terms], dw.address())];
+        let vectors = [whole(&[other.channel], dy.alignment()), 1, whole(&[terms], dw.alignment())];
         (vectors, rows * terms, terms)
     };
     let spec = kernel(device, "gradient", "GRADIENT", p.layout, &p.axes);
     let product = Product::new(device, engine, p.groups, sizes, vectors)?;
-    let arguments = |parts| GradientArguments {
+    let arguments = |parts| GradientArgs {
         patches,
-        other: dy.address(),
-        weight: dw.address(),
+        other: dy.pointer(),
+        weight: dw.pointer(),
         parts,
         tiling: product.tiling(),
         other_image: other.image as i64,
@@ -327,36 +276,27 @@ pub(super) fn backward_weight<T: Element>(
     let counts = [x.len(), dy.len(), dw.len(), depth, terms, axis_bound(&p.axes)];
     // SAFETY: the kernels read inside the extents of x and dy and write inside those of dw, which the
     // caller checked against the slices.
-    unsafe { product.launch(device, spec, "gradient_sum", &counts, arguments) }
-}
-
-/// `FillArgs` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct FillArguments {
-    bias: u64,
-    target: u64,
-    count: i64,
-    run: Divisor,
-    channels: Divisor,
+    unsafe { product.launch(draft, spec, "gradient_sum", &counts, arguments) }
 }
 
 /// What inputs get that no output reads.
 fn fill<T: Element>(
+    draft: &mut Draft,
     p: &Problem,
-    bias: Option<&DeviceSlice<'_, T>>,
-    dx: &mut DeviceSliceMut<'_, T>,
+    bias: Option<Region<T>>,
+    dx: Region<T>,
 ) -> Result<()> {
-    let device = dx.device();
+    let device = draft.device();
     let spec =
         Spec::new("fill.cu", "fill").element(T::DTYPE).index(&[dx.len()], device.options().wide);
-    let arguments = FillArguments {
-        bias: bias.map_or(0, DeviceSlice::address),
-        target: dx.address(),
+    let arguments = FillArgs {
+        bias: bias.map_or(Pointer::NULL, |bias| bias.pointer()),
+        target: dx.pointer(),
         count: dx.len() as i64,
         run: Divisor::new(p.input_strides().channel),
         channels: Divisor::new(p.channels),
     };
     // SAFETY: the kernel reads a bias of every channel and writes all of dx.
-    unsafe { device.launch(spec, blocks(dx.len(), THREADS)?, THREADS, &arguments) }
+    unsafe { draft.launch(spec, blocks(dx.len(), THREADS)?, THREADS, &arguments) };
+    Ok(())
 }

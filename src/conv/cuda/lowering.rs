@@ -8,17 +8,16 @@
 use std::ops::Range;
 
 use super::finish::{Sums, finish};
-use super::im2col;
 use super::products::{Operand, Products};
 use super::shifted;
 use crate::conv::problem::Problem;
-use crate::device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut, Draft};
+use crate::device::cuda::{Draft, Region};
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{Axes, Layout};
-use crate::unfold;
+use crate::{fold, unfold};
 
-/// Bytes of workspace, unless a single image takes more. Enough for products that fill the largest GPU:
+/// Bytes of workspace, unless a single image takes more or the caller says otherwise. Enough for products that fill the largest GPU:
 /// 100,000 patches of 576 f32. And little of its memory.
 const WORKSPACE: usize = 256 << 20;
 
@@ -46,7 +45,7 @@ pub(super) struct Lowering<'a> {
     pub p: &'a Problem,
     pub blocks: Vec<Block>,
     /// Bytes of workspace, unless a single image takes more.
-    room: usize,
+    pub room: usize,
 }
 
 /// What a call takes, in elements.
@@ -140,164 +139,160 @@ impl<'a> Lowering<'a> {
         first.from(block * (self.weights() / self.blocks.len()))
     }
 
-    /// The weight, with its taps outermost where that is called for.
+    /// The weight, with its taps outermost where each is multiplied by itself.
     fn ordered<T: Element>(
         &self,
-        w: &DeviceSlice<'_, T>,
-        copy: &mut DeviceBuffer<T>,
+        draft: &mut Draft,
+        w: Region<T>,
+        copy: Region<T>,
     ) -> Result<Operand> {
-        let whole = Operand { address: w.address(), dtype: T::DTYPE };
         if !self.reorders() {
-            return Ok(whole);
+            return Ok(w.into());
         }
         let rows = w.len() / self.p.taps();
-        let sums = Sums { rows: Some(rows), ..Sums::whole(whole) };
-        let mut copy = copy.view_mut();
+        let sums = Sums { rows: Some(rows), ..Sums::whole(w.into()) };
         // SAFETY: the weight is as large as its copy.
-        unsafe { finish(sums, None, &mut copy)? };
-        Ok(Operand { address: copy.address(), dtype: T::DTYPE })
+        unsafe { finish(draft, sums, None, copy)? };
+        Ok(copy.into())
     }
 
-    fn tiles(&self, images: usize) -> impl Iterator<Item = Range<usize>> {
+    fn tiles(&self, images: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let batch = self.p.batch;
         (0..batch).step_by(images).map(move |first| first..(first + images).min(batch))
+    }
+
+    /// How some images are unfolded and folded through the taps of a block.
+    fn patching(&self, block: &Block, images: usize) -> unfold::Call {
+        unfold::Call {
+            layout: self.p.layout,
+            axes: block.maps.clone(),
+            batch: images,
+            channels: self.p.channels,
+            groups: self.p.groups,
+        }
     }
 
     /// The tile's patches through one block: gathered, or the input itself.
     fn gather<T: Element>(
         &self,
+        draft: &mut Draft,
         block: &Block,
         tile: &Range<usize>,
-        x: &DeviceSlice<'_, T>,
-        patches: &mut DeviceBuffer<T>,
+        x: Region<T>,
+        patches: Region<T>,
     ) -> Result<Operand> {
         let p = self.p;
         let x = x.slice(scale(tile, p.channels * p.input_positions()));
         if block.is_identity() {
-            return Ok(Operand { address: x.address(), dtype: T::DTYPE });
+            return Ok(x.into());
         }
         let len = tile.len() * p.channels * block.taps() * p.output_positions();
-        let mut view = patches.view_mut();
-        let target = view.slice(0..len);
-        let address = target.address();
-        let counts = [tile.len(), p.channels, p.groups];
-        let mut draft = Draft::new(x.device(), 16 | x.address() | address);
-        let call = unfold::Call {
-            layout: p.layout,
-            axes: block.maps.clone(),
-            batch: counts[0],
-            channels: counts[1],
-            groups: counts[2],
-        };
-        let (input, patches) = (draft.operand::<T>(x.len()), draft.operand(len));
-        unfold::cuda::unfold(&mut draft, &call, input, patches)?;
-        // SAFETY: the operands were given with their lengths.
-        unsafe { draft.prepare()?.run(&[x.address(), address], 0)? };
-        Ok(Operand { address, dtype: T::DTYPE })
+        let target = patches.slice(0..len);
+        unfold::cuda::unfold(draft, &self.patching(block, tile.len()), x, target)?;
+        Ok(target.into())
     }
 
     pub fn forward<T: Element>(
         &self,
-        x: &DeviceSlice<'_, T>,
-        w: &DeviceSlice<'_, T>,
-        bias: Option<&DeviceSlice<'_, T>>,
-        y: &mut DeviceSliceMut<'_, T>,
+        draft: &mut Draft,
+        x: Region<T>,
+        w: Region<T>,
+        bias: Option<Region<T>>,
+        y: Region<T>,
     ) -> Result<()> {
-        let (p, device) = (self.p, x.device());
+        let p = self.p;
         let space = self.forward_workspace::<T>(bias.is_some());
-        let mut patches = DeviceBuffer::new(device, "a tile of patches", space.patches)?;
-        let mut copy = DeviceBuffer::new(device, "a copy of the weight", space.weights)?;
-        let sums = DeviceBuffer::<T::Acc>::new(device, "a tile of sums", space.sums)?;
-        let weight = self.ordered(w, &mut copy)?;
+        let patches = draft.workspace("a tile of patches", space.patches)?;
+        let copy = draft.workspace("a copy of the weight", space.weights)?;
+        let sums = draft.workspace::<T::Acc>("a tile of sums", space.sums)?;
+        let weight = self.ordered(draft, w, copy)?;
         let bias = bias.map(|bias| (bias, run(p.layout, p.output_positions())));
         for tile in self.tiles(space.images) {
-            let mut y = y.slice(scale(&tile, p.outputs * p.output_positions()));
-            let outputs = target(&sums, &y);
+            let y = y.slice(scale(&tile, p.outputs * p.output_positions()));
+            let outputs = target(sums, y);
             for (index, block) in self.blocks.iter().enumerate() {
                 let products = Products {
                     p,
                     taps: block.taps(),
                     images: tile.len(),
-                    patches: self.gather(block, &tile, x, &mut patches)?,
+                    patches: self.gather(draft, block, &tile, x, patches)?,
                     outputs,
                     weight: self.weight(weight, index),
                     weights: 0,
                 };
                 // SAFETY: all are as large as the problem and the tile say.
-                unsafe { products.forward(device, index > 0)? };
+                unsafe { products.forward(draft, index > 0)? };
             }
             // SAFETY: the sums are the tile's outputs.
-            unsafe { finish(Sums::whole(outputs), bias, &mut y)? };
+            unsafe { finish(draft, Sums::whole(outputs), bias, y)? };
         }
         Ok(())
     }
 
     pub fn backward_input<T: Element>(
         &self,
-        dy: &DeviceSlice<'_, T>,
-        w: &DeviceSlice<'_, T>,
-        bias: Option<&DeviceSlice<'_, T>>,
-        dx: &mut DeviceSliceMut<'_, T>,
+        draft: &mut Draft,
+        dy: Region<T>,
+        w: Region<T>,
+        bias: Option<Region<T>>,
+        dx: Region<T>,
     ) -> Result<()> {
-        let (p, device) = (self.p, dy.device());
+        let p = self.p;
         let space = self.backward_input_workspace::<T>(bias.is_some());
-        let patches = DeviceBuffer::<T::Acc>::new(device, "a tile of patches", space.patches)?;
-        let mut copy = DeviceBuffer::new(device, "a copy of the weight", space.weights)?;
-        let mut sums = DeviceBuffer::<T::Acc>::new(device, "a tile of sums", space.sums)?;
-        let weight = self.ordered(w, &mut copy)?;
+        let patches = draft.workspace::<T::Acc>("a tile of patches", space.patches)?;
+        let copy = draft.workspace("a copy of the weight", space.weights)?;
+        let sums = draft.workspace::<T::Acc>("a tile of sums", space.sums)?;
+        let weight = self.ordered(draft, w, copy)?;
         let bias = bias.map(|bias| (bias, run(p.layout, p.input_positions())));
         for tile in self.tiles(space.images) {
-            let mut dx = dx.slice(scale(&tile, p.channels * p.input_positions()));
+            let dx = dx.slice(scale(&tile, p.channels * p.input_positions()));
             let outputs = dy.slice(scale(&tile, p.outputs * p.output_positions()));
-            let inputs = target(&sums, &dx);
-            let len_of_dx = dx.len();
+            let inputs = target(sums, dx);
             for (index, block) in self.blocks.iter().enumerate() {
                 let lands = !block.is_identity();
-                let gathered = Operand { address: patches.view().address(), dtype: T::Acc::DTYPE };
                 let products = Products {
                     p,
                     taps: block.taps(),
                     images: tile.len(),
-                    patches: if lands { gathered } else { inputs },
-                    outputs: Operand { address: outputs.address(), dtype: T::DTYPE },
+                    patches: if lands { patches.into() } else { inputs },
+                    outputs: outputs.into(),
                     weight: self.weight(weight, index),
                     weights: 0,
                 };
                 // SAFETY: all are as large as the problem and the tile say.
-                unsafe { products.backward_input(device, index > 0 && !lands)? };
+                unsafe { products.backward_input(draft, index > 0 && !lands)? };
                 if !lands {
                     continue;
                 }
                 let len = tile.len() * p.channels * block.taps() * p.output_positions();
-                let products = patches.view().slice(0..len);
-                let mut whole = sums.view_mut();
+                let products = patches.slice(0..len);
                 // Elements that are sums themselves are summed up where they belong.
-                let target = match dx.of_type() {
-                    Some(dx) => dx,
-                    None => whole.slice(0..len_of_dx),
-                };
+                let target = if is_sum::<T>() { dx.cast() } else { sums.slice(0..dx.len()) };
                 match &self.blocks[..] {
-                    [_] => im2col::land(p, tile.len(), products, target)?,
-                    _ => shifted::land(p, block, tile.len(), products, target, index > 0)?,
+                    [block] => {
+                        let patching = self.patching(block, tile.len());
+                        fold::cuda::fold(draft, &patching, products, target, false)?;
+                    }
+                    _ => shifted::land(draft, p, block, tile.len(), products, target, index > 0)?,
                 }
             }
             // SAFETY: the sums are the tile's inputs.
-            unsafe { finish(Sums::whole(inputs), bias, &mut dx)? };
+            unsafe { finish(draft, Sums::whole(inputs), bias, dx)? };
         }
         Ok(())
     }
 
     pub fn backward_weight<T: Element>(
         &self,
-        x: &DeviceSlice<'_, T>,
-        dy: &DeviceSlice<'_, T>,
-        dw: &mut DeviceSliceMut<'_, T>,
+        draft: &mut Draft,
+        x: Region<T>,
+        dy: Region<T>,
+        dw: Region<T>,
     ) -> Result<()> {
-        let (p, device) = (self.p, x.device());
+        let p = self.p;
         let space = self.backward_weight_workspace::<T>();
-        let mut patches = DeviceBuffer::new(device, "a tile of patches", space.patches)?;
-        let sums = DeviceBuffer::<T::Acc>::new(device, "weight gradients of images", space.sums)?;
-        let first = Operand { address: sums.view().address(), dtype: T::Acc::DTYPE };
+        let patches = draft.workspace("a tile of patches", space.patches)?;
+        let sums = draft.workspace::<T::Acc>("weight gradients of images", space.sums)?;
         for tile in self.tiles(space.images) {
             let outputs = dy.slice(scale(&tile, p.outputs * p.output_positions()));
             for (index, block) in self.blocks.iter().enumerate() {
@@ -305,20 +300,20 @@ impl<'a> Lowering<'a> {
                     p,
                     taps: block.taps(),
                     images: tile.len(),
-                    patches: self.gather(block, &tile, x, &mut patches)?,
-                    outputs: Operand { address: outputs.address(), dtype: T::DTYPE },
-                    weight: self.weight(first, index),
+                    patches: self.gather(draft, block, &tile, x, patches)?,
+                    outputs: outputs.into(),
+                    weight: self.weight(sums.into(), index),
                     weights: self.weights(),
                 };
                 // SAFETY: all are as large as the problem and the tile say; the first tile is the largest.
-                unsafe { products.backward_weight(device, tile.start > 0)? };
+                unsafe { products.backward_weight(draft, tile.start > 0)? };
             }
         }
         let part = self.weights();
         let rows = self.reorders().then_some(p.taps());
-        let sums = Sums { first, parts: space.sums / part, part, rows };
+        let sums = Sums { first: sums.into(), parts: space.sums / part, part, rows };
         // SAFETY: the workspace has so many parts of this length.
-        unsafe { finish(sums, None, dw) }
+        unsafe { finish(draft, sums, None, dw) }
     }
 }
 
@@ -328,11 +323,8 @@ fn is_sum<T: Element>() -> bool {
 }
 
 /// Where products go: a workspace, or the result itself where there is none.
-fn target<T: Element>(sums: &DeviceBuffer<T::Acc>, result: &DeviceSliceMut<'_, T>) -> Operand {
-    match sums.len() {
-        0 => Operand { address: result.address(), dtype: T::DTYPE },
-        _ => Operand { address: sums.view().address(), dtype: T::Acc::DTYPE },
-    }
+fn target<T: Element>(sums: Region<T::Acc>, result: Region<T>) -> Operand {
+    if sums.len() == 0 { result.into() } else { sums.into() }
 }
 
 /// How many neighbours of an activation are of one channel.
@@ -349,10 +341,12 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::conv::cuda::naive;
+    use crate::conv::cuda::testing::run_once;
+    use crate::conv::cuda::{im2col, naive};
     use crate::device::Device;
-    use crate::device::cuda::CudaDevice;
+    use crate::device::cuda::{CudaDevice, DeviceBuffer};
     use crate::geometry::Conv;
+
     fn integers<T: Element>(device: &CudaDevice, len: usize, seed: usize) -> DeviceBuffer<T> {
         let value = |i| T::from_f64(((i * 31 + seed * 17) % 23 % 5) as f64 - 2.0);
         let data: Vec<T> = (0..len).map(value).collect();
@@ -363,25 +357,35 @@ mod tests {
     fn check<T: Element>(device: &CudaDevice, p: &Problem, mut lowering: Lowering<'_>) {
         let inputs = p.channels * p.input_positions();
         let outputs = p.outputs * p.output_positions();
-        let [x, dy] = [(inputs, 1), (outputs, 2)].map(|(n, s)| integers(device, 3 * n, s));
-        let [x, dy]: [DeviceSlice<'_, T>; 2] = [x.view(), dy.view()];
+        let [x, dy] = [(inputs, 1), (outputs, 2)].map(|(n, s)| integers::<T>(device, 3 * n, s));
         let weights = lowering.weights();
-        let [w, b] = [(weights, 3), (p.outputs, 4)].map(|(n, s)| integers(device, n, s));
-        let [w, b] = [w.view(), b.view()];
-        let fresh = |len| integers::<T>(device, len, 5);
-        let mut expected = [fresh(x.len()), fresh(dy.len()), fresh(weights)];
-        let [dx, y, dw] = &mut expected;
-        naive::forward(p, &x, &w, Some(&b), &mut y.view_mut()).unwrap();
-        naive::backward_input(p, &dy, &w, None, &mut dx.view_mut()).unwrap();
-        naive::backward_weight(p, &x, &dy, &mut dw.view_mut()).unwrap();
+        let [w, b] = [(weights, 3), (p.outputs, 4)].map(|(n, s)| integers::<T>(device, n, s));
+        let fresh = || [x.len(), dy.len(), weights].map(|len| integers::<T>(device, len, 5));
+        let expected = fresh();
+        let [dx, y, dw] = &expected;
+        run_once(device, [&x, &w, &b, y], |draft, [x, w, b, y]| {
+            naive::forward(draft, p, x, w, Some(b), y)
+        });
+        run_once(device, [&dy, &w, dx], |draft, [dy, w, dx]| {
+            naive::backward_input(draft, p, dy, w, None, dx)
+        });
+        run_once(device, [&x, &dy, dw], |draft, [x, dy, dw]| {
+            naive::backward_weight(draft, p, x, dy, dw)
+        });
         let expected = expected.map(|buffer| buffer.to_vec().unwrap());
         for (room, most) in [(1, 1), (6000, 3)] {
             lowering.room = room;
-            let mut found = [fresh(x.len()), fresh(dy.len()), fresh(weights)];
-            let [dx, y, dw] = &mut found;
-            lowering.forward(&x, &w, Some(&b), &mut y.view_mut()).unwrap();
-            lowering.backward_input(&dy, &w, None, &mut dx.view_mut()).unwrap();
-            lowering.backward_weight(&x, &dy, &mut dw.view_mut()).unwrap();
+            let found = fresh();
+            let [dx, y, dw] = &found;
+            run_once(device, [&x, &w, &b, y], |draft, [x, w, b, y]| {
+                lowering.forward(draft, x, w, Some(b), y)
+            });
+            run_once(device, [&dy, &w, dx], |draft, [dy, w, dx]| {
+                lowering.backward_input(draft, dy, w, None, dx)
+            });
+            run_once(device, [&x, &dy, dw], |draft, [x, dy, dw]| {
+                lowering.backward_weight(draft, x, dy, dw)
+            });
             assert!(lowering.forward_workspace::<T>(true).images <= most);
             let found = found.map(|buffer| buffer.to_vec().unwrap());
             assert!(found == expected, "{} in {room} bytes, {p:?}", T::DTYPE);

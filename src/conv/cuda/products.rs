@@ -1,10 +1,11 @@
 //! Matrix products over patches that lie in memory, for a tile of images and all groups.
 
 use crate::conv::problem::Problem;
-use crate::device::cuda::{CudaDevice, Gemm, Matrix};
-use crate::element::DType;
+use crate::device::cuda::{Draft, Gemm, Matrix, Pointer, Region};
+use crate::element::{DType, Element};
 use crate::error::Result;
 use crate::geometry::Layout;
+use crate::product::cuda::multiply;
 
 /// The operands of a tile's products: a patch matrix of `taps` taps, outputs, and a weight of as many taps
 /// that lies like the convolution's own.
@@ -22,14 +23,20 @@ pub(super) struct Products<'a> {
 /// Where an operand lies, and what its elements are.
 #[derive(Clone, Copy)]
 pub(super) struct Operand {
-    pub address: u64,
+    pub pointer: Pointer,
     pub dtype: DType,
+}
+
+impl<T: Element> From<Region<T>> for Operand {
+    fn from(region: Region<T>) -> Self {
+        Operand { pointer: region.pointer(), dtype: T::DTYPE }
+    }
 }
 
 impl Operand {
     /// The operand `elements` further on.
     pub fn from(self, elements: usize) -> Self {
-        Operand { address: self.address + (elements * self.dtype.size()) as u64, ..self }
+        Operand { pointer: self.pointer.offset(elements * self.dtype.size()), ..self }
     }
 }
 
@@ -78,7 +85,7 @@ impl Products<'_> {
     ///
     /// # Safety
     /// The operands are memory of the device, as large as the problem and the tile say.
-    pub unsafe fn forward(&self, device: &CudaDevice, add: bool) -> Result<()> {
+    pub unsafe fn forward(&self, draft: &mut Draft, add: bool) -> Result<()> {
         let [patches, outputs, weight] = self.parts();
         let (per_group, rows) = (self.p.outputs_per_group(), self.rows());
         // SAFETY: passed on to the caller.
@@ -86,11 +93,11 @@ impl Products<'_> {
             match self.p.layout {
                 Layout::ChannelsFirst => {
                     let size = [per_group, rows, self.entries()];
-                    self.queue(device, size, weight, patches, outputs, add)
+                    self.queue(draft, size, weight, patches, outputs, add)
                 }
                 Layout::ChannelsLast => {
                     let size = [rows, per_group, self.entries()];
-                    self.queue(device, size, patches, weight, outputs, add)
+                    self.queue(draft, size, patches, weight, outputs, add)
                 }
             }
         }
@@ -100,7 +107,7 @@ impl Products<'_> {
     ///
     /// # Safety
     /// As [`Products::forward`].
-    pub unsafe fn backward_input(&self, device: &CudaDevice, add: bool) -> Result<()> {
+    pub unsafe fn backward_input(&self, draft: &mut Draft, add: bool) -> Result<()> {
         let [patches, outputs, weight] = self.parts();
         let weight = Part { transposed: true, ..weight };
         let (per_group, rows) = (self.p.outputs_per_group(), self.rows());
@@ -109,11 +116,11 @@ impl Products<'_> {
             match self.p.layout {
                 Layout::ChannelsFirst => {
                     let size = [self.entries(), rows, per_group];
-                    self.queue(device, size, weight, outputs, patches, add)
+                    self.queue(draft, size, weight, outputs, patches, add)
                 }
                 Layout::ChannelsLast => {
                     let size = [rows, self.entries(), per_group];
-                    self.queue(device, size, outputs, weight, patches, add)
+                    self.queue(draft, size, outputs, weight, patches, add)
                 }
             }
         }
@@ -123,7 +130,7 @@ impl Products<'_> {
     ///
     /// # Safety
     /// As [`Products::forward`].
-    pub unsafe fn backward_weight(&self, device: &CudaDevice, add: bool) -> Result<()> {
+    pub unsafe fn backward_weight(&self, draft: &mut Draft, add: bool) -> Result<()> {
         let [patches, outputs, weight] = self.parts();
         let patches = Part { transposed: true, ..patches };
         let (per_group, rows) = (self.p.outputs_per_group(), self.rows());
@@ -133,11 +140,11 @@ impl Products<'_> {
                 Layout::ChannelsFirst => {
                     let weight = Part { image: self.weights, ..weight };
                     let size = [per_group, self.entries(), rows];
-                    self.queue(device, size, outputs, patches, weight, add)
+                    self.queue(draft, size, outputs, patches, weight, add)
                 }
                 Layout::ChannelsLast => {
                     let size = [self.entries(), per_group, rows];
-                    self.queue(device, size, patches, outputs, weight, add)
+                    self.queue(draft, size, patches, outputs, weight, add)
                 }
             }
         }
@@ -155,7 +162,7 @@ impl Products<'_> {
     /// evenly from an image's last group to the next image, else in the fewest.
     unsafe fn queue(
         &self,
-        device: &CudaDevice,
+        draft: &mut Draft,
         [m, n, k]: [usize; 3],
         a: Part,
         b: Part,
@@ -177,7 +184,7 @@ impl Products<'_> {
         };
         for call in 0..calls {
             let matrix = |part: &Part| Matrix {
-                address: part.first.from(call * outer(part)).address,
+                address: part.first.from(call * outer(part)).pointer,
                 leading: part.leading,
                 stride: inner(part),
                 transposed: part.transposed,
@@ -197,7 +204,7 @@ impl Products<'_> {
             };
             // SAFETY: passed on to the caller; the result overlaps neither factor, as it is another
             // operand.
-            unsafe { device.gemm(&gemm)? };
+            unsafe { multiply(draft, &gemm)? };
         }
         Ok(())
     }

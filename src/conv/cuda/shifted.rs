@@ -2,14 +2,12 @@
 //! input, or the input itself where the shift is none. Takes a K-th of the workspace of `im2col`, and
 //! reads and writes the sums K times.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::arguments::{Three, inner_axes};
+use super::arguments::inner_axes;
 use super::lowering::{Block, Lowering};
 use crate::conv::problem::Problem;
+use crate::device::cuda::structs::AddArgs;
 use crate::device::cuda::{
-    AxesArguments, DeviceSlice, DeviceSliceMut, Divisor, Spec, THREADS, axis_bound, blocks,
-    position_divisors,
+    AxesArguments, Draft, Region, Spec, THREADS, axis_bound, blocks, position_divisors,
 };
 use crate::element::Element;
 use crate::error::Result;
@@ -25,44 +23,33 @@ pub(super) fn lowering(p: &Problem) -> Result<Lowering<'_>> {
     Ok(Lowering::new(p, (0..p.taps()).map(block).collect::<Result<_>>()?))
 }
 
-/// `AddArgs` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    products: u64,
-    sums: u64,
-    count: i64,
-    keep: i64,
-    tap: [i64; 3],
-    x: Three,
-    y: Three,
-    inner: [Divisor; 2],
-    position: [Divisor; 2],
-    axes: AxesArguments,
-}
-
 /// Adds the products of one tap to the sums, or overwrites these.
 pub(super) fn land<T: Element>(
+    draft: &mut Draft,
     p: &Problem,
     block: &Block,
     images: usize,
-    products: DeviceSlice<'_, T>,
-    target: DeviceSliceMut<'_, T>,
+    products: Region<T>,
+    target: Region<T>,
     add: bool,
 ) -> Result<()> {
-    let device = target.device();
+    let options = draft.device().options();
     // The products are outputs with the input's channels.
     let gathered = Problem { batch: images, outputs: p.channels, ..p.clone() };
-    let arguments = Arguments {
-        products: products.address(),
-        sums: target.address(),
+    let [major, minor] = inner_axes(p.layout, p.channels, p.input_positions());
+    let [plane, line] = position_divisors(p.input_extents());
+    let arguments = AddArgs {
+        products: products.pointer(),
+        sums: target.pointer(),
         count: target.len() as i64,
         keep: add.into(),
         tap: block.tap.map(|tap| tap as i64),
         x: gathered.input_strides().into(),
         y: gathered.output_strides().into(),
-        inner: inner_axes(p.layout, p.channels, p.input_positions()),
-        position: position_divisors(p.input_extents()),
+        major,
+        minor,
+        plane,
+        line,
         axes: AxesArguments::new(&p.axes),
     };
     let counts = [products.len(), target.len(), axis_bound(&p.axes)];
@@ -70,9 +57,10 @@ pub(super) fn land<T: Element>(
         .element(T::DTYPE)
         .define("SOURCE", T::DTYPE)
         .layout(p.layout)
-        .geometry(&p.axes, device.options().specialise)
-        .index(&counts, device.options().wide);
+        .geometry(&p.axes, options.specialise)
+        .index(&counts, options.wide);
     let grid = blocks(target.len(), THREADS)?;
     // SAFETY: the kernel reads the products and the sums, inside their extents, and writes the sums.
-    unsafe { device.launch(spec, grid, THREADS, &arguments) }
+    unsafe { draft.launch(spec, grid, THREADS, &arguments) };
+    Ok(())
 }

@@ -128,7 +128,7 @@ impl<T> fmt::Debug for DeviceBuffer<T> {
 }
 
 /// What has to live as long as memory of a caller's is borrowed.
-pub(crate) trait Lease {}
+pub(crate) trait Lease: Send + Sync {}
 
 /// Borrowed elements on a device.
 pub(crate) struct DeviceSlice<'a, T> {

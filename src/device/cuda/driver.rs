@@ -37,7 +37,7 @@ pub(crate) struct Resources {
 /// A matrix by rows, or one for each product of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
-    pub address: u64,
+    pub address: Pointer,
     /// From one row to the next, in elements.
     pub leading: usize,
     /// From one product's matrix to the next one's, in elements; 0 when they share it.
@@ -70,7 +70,7 @@ impl Gemm {
     /// The same with the addresses that a run puts in the slots.
     pub(super) fn resolved(&self, slots: &[u64]) -> Self {
         let at = |matrix: Matrix| Matrix {
-            address: bytemuck::cast::<u64, Pointer>(matrix.address).resolve(slots),
+            address: Pointer::at(matrix.address.resolve(slots)),
             ..matrix
         };
         Gemm { a: at(self.a), b: at(self.b), c: at(self.c), ..*self }

@@ -196,26 +196,29 @@ impl CudaDevice {
         }
     }
 
+    /// Runs `work` as if this device's stream were being captured into a CUDA graph: launches, copies and
+    /// clearings on the device are done; whatever a capture does not allow is an error that names the call:
+    /// allocating and freeing memory, compiling, copies from and to the host, waiting. Runs of plans with a
+    /// workspace of their own pass. For simulators, and for one that no other thread uses meanwhile.
+    ///
+    /// # Errors
+    /// What `work` returns, [`Error::Device`], or [`Error::Invalid`] when this is no simulator.
+    #[cfg(feature = "simulator")]
+    pub fn as_if_captured<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        #[cfg(unix)]
+        if let Some(simulator) = self.driver().as_any().downcast_ref::<simulator::Simulator>() {
+            return simulator.capture(work);
+        }
+        drop(work);
+        Err(Error::invalid("device", self, "captures are checked by simulators"))
+    }
+
     pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
         let stand_in = self.stand_in();
         work(&Device::Cuda(stand_in.clone()))?;
         let specs = stand_in.0.compiler.specs();
         specs.par_iter().try_for_each(|spec| self.kernel(spec).map(drop))?;
         Ok(specs.len())
-    }
-
-    /// The memory that `call` takes on top of what `operands` hold, in bytes.
-    pub(super) fn workspace<O>(
-        &self,
-        operands: impl FnOnce(&Device) -> Result<O>,
-        call: impl FnOnce(&mut O) -> Result<()>,
-    ) -> Result<u64> {
-        let stand_in = self.stand_in();
-        let mut operands = operands(&Device::Cuda(stand_in.clone()))?;
-        let peak = || stand_in.driver().as_any().downcast_ref().map_or(0, Rehearsal::take_peak);
-        peak();
-        call(&mut operands)?;
-        Ok(peak())
     }
 
     /// A device on which nothing is compiled or computed.

@@ -133,6 +133,15 @@ impl Draft {
         Region { pointer, len, alignment: self.alignment, elements: PhantomData }
     }
 
+    /// A number that has the powers of two, up to what kernels ask for, which will divide this address.
+    pub(crate) fn alignment_of(&self, pointer: Pointer) -> u64 {
+        let whole = match pointer.unresolved() {
+            Some(slot) if slot != usize::from(WORKSPACE) => self.alignment,
+            _ => FULL_ALIGNMENT,
+        };
+        pointer.distance() | whole
+    }
+
     /// `len` elements of the workspace, of any value, until they are given back by [`Draft::release`].
     ///
     /// # Errors

@@ -28,9 +28,6 @@ pub(super) struct Rehearsal {
     /// What compiled kernels need, by their images.
     needs: Mutex<HashMap<u64, Vec<(String, Resources)>>>,
     next_address: AtomicU64,
-    /// Bytes that are allocated, and the most there were at a time.
-    held: AtomicU64,
-    peak: AtomicU64,
 }
 
 impl Rehearsal {
@@ -47,8 +44,6 @@ impl Rehearsal {
             target: None,
             needs: Mutex::default(),
             next_address: AtomicU64::new(ALIGNMENT),
-            held: AtomicU64::default(),
-            peak: AtomicU64::default(),
         }
     }
 
@@ -71,21 +66,11 @@ impl Rehearsal {
             target: Some(target),
             needs: Mutex::default(),
             next_address: AtomicU64::new(ALIGNMENT),
-            held: AtomicU64::default(),
-            peak: AtomicU64::default(),
         })
     }
 }
 
 const ALIGNMENT: u64 = 256;
-
-impl Rehearsal {
-    /// The most bytes allocated at a time since the last call, beyond those allocated now.
-    pub(super) fn take_peak(&self) -> u64 {
-        let held = self.held.load(Ordering::Relaxed);
-        self.peak.swap(held, Ordering::Relaxed) - held
-    }
-}
 
 fn fresh_identity() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -152,14 +137,10 @@ impl Driver for Rehearsal {
 
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
         let bytes = (bytes as u64).next_multiple_of(ALIGNMENT);
-        let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.peak.fetch_max(held, Ordering::Relaxed);
         Ok(Some(self.next_address.fetch_add(bytes, Ordering::Relaxed)))
     }
 
-    unsafe fn free(&self, _: u64, bytes: usize) {
-        self.held.fetch_sub((bytes as u64).next_multiple_of(ALIGNMENT), Ordering::Relaxed);
-    }
+    unsafe fn free(&self, _: u64, _: usize) {}
 
     unsafe fn upload(&self, _: &[u8], _: u64) -> Result<()> {
         Ok(())

@@ -18,8 +18,8 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher as _;
 use std::io::Write as _;
 use std::mem;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use rayon::prelude::*;
@@ -52,8 +52,28 @@ const SMALL_LAUNCH: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Simulator {
     identity: u64,
+    /// What is refused while a graph is as if captured, and whether it is.
+    capture: Capture,
     compiler: Compiler,
     shared: Arc<Shared>,
+}
+
+/// Work as it is while a stream is captured into a graph: launches, copies and clearings are recorded; what
+/// waits, allocates, compiles or reads cannot be.
+#[derive(Debug, Default)]
+struct Capture {
+    active: AtomicBool,
+    /// The first call that could not return an error of its own.
+    refused: Mutex<Option<Error>>,
+}
+
+impl Capture {
+    fn check(&self, call: &str) -> Result<()> {
+        match self.active.load(Ordering::Relaxed) {
+            true => Err(failure(call, "it is not possible while a graph is captured")),
+            false => Ok(()),
+        }
+    }
 }
 
 /// What kernels need of the simulator that loaded them.
@@ -86,12 +106,30 @@ impl Simulator {
         Simulator {
             // Far from the ordinals of real devices.
             identity: 1 << 63 | NEXT.fetch_add(1, Ordering::Relaxed),
+            capture: Capture::default(),
             compiler,
             shared: Arc::new(Shared {
                 memory: Memory::new(limit),
                 seed,
                 launches: AtomicU64::new(0),
             }),
+        }
+    }
+}
+
+impl Simulator {
+    /// Does the work as if it were captured into a graph: see [`Capture`].
+    ///
+    /// # Errors
+    /// What the work returns, or the first call that a capture does not allow.
+    pub(super) fn capture<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        self.capture.active.store(true, Ordering::Relaxed);
+        let done = work();
+        self.capture.active.store(false, Ordering::Relaxed);
+        let refused = self.capture.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match refused {
+            Some(error) => Err(error),
+            None => done,
         }
     }
 }
@@ -146,6 +184,9 @@ impl Driver for Simulator {
     }
 
     fn compile(&self, unit: &Unit) -> Result<Vec<u8>, CompileFailure> {
+        self.capture
+            .check("compiling")
+            .map_err(|error| CompileFailure { log: error.to_string() })?;
         let mut image = self.compiler.compile(unit)?;
         let sum = checksum(&image);
         image.extend_from_slice(&sum);
@@ -154,6 +195,7 @@ impl Driver for Simulator {
 
     fn load(&self, image: &[u8], entry: &str) -> Result<Box<dyn Kernel>> {
         let call = format!("loading {entry}");
+        self.capture.check(&call)?;
         let failed = |reason: String| failure(&*call, reason);
         // The dynamic loader trusts what it is given.
         let object = match image.split_last_chunk::<8>() {
@@ -191,16 +233,22 @@ impl Driver for Simulator {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        self.capture.check("allocating memory")?;
         Ok(self.shared.memory.allocate(bytes))
     }
 
     unsafe fn free(&self, address: u64, bytes: usize) {
+        if let Err(error) = self.capture.check("freeing memory") {
+            let mut refused = self.capture.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.get_or_insert(error);
+        }
         if let Err(reason) = self.shared.memory.free(address, bytes) {
             log::error!("simulator: free failed: {reason}");
         }
     }
 
     unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
+        self.capture.check("upload")?;
         self.shared.memory.check(to, from.len()).map_err(|reason| failure("upload", reason))?;
         // SAFETY: the target is live memory of ours, and `from` is the host's.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
@@ -208,6 +256,7 @@ impl Driver for Simulator {
     }
 
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        self.capture.check("download")?;
         self.shared.memory.check(from, to.len()).map_err(|reason| failure("download", reason))?;
         // SAFETY: the source is live memory of ours, and `to` is the host's.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
@@ -236,10 +285,11 @@ impl Driver for Simulator {
     }
 
     fn synchronize(&self) -> Result<()> {
-        Ok(())
+        self.capture.check("waiting for queued work")
     }
 
     fn trim(&self) -> Result<()> {
+        self.capture.check("giving back memory")?;
         self.shared.memory.trim();
         Ok(())
     }

@@ -1,106 +1,84 @@
 //! Matrix products on device addresses: cuBLAS's where it is found, else the crate's own.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::tiles::{Engine, Product, Tiling};
-use crate::device::cuda::{CudaDevice, Gemm, Matrix, Spec};
+use super::tiles::{Engine, Product};
+use crate::device::cuda::structs::GemmArgs;
+use crate::device::cuda::{Draft, Gemm, Matrix, Spec};
 use crate::element::DType;
 use crate::error::Result;
 
-impl CudaDevice {
-    /// Queues the products.
-    ///
-    /// # Errors
-    /// [`crate::Error::TooLarge`] for sizes that cannot be counted, [`crate::Error::Device`],
-    /// [`crate::Error::Compile`].
-    ///
-    /// # Safety
-    /// The matrices are memory of this device, as large as sizes, leading dimensions and strides say, and
-    /// `c` overlaps neither factor.
-    pub(crate) unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
-        if self.driver().has_blas() {
-            // SAFETY: passed on to the caller.
-            return unsafe { self.driver().gemm(gemm) };
-        }
-        // SAFETY: passed on to the caller.
-        unsafe { self.multiply(gemm) }
+/// Puts the products into a draft: cuBLAS's where it is found, else the crate's own.
+///
+/// # Errors
+/// [`crate::Error::TooLarge`] for sizes that cannot be counted.
+///
+/// # Safety
+/// The matrices are memory of this device, as large as sizes, leading dimensions and strides say, and
+/// `c` overlaps neither factor.
+pub(crate) unsafe fn multiply(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
+    if gemm.m == 0 || gemm.n == 0 || gemm.batch == 0 {
+        return Ok(());
     }
-
-    /// [`CudaDevice::gemm`] by `kernels/gemm.cu`.
-    ///
-    /// # Safety
-    /// As [`CudaDevice::gemm`].
-    unsafe fn multiply(&self, gemm: &Gemm) -> Result<()> {
-        let Gemm { dtype, output, m, n, k, batch, a, b, c, .. } = *gemm;
-        if m == 0 || n == 0 || batch == 0 {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        if draft.device().driver().has_blas() {
+            draft.gemm(*gemm);
             return Ok(());
         }
-        let engine = Engine::new(self, dtype);
-        let vector = |dtype: DType, matrix: Matrix, neighbours: usize| {
-            let Matrix { address, leading, stride, .. } = matrix;
-            engine.vector(dtype.size(), address, &[neighbours, leading, stride])
-        };
-        let vectors = [
-            vector(dtype, a, if a.transposed { m } else { k }),
-            vector(dtype, b, if b.transposed { k } else { n }),
-            vector(output, c, n),
-        ];
-        let product = Product::new(self, engine, batch, [m, n, k], vectors)?;
-        // How far neighbours in a row, or else in a column, of the factor are apart.
-        let steps = |matrix: Matrix| match matrix.transposed {
-            true => (1, matrix.leading as i64),
-            false => (matrix.leading as i64, 1),
-        };
-        let ((a_row, a_term), (b_term, b_column)) = (steps(a), steps(b));
-        let spec = Spec::new("gemm.cu", "gemm")
-            .define("OUTPUT", output)
-            .define("A_ALONG_K", i32::from(!a.transposed))
-            .define("B_ALONG_K", i32::from(b.transposed));
-        let lines = |matrix: Matrix, lines: usize, columns: usize| {
-            matrix.leading.saturating_mul(if matrix.transposed { columns } else { lines })
-        };
-        let counts = [lines(a, m, k), lines(b, k, n), lines(c, m, n), k];
-        let arguments = |parts| Arguments {
-            a: a.address,
-            b: b.address,
-            c: c.address,
-            parts,
-            tiling: product.tiling(),
-            a_row,
-            a_term,
-            a_batch: a.stride as i64,
-            b_column,
-            b_term,
-            b_batch: b.stride as i64,
-            c_row: c.leading as i64,
-            c_batch: c.stride as i64,
-            alpha: gemm.alpha,
-            beta: gemm.beta,
-        };
-        // SAFETY: the kernels read and write inside the matrices' sizes, for which the caller answers.
-        unsafe { product.launch(self, spec, "gemm_sum", &counts, arguments) }
+        multiply_ourselves(draft, gemm)
     }
 }
 
-/// `GemmArgs` in kernels/gemm.cu.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
-    a: u64,
-    b: u64,
-    c: u64,
-    parts: u64,
-    tiling: Tiling,
-    a_row: i64,
-    a_term: i64,
-    a_batch: i64,
-    b_column: i64,
-    b_term: i64,
-    b_batch: i64,
-    c_row: i64,
-    c_batch: i64,
-    alpha: f64,
-    beta: f64,
+/// [`multiply`] by `kernels/product/gemm.cu`.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn multiply_ourselves(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
+    let Gemm { dtype, output, m, n, k, batch, a, b, c, .. } = *gemm;
+    let engine = Engine::new(draft.device(), dtype);
+    let vector = |dtype: DType, matrix: Matrix, neighbours: usize| {
+        let Matrix { address, leading, stride, .. } = matrix;
+        let alignment = draft.alignment_of(address);
+        engine.vector(dtype.size(), alignment, &[neighbours, leading, stride])
+    };
+    let vectors = [
+        vector(dtype, a, if a.transposed { m } else { k }),
+        vector(dtype, b, if b.transposed { k } else { n }),
+        vector(output, c, n),
+    ];
+    let product = Product::new(draft.device(), engine, batch, [m, n, k], vectors)?;
+    // How far neighbours in a row, or else in a column, of the factor are apart.
+    let steps = |matrix: Matrix| match matrix.transposed {
+        true => (1, matrix.leading as i64),
+        false => (matrix.leading as i64, 1),
+    };
+    let ((a_row, a_term), (b_term, b_column)) = (steps(a), steps(b));
+    let spec = Spec::new("gemm.cu", "gemm")
+        .define("OUTPUT", output)
+        .define("A_ALONG_K", i32::from(!a.transposed))
+        .define("B_ALONG_K", i32::from(b.transposed));
+    let lines = |matrix: Matrix, lines: usize, columns: usize| {
+        matrix.leading.saturating_mul(if matrix.transposed { columns } else { lines })
+    };
+    let counts = [lines(a, m, k), lines(b, k, n), lines(c, m, n), k];
+    let arguments = |parts| GemmArgs {
+        a: a.address,
+        b: b.address,
+        c: c.address,
+        parts,
+        tiling: product.tiling(),
+        a_row,
+        a_term,
+        a_batch: a.stride as i64,
+        b_column,
+        b_term,
+        b_batch: b.stride as i64,
+        c_row: c.leading as i64,
+        c_batch: c.stride as i64,
+        alpha: gemm.alpha,
+        beta: gemm.beta,
+    };
+    // SAFETY: the kernels read and write inside the matrices' sizes, for which the caller answers.
+    unsafe { product.launch(draft, spec, "gemm_sum", &counts, arguments) }
 }
 
 #[cfg(all(test, feature = "simulator", unix))]
@@ -110,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::device::Device;
-    use crate::device::cuda::DeviceBuffer;
+    use crate::device::cuda::{CudaDevice, DeviceBuffer};
     use crate::element::Element;
 
     fn simulator() -> CudaDevice {
@@ -168,6 +146,16 @@ mod tests {
         let mut buffer_c = DeviceBuffer::from_slice(&device, "c", &before).unwrap();
         let matrix =
             |address, leading, stride, transposed| Matrix { address, leading, stride, transposed };
+        let with_operands = || {
+            let mut draft = Draft::new(&device, 16);
+            let pointers = [
+                draft.operand::<T>(a.len()).pointer(),
+                draft.operand::<T>(b.len()).pointer(),
+                draft.operand::<O>(before.len()).pointer(),
+            ];
+            (draft, pointers)
+        };
+        let (draft, [at_a, at_b, at_c]) = with_operands();
         let gemm = Gemm {
             dtype: T::DTYPE,
             output: O::DTYPE,
@@ -175,14 +163,23 @@ mod tests {
             n,
             k,
             batch,
-            a: matrix(buffer_a.view().address(), lda, size_a, ta),
-            b: matrix(buffer_b.view().address(), ldb, b_stride, tb),
-            c: matrix(buffer_c.view_mut().address(), ldc, size_c, false),
+            a: matrix(at_a, lda, size_a, ta),
+            b: matrix(at_b, ldb, b_stride, tb),
+            c: matrix(at_c, ldc, size_c, false),
             alpha: 0.5,
             beta: case.beta,
         };
-        // SAFETY: the buffers have these sizes.
-        unsafe { device.gemm(&gemm).unwrap() };
+        let addresses =
+            [buffer_a.view().address(), buffer_b.view().address(), buffer_c.view_mut().address()];
+        let run = |mut draft: Draft, gemm: &Gemm| {
+            // SAFETY: the buffers have these sizes.
+            unsafe { multiply(&mut draft, gemm).unwrap() };
+            let program = draft.prepare().unwrap();
+            let space = DeviceBuffer::<u8>::new(&device, "parts", program.workspace()).unwrap();
+            // SAFETY: as above.
+            unsafe { program.run(&addresses, space.view().address()).unwrap() };
+        };
+        run(draft, &gemm);
         let found = buffer_c.to_vec().unwrap();
         for (at, (found, before)) in found.iter().zip(&before).enumerate() {
             let (i, row, column) = (at / size_c, at / ldc % m, at % ldc);
@@ -201,11 +198,9 @@ mod tests {
             }
             assert_eq!(found.to_f64(), O::from_f64(expected).to_f64(), "{case:?} {at}");
         }
-        // SAFETY: as above.
-        unsafe { device.gemm(&Gemm { beta: 0., ..gemm }).unwrap() };
+        run(with_operands().0, &Gemm { beta: 0., ..gemm });
         let first = buffer_c.to_vec().unwrap();
-        // SAFETY: as above.
-        unsafe { device.gemm(&Gemm { beta: 0., ..gemm }).unwrap() };
+        run(with_operands().0, &Gemm { beta: 0., ..gemm });
         let second = buffer_c.to_vec().unwrap();
         assert!(bytemuck::cast_slice::<O, u8>(&first) == bytemuck::cast_slice::<O, u8>(&second));
     }

@@ -3,4 +3,5 @@
 mod gemm;
 mod tiles;
 
-pub(crate) use tiles::{Engine, Product, Tiling};
+pub(crate) use gemm::multiply;
+pub(crate) use tiles::{Engine, Product};

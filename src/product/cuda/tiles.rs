@@ -1,25 +1,9 @@
-//! How the crate's own matrix product (`kernels/product.cuh`) is cut into blocks.
+//! How the crate's own matrix product (`kernels/lib/product.cuh`) is cut into blocks.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::cuda::{CudaDevice, DeviceBuffer, Divisor, Spec, THREADS, blocks};
+use crate::device::cuda::structs::Tiling;
+use crate::device::cuda::{Arguments, CudaDevice, Divisor, Draft, Pointer, Spec, THREADS, blocks};
 use crate::element::DType;
 use crate::error::{Result, checked_product};
-
-/// `Tiling` in kernels/product.cuh.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(crate) struct Tiling {
-    depth: i64,
-    span: i64,
-    columns_first: i64,
-    count: i64,
-    rows: Divisor,
-    columns: Divisor,
-    fast: Divisor,
-    slow: Divisor,
-    parts: Divisor,
-}
 
 /// What multiplies factors of a type on a device: the tensor cores, or each thread by itself.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +29,11 @@ impl Engine {
     }
 
     /// How many neighbours of an operand in elements of `size` bytes are moved at a time, from the
-    /// address and all distances between the rows of neighbours, their lengths among them: a chunk if
+    /// alignment and all distances between the rows of neighbours, their lengths among them: a chunk if
     /// all are multiples, else 1.
-    pub(crate) fn vector(self, size: usize, address: u64, distances: &[usize]) -> usize {
+    pub(crate) fn vector(self, size: usize, alignment: u64, distances: &[usize]) -> usize {
         let chunk = self.chunk();
-        let aligned = address.is_multiple_of((chunk * size).min(16) as u64);
+        let aligned = alignment.is_multiple_of((chunk * size).min(16) as u64);
         let whole = aligned && distances.iter().all(|distance| distance.is_multiple_of(chunk));
         if whole { chunk } else { 1 }
     }
@@ -166,17 +150,18 @@ impl Product {
     ///
     /// # Safety
     /// As [`CudaDevice::launch`]; the parts are as large as the kernel takes them to be.
-    pub(crate) unsafe fn launch<A: Pod>(
+    pub(crate) unsafe fn launch<A: Arguments>(
         &self,
-        device: &CudaDevice,
+        draft: &mut Draft,
         kernel: Spec,
         sum: &'static str,
         counts: &[usize],
-        arguments: impl FnOnce(u64) -> A,
+        arguments: impl FnOnce(Pointer) -> A,
     ) -> Result<()> {
         // Rows and columns are counted up to the end of their last tile.
         let counts = [counts, &[self.count, self.blocks]].concat();
-        let kernel = kernel.element(self.engine.dtype).index(&counts, device.options().wide);
+        let kernel =
+            kernel.element(self.engine.dtype).index(&counts, draft.device().options().wide);
         let sized = |kernel: Spec, [rows, columns]: [usize; 2], [a, b, c]: [usize; 3]| {
             let kernel = kernel.define("TILE_ROWS", rows).define("TILE_COLUMNS", columns);
             kernel.define("A_VECTOR", a).define("B_VECTOR", b).define("C_VECTOR", c)
@@ -189,18 +174,24 @@ impl Product {
         let grid = blocks(self.blocks, 1)?;
         if self.parts == 1 {
             // SAFETY: passed on to the caller.
-            return unsafe { device.launch(product, grid, self.engine.threads(), &arguments(0)) };
+            unsafe {
+                draft.launch(product, grid, self.engine.threads(), &arguments(Pointer::NULL))
+            };
+            return Ok(());
         }
         // It has neither tiles nor vectors, so one serves all.
         let sum = sized(kernel.entry_of(sum).define("SUM", 1), [64, 64], [1; 3]);
         let bytes = self.parts * self.count * accumulator_size(self.engine.dtype);
-        let parts = DeviceBuffer::<u8>::new(device, "the parts of sums", bytes)?;
-        let arguments = arguments(parts.view().address());
+        let held = draft.held();
+        let parts = draft.workspace::<u8>("the parts of sums", bytes)?;
+        let arguments = arguments(parts.pointer());
         let product = product.define("SPLIT", 1);
-        // SAFETY: passed on to the caller; the parts are freed after the work that uses them.
+        // SAFETY: passed on to the caller; the parts are as large as they were counted to be.
         unsafe {
-            device.launch(product, grid, self.engine.threads(), &arguments)?;
-            device.launch(sum, blocks(self.count, THREADS)?, THREADS, &arguments)
+            draft.launch(product, grid, self.engine.threads(), &arguments);
+            draft.launch(sum, blocks(self.count, THREADS)?, THREADS, &arguments);
         }
+        draft.release(held);
+        Ok(())
     }
 }

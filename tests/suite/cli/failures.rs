@@ -117,7 +117,7 @@ fn failures_leave_what_was_there() {
     let missing = "unfold x.npy --kernel 1 -o none/a.npy";
     folder.fails(1, missing, &["--output none/a.npy", "No such file"]);
     folder.fails(1, "unfold x.npy --kernel 1 -o folder.npy", &["--output folder.npy"]);
-    // More memory than addresses: a failure, not an abort.
+    // More memory than there are addresses: an error message, not an abort of the process.
     folder.fails(1, "filter --channels 9000000 --kernel 3 -o x.npy", &["could not allocate"]);
     folder.fails(2, "unfold x.npy --kernel 9 -o x.npy", &["--kernel"]);
     assert_eq!(folder.read::<f32>("x.npy").shape(), [1, 1, 2, 3]);
@@ -125,4 +125,32 @@ fn failures_leave_what_was_there() {
     folder.json(&["unfold", "x.npy", "--kernel", "1", "-o", "x.npy"]);
     assert_eq!(folder.read::<f32>("x.npy").shape(), [1, 1, 6]);
     assert_eq!(folder.names(), ["folder.npy", "x.npy"]);
+}
+
+/// When a device exists but fails while it works, that is a failure and not bad input. Here the
+/// simulator's compiler refuses every kernel.
+#[cfg(all(unix, feature = "simulator"))]
+#[test]
+fn a_device_that_fails_is_not_bad_input() {
+    use std::os::unix::fs::PermissionsExt;
+    if convmat::Device::simulator().is_err() {
+        return eprintln!("skipped: there is no simulator");
+    }
+    let folder = Folder::new();
+    folder.write::<f32>("x.npy", &[1, 1, 2, 3], &[1.0; 6]);
+    let script =
+        "#!/bin/sh\ncase \"$*\" in *unit.cpp*) echo refused >&2; exit 1;; esac\nexec c++ \"$@\"\n";
+    fs::write(folder.path("refuses"), script).unwrap();
+    fs::set_permissions(folder.path("refuses"), fs::Permissions::from_mode(0o755)).unwrap();
+    let before = folder.names();
+    let output = folder
+        .command(&["unfold", "x.npy", "--kernel", "1", "-o", "a.npy", "--device", "simulator"])
+        .env("CXX", folder.path("refuses"))
+        .env("CONVMAT_CACHE_DIR", "")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("does not compile") && stderr.contains("refused"), "{stderr}");
+    assert_eq!(folder.names(), before);
 }

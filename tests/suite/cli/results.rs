@@ -1,14 +1,13 @@
 //! What the commands write, against the oracle and the library.
 
 use convmat::io::{self, AnyView, NpzReader, NpzWriter};
-use convmat::{Algorithm, Conv, Csr, Element, IndexView, Layout, PaddingMode};
+use convmat::{Algorithm, Conv, Csr, Element, IndexView, Layout, PaddingMode, with_axes};
 use half::{bf16, f16};
 use serde_json::{Value, json};
 
 use super::Folder;
 use crate::catalogue::{conv, devices, integers, last, tensor, values};
 use crate::oracle::Case;
-use crate::with_rank;
 
 fn join(values: &[usize]) -> String {
     values.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
@@ -105,10 +104,11 @@ fn every_command_equals_the_definition() {
         assert_eq!(folded.shape(), c.input_shape());
         assert_eq!(values(&folded), c.fold(&values(&patches)));
         folder.json(&with(&[&fold[..], &["--average"]].concat(), &flags));
-        let average = with_rank!(c, D => conv::<D>(&c).fold_average(&patches, last(c.input)));
+        let average =
+            with_axes!(c.spatial, D => conv::<D>(&c).fold_average(&patches, last(c.input)));
         assert_eq!(folder.read::<f64>("f.npy"), average.unwrap());
 
-        for algorithm in Algorithm::ALL.map(|a| a.to_string()) {
+        for algorithm in Algorithm::GENERAL.map(|a| a.to_string()) {
             let object = folder.json(&with(
                 &[
                     "conv",
@@ -160,10 +160,10 @@ fn check_matrix(folder: &Folder, c: &Case, flags: &[String], size: &str) {
     let (w, b) = (folder.read::<f64>("w.npy"), folder.read::<f64>("b.npy"));
     let plain = ["matrix", "w.npy", "-o", "m.npz", "--input-size", size];
     let object = folder.json(&with(&[&plain[..], &["--bias", "b.npy"]].concat(), flags));
-    let matrix = with_rank!(c, D => conv::<D>(c).matrix(&w, Some(b.view()), last(c.input)));
+    let matrix = with_axes!(c.spatial, D => conv::<D>(c).matrix(&w, Some(b.view()), last(c.input)));
     assert_archive_is(folder, "m.npz", &object, &matrix.unwrap());
     let object = folder.json(&with(&[&plain[..], &["--eliminate-zeros"]].concat(), flags));
-    let matrix = with_rank!(c, D => conv::<D>(c).matrix(&w, None, last(c.input)));
+    let matrix = with_axes!(c.spatial, D => conv::<D>(c).matrix(&w, None, last(c.input)));
     assert_archive_is(folder, "m.npz", &object, &matrix.unwrap().eliminate_zeros().unwrap());
 }
 
@@ -180,7 +180,7 @@ fn check_transposed(folder: &Folder, c: &Case, flags: &[String]) {
     let head = ["conv", "dy.npy", "w.npy", "-o", "t.npy"];
     let object = folder.json(&with(&[&head[..], &rest].concat(), flags));
     assert_eq!(object["geometry"]["transposed"], json!(true));
-    let expected = with_rank!(c, D => {
+    let expected = with_axes!(c.spatial, D => {
         let padding = std::array::from_fn(|a| object["geometry"]["output_padding"][a].as_u64().unwrap() as usize);
         conv::<D>(c).transposed(&dy, &w, Some(bias.view()), padding)
     });
@@ -189,7 +189,7 @@ fn check_transposed(folder: &Folder, c: &Case, flags: &[String]) {
     let size = join(output);
     let head = ["matrix", "w.npy", "-o", "m.npz", "--input-size", &size];
     let object = folder.json(&with(&[&head[..], &rest].concat(), flags));
-    let expected = with_rank!(c, D => {
+    let expected = with_axes!(c.spatial, D => {
         let of = |a: usize| 3 - D + a;
         let extra = std::array::from_fn(|a| c.stride[of(a)].max(c.dilation[of(a)]) - 1);
         conv::<D>(c).transposed_matrix(&w, Some(bias.view()), last(c.output()), extra)
@@ -197,7 +197,7 @@ fn check_transposed(folder: &Folder, c: &Case, flags: &[String]) {
     assert_archive_is(folder, "m.npz", &object, &expected.unwrap());
 }
 
-/// Every element type, in and out of every file format.
+/// Every element type, read from and written to every file format.
 #[test]
 fn element_types_and_formats_are_kept() {
     fn check<T: Element>() {

@@ -22,7 +22,7 @@ fn transposed_on<T: Element>(
     let (size, extra) = transposed_sizes(c)?;
     let (weight, bias) = (on(device, weight), bias.map(|bias| on(device, bias)));
     let bias = bias.as_ref().map(Tensor::view);
-    let matrix = with_rank!(c, D => {
+    let matrix = with_axes!(c.spatial, D => {
         conv::<D>(c).transposed_matrix(&weight, bias, last(size), last(extra))
     });
     Some(matrix.unwrap())
@@ -52,13 +52,14 @@ fn check_assembly<T: Element>(c: &Case, with_bias: bool, seed: u64, devices: &[D
         let (weight, bias) = (on(device, &weight), bias.map(|bias| on(device, bias)));
         let no_bias = on(device, &tensor::<T>(&[c.outputs], &vec![0.0; c.outputs]));
         let no_bias = with_bias.then(|| no_bias.view());
-        with_rank!(c, D => {
+        with_axes!(c.spatial, D => {
             let (conv, size) = (conv::<D>(c), last(c.input));
             conv.matrix_into(&zeros, no_bias, size, &mut matrix).unwrap();
             assert!(host(matrix.clone()).data().unwrap().iter().all(|v| v.to_f64() == 0.0));
             let bias = bias.as_ref().map(Tensor::view);
-            conv.matrix_into(&weight, bias, size, &mut matrix).unwrap();
-        });
+            conv.matrix_into(&weight, bias, size, &mut matrix)
+        })
+        .unwrap();
         assert_eq!(host(matrix), expected);
     }
 }
@@ -143,7 +144,7 @@ proptest! {
             let mut target = target.to_device(device).unwrap();
             let (w, bias) = (on(device, &w), bias.map(|bias| on(device, bias)));
             let bias = bias.as_ref().map(Tensor::view);
-            with_rank!(c, D => conv::<D>(&c).matrix_into(&w, bias, last(c.input), &mut target))
+            with_axes!(c.spatial, D => conv::<D>(&c).matrix_into(&w, bias, last(c.input), &mut target))
                 .unwrap();
             assert_eq!(host(target), expected);
         }
@@ -151,7 +152,7 @@ proptest! {
 
     #[test]
     fn sparse_filters_are_the_same_everywhere(c in cases()) {
-        with_rank!(c, D => {
+        with_axes!(c.spatial, D => {
             let conv = conv::<D>(&c);
             let expected = conv.gathering_filter_csr::<f32>(c.channels).unwrap();
             for device in accelerators() {
@@ -159,7 +160,8 @@ proptest! {
                 assert_eq!((filter.device(), filter.shape()), (device.clone(), expected.shape()));
                 assert_eq!(host(filter), expected);
             }
-        });
+            Ok::<(), Error>(())
+        })?;
     }
 }
 

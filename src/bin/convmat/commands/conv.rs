@@ -1,8 +1,8 @@
 //! `convmat conv`.
 
-use convmat::{Conv, Element, Tensor, TensorView};
+use convmat::{Conv, Element, PlanOptions, Tensor, with_axes, with_dtype};
 
-use super::{dispatch, report_geometry};
+use super::report_geometry;
 use crate::args::ConvArgs;
 use crate::failure::Failure;
 use crate::session::{Operand, Session, check_writable, common_dtype};
@@ -21,7 +21,7 @@ pub fn run(args: &ConvArgs, session: &mut Session) -> Result<(), Failure> {
     let dtype = common_dtype(&[Some(&x), Some(&w), bias.as_ref()])?;
     let axes = x.spatial_axes()?;
     let operands = Operands { x, w, bias };
-    dispatch!(dtype, axes, T, D => typed::<T, D>(args, session, operands))
+    with_dtype!(dtype, T => with_axes!(axes, D => typed::<T, D>(args, session, operands)))
 }
 
 fn typed<T: Element, const D: usize>(
@@ -37,22 +37,32 @@ fn typed<T: Element, const D: usize>(
     let x = x.into_tensor::<T>(session)?;
     let w = w.into_tensor::<T>(session)?;
     let bias = bias.map(|b| b.into_tensor::<T>(session)).transpose()?;
-    let bias = bias.as_ref().map(TensorView::from);
     let device = session.device.clone();
-    let y = session.compute("convolving", || {
+    let options = PlanOptions::new().algorithm(args.algorithm);
+    let (xs, ws, has_bias) = (x.shape(), w.shape(), bias.is_some());
+    let (explanation, y) = session.compute("convolving", || {
         let mut y = Tensor::zeros(&device, &shape)?;
-        match extra {
-            Some(_) => conv.transposed_into(&x, &w, bias, &mut y, args.algorithm)?,
-            None => conv.forward_into(&x, &w, bias, &mut y, args.algorithm)?,
-        }
-        Ok(y)
+        let explanation = match extra {
+            Some(extra) => {
+                let plan = conv.plan_transposed::<T>(&device, xs, ws, has_bias, extra, options)?;
+                plan.run(&x, &w, &bias, &mut y, &mut plan.make_workspace()?)?;
+                plan.explanation().clone()
+            }
+            None => {
+                let plan = conv.plan_forward::<T>(&device, xs, ws, has_bias, options)?;
+                plan.run(&x, &w, &bias, &mut y, &mut plan.make_workspace()?)?;
+                plan.explanation().clone()
+            }
+        };
+        Ok((explanation, y))
     })?;
+    session.planned(&explanation);
     session.report.row("algorithm", args.algorithm);
     session.report.set("algorithm", args.algorithm.to_string());
     session.save("y", &args.output, y)
 }
 
-/// Shape of the result, as far as it can be told before the operands are checked.
+/// Shape of the result. The operands are not checked yet: the library refuses wrong ones later.
 fn output_shape<const D: usize>(
     args: &ConvArgs,
     session: &mut Session,

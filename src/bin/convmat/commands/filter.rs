@@ -1,9 +1,9 @@
 //! `convmat filter`.
 
-use convmat::{Conv, DType, Element};
+use convmat::{Conv, DType, Element, with_axes, with_dtype};
 use serde_json::json;
 
-use super::{archive_path, dispatch, save_matrix};
+use super::{archive_path, save_matrix};
 use crate::args::FilterArgs;
 use crate::failure::Failure;
 use crate::session::{Session, check_writable};
@@ -14,9 +14,9 @@ pub fn run(args: &FilterArgs, session: &mut Session) -> Result<(), Failure> {
     }
     check_writable(args.output.path())?;
     session.names.set("channels", "--channels");
-    // SciPy has no bfloat16: such a matrix holds f32, in which ones are ones.
+    // SciPy has no bfloat16, so the matrix holds f32 instead. Its ones are exact in both.
     let dtype = if args.sparse && args.dtype == DType::BF16 { DType::F32 } else { args.dtype };
-    dispatch!(dtype, args.kernel.0.len(), T, D => typed::<T, D>(args, session))
+    with_dtype!(dtype, T => with_axes!(args.kernel.0.len(), D => typed::<T, D>(args, session)))
 }
 
 fn typed<T: Element, const D: usize>(

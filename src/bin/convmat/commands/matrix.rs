@@ -1,8 +1,8 @@
 //! `convmat matrix`.
 
-use convmat::{DType, Device, Element, TensorView};
+use convmat::{DType, Device, Element, TensorView, with_axes, with_dtype};
 
-use super::{archive_path, dispatch, report_geometry, save_matrix};
+use super::{archive_path, report_geometry, save_matrix};
 use crate::args::MatrixArgs;
 use crate::failure::Failure;
 use crate::report;
@@ -14,13 +14,13 @@ pub fn run(args: &MatrixArgs, session: &mut Session) -> Result<(), Failure> {
     let w = session.load_weight(&args.w)?;
     session.names.set("output channels", format!("{} output channels", w.label()));
     let bias = session.load_optional("bias", "--bias", args.bias.as_ref())?;
-    // SciPy has no bfloat16: such a matrix holds f32.
+    // SciPy has no bfloat16, so the matrix holds f32 instead.
     let dtype = match common_dtype(&[Some(&w), bias.as_ref()])? {
         DType::BF16 => DType::F32,
         other => other,
     };
     let axes = w.spatial_axes()?;
-    dispatch!(dtype, axes, T, D => typed::<T, D>(args, session, w, bias))
+    with_dtype!(dtype, T => with_axes!(axes, D => typed::<T, D>(args, session, w, bias)))
 }
 
 fn typed<T: Element, const D: usize>(
@@ -52,7 +52,7 @@ fn typed<T: Element, const D: usize>(
             Some(extra) => conv.transposed_matrix(&w, bias, size, extra)?,
             None => conv.matrix(&w, bias, size)?,
         };
-        // What is left to do, eliminating zeros and writing, is done on the host.
+        // The remaining steps, dropping zeros and writing the file, work on the host.
         let matrix = matrix.to_device(&Device::Cpu)?;
         if args.eliminate_zeros { matrix.eliminate_zeros() } else { Ok(matrix) }
     })?;

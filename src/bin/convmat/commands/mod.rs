@@ -1,4 +1,4 @@
-//! The commands, one file per group.
+//! The commands: a file for each, or for two that belong together.
 
 mod backward;
 mod conv;
@@ -15,48 +15,10 @@ use serde_json::json;
 
 use crate::args::Command;
 use crate::failure::Failure;
-use crate::geometry::{Extents, GeometryFlags};
+use crate::geometry::GeometryFlags;
 use crate::report;
 use crate::session::Session;
-
-/// Evaluates a call with `$T` bound to the element type and `$D` to the number of spatial axes.
-macro_rules! dispatch {
-    (@type $type:ty, $axes:expr, $T:ident, $D:ident => $call:expr) => {{
-        type $T = $type;
-        $crate::commands::with_axes!($axes, $D => $call)
-    }};
-    ($dtype:expr, $axes:expr, $T:ident, $D:ident => $call:expr) => {
-        match $dtype {
-            convmat::DType::F16 => dispatch!(@type half::f16, $axes, $T, $D => $call),
-            convmat::DType::BF16 => dispatch!(@type half::bf16, $axes, $T, $D => $call),
-            convmat::DType::F32 => dispatch!(@type f32, $axes, $T, $D => $call),
-            convmat::DType::F64 => dispatch!(@type f64, $axes, $T, $D => $call),
-            other => Err(Failure::input(format!("element type {other} is not supported"))),
-        }
-    };
-}
-use dispatch;
-
-/// Evaluates a call with `$D` bound to the number of spatial axes, which is 1, 2 or 3.
-macro_rules! with_axes {
-    ($axes:expr, $D:ident => $call:expr) => {
-        match $axes {
-            1 => {
-                const $D: usize = 1;
-                $call
-            }
-            2 => {
-                const $D: usize = 2;
-                $call
-            }
-            _ => {
-                const $D: usize = 3;
-                $call
-            }
-        }
-    };
-}
-use with_axes;
+use crate::values::Extents;
 
 pub fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
     match command {
@@ -70,7 +32,7 @@ pub fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
     }
 }
 
-/// The path of an output that has to be an npz archive of several arrays.
+/// The path of an output that must be an npz archive because it holds several arrays.
 fn archive_path<'a>(what: &str, output: &'a Source) -> Result<&'a Path, Failure> {
     if output.format() != Format::Npz || output.key().is_some() {
         return Err(Failure::input(format!(

@@ -1,8 +1,8 @@
 //! `convmat unfold` and `convmat fold`.
 
-use convmat::Element;
+use convmat::{Element, PlanOptions, Tensor, with_axes, with_dtype};
 
-use super::{dispatch, report_geometry};
+use super::report_geometry;
 use crate::args::{FoldArgs, UnfoldArgs};
 use crate::failure::Failure;
 use crate::session::{Operand, Session, check_writable};
@@ -10,7 +10,8 @@ use crate::session::{Operand, Session, check_writable};
 pub fn unfold(args: &UnfoldArgs, session: &mut Session) -> Result<(), Failure> {
     check_writable(args.output.path())?;
     let x = session.load("input", "X", &args.x)?;
-    dispatch!(x.dtype()?, x.spatial_axes()?, T, D => unfold_typed::<T, D>(args, session, x))
+    let (dtype, axes) = (x.dtype()?, x.spatial_axes()?);
+    with_dtype!(dtype, T => with_axes!(axes, D => unfold_typed::<T, D>(args, session, x)))
 }
 
 fn unfold_typed<T: Element, const D: usize>(
@@ -24,7 +25,14 @@ fn unfold_typed<T: Element, const D: usize>(
     let geometry = geometry.map_err(|e| session.names.explain(e))?;
     report_geometry(session, &args.geometry, &geometry, None)?;
     let x = x.into_tensor::<T>(session)?;
-    let patches = session.compute("unfolding", || conv.unfold(&x))?;
+    let device = session.device.clone();
+    let (explanation, patches) = session.compute("unfolding", || {
+        let plan = conv.plan_unfold::<T>(&device, x.shape(), PlanOptions::new())?;
+        let mut patches = Tensor::zeros(&device, plan.result_shape())?;
+        plan.run(&x, &mut patches, &mut plan.make_workspace()?)?;
+        Ok((plan.explanation().clone(), patches))
+    })?;
+    session.planned(&explanation);
     drop(x);
     session.save("patches", &args.output, patches)
 }
@@ -35,7 +43,8 @@ pub fn fold(args: &FoldArgs, session: &mut Session) -> Result<(), Failure> {
     let patches = session.load("patches", "A", &args.patches)?;
     let flags = [&args.input_size, &args.kernel];
     let axes = flags.map(|f| f.0.len()).into_iter().fold(args.geometry.axes(), usize::max);
-    dispatch!(patches.dtype()?, axes, T, D => fold_typed::<T, D>(args, session, patches))
+    let dtype = patches.dtype()?;
+    with_dtype!(dtype, T => with_axes!(axes, D => fold_typed::<T, D>(args, session, patches)))
 }
 
 fn fold_typed<T: Element, const D: usize>(
@@ -48,10 +57,18 @@ fn fold_typed<T: Element, const D: usize>(
     let geometry = conv.bind(size).map_err(|e| session.names.explain(e))?;
     report_geometry(session, &args.geometry, &geometry, None)?;
     let patches = patches.into_tensor::<T>(session)?;
-    let x = session.compute("folding", || match args.average {
-        true => conv.fold_average(&patches, size),
-        false => conv.fold(&patches, size),
+    let device = session.device.clone();
+    let (explanation, x) = session.compute("folding", || {
+        let (shape, options) = (patches.shape(), PlanOptions::new());
+        let plan = match args.average {
+            true => conv.plan_fold_average::<T>(&device, shape, size, options)?,
+            false => conv.plan_fold::<T>(&device, shape, size, options)?,
+        };
+        let mut x = Tensor::zeros(&device, plan.result_shape())?;
+        plan.run(&patches, &mut x, &mut plan.make_workspace()?)?;
+        Ok((plan.explanation().clone(), x))
     })?;
+    session.planned(&explanation);
     drop(patches);
     session.save("x", &args.output, x)
 }

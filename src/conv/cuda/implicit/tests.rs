@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::*;
+use crate::conv::cuda::testing::run_once;
 use crate::conv::{Algorithm, cpu};
 use crate::device::Device;
 use crate::device::cuda::{CudaDevice, DeviceBuffer, Simulation};
@@ -58,18 +59,21 @@ fn check_on<T: Element, const D: usize>(
     let fresh = |len: usize| DeviceBuffer::<T>::new(device, "a test", len).unwrap();
     let (x, w, y, bias_y, bias_x) =
         (upload(&x), upload(&w), upload(&y), upload(bias_y), upload(bias_x));
-    let (x, w, y) = (x.view(), w.view(), y.view());
+    let (found_y, found_dx, found_dw) = (fresh(y.len()), fresh(x.len()), fresh(w.len()));
     for _ in 0..2 {
-        let mut found = fresh(y.len());
-        forward(&p, &x, &w, Some(&bias_y.view()), &mut found.view_mut()).unwrap();
-        assert!(found.to_vec().unwrap() == expected_y, "forward {name}");
-        let mut found = fresh(w.len());
-        backward_weight(&p, &x, &y, &mut found.view_mut()).unwrap();
-        assert!(found.to_vec().unwrap() == expected_dw, "backward_weight {name}");
+        run_once(device, [&x, &w, &bias_y, &found_y], |draft, [x, w, bias, y]| {
+            forward(draft, &p, x, w, Some(bias), y)
+        });
+        assert!(found_y.to_vec().unwrap() == expected_y, "forward {name}");
+        run_once(device, [&x, &y, &found_dw], |draft, [x, dy, dw]| {
+            backward_weight(draft, &p, x, dy, dw)
+        });
+        assert!(found_dw.to_vec().unwrap() == expected_dw, "backward_weight {name}");
         if p.axes.is_zero_padded() {
-            let mut found = fresh(x.len());
-            backward_input(&p, &y, &w, Some(&bias_x.view()), &mut found.view_mut()).unwrap();
-            assert!(found.to_vec().unwrap() == expected_dx, "backward_input {name}");
+            run_once(device, [&y, &w, &bias_x, &found_dx], |draft, [dy, w, bias, dx]| {
+                backward_input(draft, &p, dy, w, Some(bias), dx)
+            });
+            assert!(found_dx.to_vec().unwrap() == expected_dx, "backward_input {name}");
         }
     }
 }

@@ -98,7 +98,7 @@ impl Blas {
             DType::F64 => [(&raw const wide[0]).cast(), (&raw const wide[1]).cast()],
             _ => [(&raw const narrow[0]).cast(), (&raw const narrow[1]).cast()],
         };
-        let pointer = |matrix: &Matrix| matrix.address as *mut c_void;
+        let pointer = |matrix: &Matrix| matrix.address.distance() as *mut c_void;
         let stride = |matrix: &Matrix| matrix.stride as i64;
 
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);

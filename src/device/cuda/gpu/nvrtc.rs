@@ -9,7 +9,7 @@ use cudarc::nvrtc::sys;
 
 use super::libraries::{OLDEST, dotted, is_present, library};
 use crate::device::cuda::driver::{CompileFailure, Resources, Unit};
-use crate::device::cuda::kernel::sources;
+use crate::device::cuda::kernel::sources::SOURCES;
 
 /// NVRTC's version, or why it cannot be used.
 pub(crate) fn present() -> Result<(u32, u32), String> {
@@ -143,8 +143,8 @@ impl Program {
             CString::new(text).map_err(|_| CompileFailure { log: log() })
         };
         let mut texts = vec![terminated(&unit.text)?];
-        for (name, text) in sources::FILES {
-            texts.extend([terminated(name)?, terminated(text)?]);
+        for source in SOURCES {
+            texts.extend([terminated(source.name)?, terminated(source.text)?]);
         }
         let pointers = |from: usize| -> Vec<*const c_char> {
             texts[from..].iter().step_by(2).map(|text| text.as_ptr()).collect()
@@ -271,6 +271,7 @@ KERNEL(everything, Args, 128) {
     ELEMENT* to = (ELEMENT*)args.to;
     Index at = (Index)blockIdx.x * 128 + (Index)threadIdx.x;
     int lane = threadIdx.x % 32;
+    if (args.count < 0) trap("no work");
 
     copy_async_16(tile + 8 * threadIdx.x, (const u16*)args.from + 8 * at, at < args.count);
     copy_async_4(words + threadIdx.x, (const f32*)args.from + at, at < args.count);

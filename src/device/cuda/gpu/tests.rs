@@ -5,6 +5,7 @@ use half::{bf16, f16};
 
 use super::interop;
 use super::runtime::Runtime;
+use crate::device::cuda::Pointer;
 use crate::device::cuda::driver::{Driver, Gemm, Matrix, Unit};
 use crate::element::{DType, Element};
 use crate::error::Error;
@@ -136,7 +137,7 @@ fn products<T: Element>(runtime: &Runtime, dtype: DType) {
         let c = integers::<T>(batch * m * ldc, 3);
         let addresses = [upload(runtime, &a), upload(runtime, &b), upload(runtime, &c)];
         let matrix = |which: usize, leading, stride, transposed| Matrix {
-            address: addresses[which],
+            address: Pointer::at(addresses[which]),
             leading,
             stride,
             transposed,
@@ -184,7 +185,7 @@ fn cublas_multiplies_by_rows() {
     products::<f64>(&runtime, DType::F64);
     products::<f16>(&runtime, DType::F16);
     products::<bf16>(&runtime, DType::BF16);
-    let nowhere = Matrix { address: 0, leading: 1 << 32, stride: 0, transposed: false };
+    let nowhere = Matrix { address: Pointer::NULL, leading: 1 << 32, stride: 0, transposed: false };
     let (m, n, k, batch) = (1, 1, 1, 1);
     let (dtype, alpha, beta) = (DType::F32, 1., 0.);
     let (a, b, c, output) = (nowhere, nowhere, nowhere, dtype);

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::Cache;
-use super::sources;
 use super::spec::Spec;
 use crate::device::cuda::KernelInfo;
 use crate::device::cuda::driver::{Driver, Kernel};
@@ -81,8 +80,12 @@ impl Compiler {
     }
 
     fn build(&self, driver: &dyn Driver, spec: &Spec) -> Result<Box<dyn Kernel>> {
+        let failed = |log| Error::Compile { kernel: spec.describe(), device: driver.name(), log };
+        if let Some(name) = spec.unknown_switch() {
+            return Err(failed(format!("{} has no switch {name}", spec.source().name)));
+        }
         let unit = spec.unit();
-        let key = format!("{:016x}\n{}\n{}", sources::HASH, self.toolchain, unit.text);
+        let key = format!("{:016x}\n{}\n{}", spec.source().hash, self.toolchain, unit.text);
         // An image that the driver refuses was damaged in a way that the cache's checksum does not see,
         // or is for another machine: compile it again.
         let cached = if self.reuse { self.cache.read(&key) } else { None };
@@ -91,11 +94,7 @@ impl Compiler {
             return Ok(kernel);
         }
         log::debug!("{}: compiling {}", driver.name(), spec.describe());
-        let image = driver.compile(&unit).map_err(|failure| Error::Compile {
-            kernel: spec.describe(),
-            device: driver.name(),
-            log: failure.log,
-        })?;
+        let image = driver.compile(&unit).map_err(|failure| failed(failure.log))?;
         let kernel = driver.load(&image, spec.entry())?;
         self.cache.write(&key, &image);
         Ok(kernel)
@@ -170,6 +169,30 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is kept of it");
+    }
+
+    #[test]
+    fn what_is_defined_has_to_be_declared() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(device) = device(folder.path()) else { return };
+        for device in [&device, &device.stand_in()] {
+            match device.kernel(&Spec::new("unfold.cu", "unfold").define("VECTR", 1)) {
+                Err(Error::Compile { log, .. }) => assert_eq!(log, "unfold.cu has no switch VECTR"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_padding_mode_does_not_compile() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(device) = device(folder.path()) else { return };
+        for (mode, message) in [("7", "no padding mode"), ("REFLECTED", "REFLECTED")] {
+            match device.kernel(&Spec::new("unfold.cu", "unfold").define("MODE", mode)) {
+                Err(Error::Compile { log, .. }) => assert!(log.contains(message), "{log}"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

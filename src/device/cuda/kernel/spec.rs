@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 
+use super::sources::Source;
 use crate::device::cuda::driver::Unit;
 use crate::element::DType;
 use crate::geometry::{Axes, AxisMap, Layout, PaddingMode};
@@ -40,7 +41,7 @@ pub(super) fn mode(maps: &Axes) -> (&'static str, i64) {
 /// A kernel and what it is compiled for: the definitions in front of its source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Spec {
-    file: &'static str,
+    source: &'static Source,
     entry: &'static str,
     definitions: Vec<(&'static str, String)>,
     check: Check,
@@ -58,9 +59,14 @@ impl Hash for Check {
 }
 
 impl Spec {
-    /// The kernel `entry` of `kernels/{file}`.
+    /// The kernel `entry` of this file of `kernels/`.
     pub(crate) fn new(file: &'static str, entry: &'static str) -> Self {
-        Spec { file, entry, definitions: Vec::new(), check: Check::default() }
+        Spec {
+            source: Source::named(file),
+            entry,
+            definitions: Vec::new(),
+            check: Check::default(),
+        }
     }
 
     /// Another kernel of the same file.
@@ -92,6 +98,16 @@ impl Spec {
                 Layout::ChannelsLast => "CHANNELS_LAST",
             },
         )
+    }
+
+    pub(super) fn source(&self) -> &'static Source {
+        self.source
+    }
+
+    /// The first macro that it defines and the source does not have.
+    pub(super) fn unknown_switch(&self) -> Option<&'static str> {
+        let known = |name: &str| self.source.switches.contains(&name);
+        self.definitions.iter().map(|(name, _)| *name).find(|name| !known(name))
     }
 
     pub(crate) fn entry(&self) -> &'static str {
@@ -127,9 +143,9 @@ impl Spec {
         for (name, value) in &self.definitions {
             writeln!(text, "#define {name} {value}").expect("strings take writes");
         }
-        writeln!(text, "#include \"{}\"", self.file).expect("strings take writes");
+        writeln!(text, "#include \"{}\"", self.source.name).expect("strings take writes");
         text.push_str(self.check.0);
-        Unit { file: self.file, text }
+        Unit { file: self.source.name, text }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::super::driver::{CompileFailure, Unit};
-use super::super::kernel::sources;
+use super::super::kernel::sources::{SIMULATOR, SIMULATOR_HASH, SOURCES};
 
 /// Kernels see no name of the system, so warnings are about house style, not portability. Products and
 /// sums are rounded one by one, as on the device, where `fused` says otherwise.
@@ -116,14 +116,17 @@ impl Compiler {
     }
 
     pub(super) fn toolchain(&self) -> String {
-        format!("{} ({}) {}", self.command.join(" "), self.version, self.flags.join(" "))
+        let command = self.command.join(" ");
+        let flags = self.flags.join(" ");
+        format!("{command} ({}) {flags}, simulator {SIMULATOR_HASH:016x}", self.version)
     }
 
     /// The bytes of a shared object.
     pub(super) fn compile(&self, unit: &Unit) -> Result<Vec<u8>, CompileFailure> {
         let failed = |error: io::Error| CompileFailure { log: format!("{}: {error}", unit.file) };
         let folder = tempfile::Builder::new().prefix("convmat-").tempdir().map_err(failed)?;
-        for (name, text) in sources::FILES {
+        let kernels = SOURCES.iter().map(|source| (source.name, source.text));
+        for (name, text) in kernels.chain(SIMULATOR.iter().copied()) {
             fs::write(folder.path().join(name), text).map_err(failed)?;
         }
         // The unit includes its kernel file, so it has another name.

@@ -4,11 +4,11 @@
 // One launch for the whole batch and all groups.
 //
 // Every patch entry is read once, and there are K times as many of them as results (K·L / inputs): the
-// reads decide. Two kernels:
+// reads take the time. There are two kernels:
 //
 // - CELL (channels first, zeros, taps known at compile time): a thread has a cell of STRIDE results on each
-//   axis (on the last axis SPAN, a multiple), which every tap reaches equally often whatever the stride: no
-//   load is tried in vain inside the plane, and which tap goes to which result is known at compile time.
+//   axis (on the last axis SPAN, a multiple), each of which every tap reaches equally often, whatever the
+//   stride. So no load inside the plane is wasted, and which result a tap adds to is known at compile time.
 //   Threads of a warp follow each other along a patch row, so loads are coalesced though rows are shifted
 //   against each other by the tap, which rules out wider loads. All loads of a cell are independent.
 // - Otherwise a thread has VECTOR neighbours of the result (channels first: one; channels last: channels,
@@ -16,6 +16,8 @@
 //   taps that read each.
 #include "element.cuh"
 #include "geometry.cuh"
+
+SWITCHES(VECTOR, AVERAGE, CELL, SPAN, PHASES)
 
 HOST struct FoldArgs {
     const ELEMENT* patches;

@@ -1,10 +1,12 @@
 // The bias gradient: for each channel the sum of its elements over the batch and all positions.
 //
-// Two stages, each with one order: blocks of stage one (`partial_sums`) sum a channel's SPLITS pieces, a
-// warp of stage two (`total_sums`) the pieces' sums. Which element is added when depends on the sizes
-// alone: without ALIGNED the same elements are loaded one by one.
+// There are two stages. In `partial_sums` a block sums one of the pieces into which a channel is split; in
+// `total_sums` a warp adds up the sums of a channel's pieces. The order of the additions depends on the
+// sizes alone. Without ALIGNED the elements of a vector are loaded one by one, but added in the same order.
 #include "element.cuh"
 #include "geometry.cuh"
+
+SWITCHES(VECTOR, ALIGNED)
 
 HOST struct ReduceArgs {
     const ELEMENT* input;

@@ -1,6 +1,6 @@
-// direct: convolutions of groups with few channels, depthwise above all, which memory bounds. Made for one
-// layer: taps, strides and dilations are known, so every position in a thread's rows is a constant away
-// from its first.
+// direct: convolutions of groups with few channels, depthwise above all, which are bound by memory. The
+// kernel is compiled for one layer: with its taps, strides and dilations known, every position that a
+// thread reads is a constant distance from its first.
 //
 // A thread computes OUTS channels of the result at one column of the last axis and several rows of the
 // axis before. It walks over the taps column by column and reads each row of the input once for all rows
@@ -14,6 +14,8 @@
 // time. Channels last, both are loads of so many neighbours.
 #include "convolution.cuh"
 #include "element.cuh"
+
+SWITCHES(DEPTHWISE, OUTS, INS, ROWS, LANES)
 
 HOST struct DirectArgs {
     const ELEMENT* x; // or where dx goes

@@ -6,6 +6,8 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
+SWITCHES(COLUMN)
+
 HOST struct TransposeArgs {
     const COLUMN* indptr;
     const COLUMN* indices;

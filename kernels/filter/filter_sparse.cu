@@ -1,6 +1,8 @@
-// filter_sparse: the gathering filter as compressed sparse rows: the identity of size `block`, stacked.
+// The gathering filter as compressed sparse rows: identity matrices of size `block`, one below the other.
 #include "element.cuh"
 #include "geometry.cuh"
+
+SWITCHES(COLUMN)
 
 HOST struct SparseFilterArgs {
     COLUMN* indptr;

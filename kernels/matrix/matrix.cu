@@ -1,8 +1,8 @@
 // matrix: a convolution, or its adjoint, as compressed sparse rows; columns of a row ascend.
 //
 // A block writes the entries of neighbouring rows, which are contiguous, or a piece of one long row. LANES
-// threads make a row, so that each makes 8 to 15 entries; they leave them in shared memory, and the block
-// copies them out 16 bytes at a time, whatever rows begin and end there. The row pointers are known in
+// threads make a row, 8 to 15 entries each, in shared memory; the block then copies all entries out, 16
+// bytes at a time, regardless of where rows begin and end. The row pointers are known in
 // closed form (src/matrix/plan.rs), so that no block waits for another.
 //
 // An entry's number in its row is its column channel and its number on each axis in mixed radix. REGULAR
@@ -10,9 +10,11 @@
 // have them, and all the taps that fall on one column; their weights add up in the order of the CPU.
 //
 // COLUMN is the type of the matrix's indices. INDEX_BITS = 32 says that rows, columns, taps and the entries
-// of one row can be counted in 32 bits. With PLANAR the first axis is not there.
+// of one row can be counted in 32 bits. With PLANAR the first axis has extent 1.
 #include "element.cuh"
 #include "geometry.cuh"
+
+SWITCHES(COLUMN, THREADS, PLANAR, REGULAR)
 
 // A row of an axis: entries before it and in it, its first column and first tap, and the magic numbers of
 // division by its entries.
@@ -52,7 +54,7 @@ HOST struct MatrixArgs {
 
 #define CAPACITY (16 * THREADS)
 
-// Entries before a row, all of which fit in COLUMN.
+// The number of entries before a row. Such numbers fit in COLUMN.
 DEVICE COLUMN entries_before(const MatrixArgs& args, Index channel, Index within, const AxisRow& d,
                              const AxisRow& h, const AxisRow& w) {
     COLUMN total_h = (COLUMN)args.axes[1].total, total_w = (COLUMN)args.axes[2].total;
@@ -67,7 +69,7 @@ struct Row {
     AxisRow d, h, w;
     COLUMN before;
 };
-// Also for the row after the last.
+// `number` may also be that of the row after the last.
 DEVICE Row row_at(const MatrixArgs& args, Index number) {
     Row row;
     row.channel = divide(number, args.positions);
@@ -106,7 +108,7 @@ DEVICE ELEMENT merged(const MatrixArgs& args, const ELEMENT* weights, const Axis
 }
 #endif
 
-// Elements from a multiple of 16 bytes to `to`.
+// How many elements `to` lies behind a multiple of 16 bytes.
 template <typename T> DEVICE int skew(const T* to) { return (int)((u64)to % 16) / (int)sizeof(T); }
 
 // Copies `count` elements from shared memory, where they begin as many elements behind a multiple of 16 bytes

@@ -1,4 +1,4 @@
-// What a convolution's kernels are told: the mirror of src/conv/problem.rs.
+// A convolution as its kernels see it; src/conv/problem.rs is the host's view.
 #pragma once
 #include "geometry.cuh"
 
@@ -18,7 +18,7 @@ HOST struct Convolution {
     Axes axes;
 };
 
-// Where an element lies. One of the factors is 1, which the compiler is told.
+// Where an element lies. The innermost distance is 1 in each layout, which saves a multiplication.
 DEVICE Index offset(const Strides& strides, Index image, Index channel, Index position) {
 #if LAYOUT == CHANNELS_FIRST
     return image * (Index)strides.image + channel * (Index)strides.channel + position;

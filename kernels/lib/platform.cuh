@@ -16,6 +16,8 @@ typedef double f64;
 // numbers of 32 or 64 bits, pointers, other such structs, and arrays of these, without padding; a
 // declaration takes one line, and declares one pointer at most.
 #define HOST
+// Names the macros that the host may define for a file; no others.
+#define SWITCHES(...)
 
 #ifdef CONVMAT_SIMULATOR
 #include "simulator.h"
@@ -39,6 +41,9 @@ typedef double f64;
 
 DEVICE void barrier() { __syncthreads(); }
 DEVICE void warp_barrier() { __syncwarp(); }
+
+// Ends the launch with an error.
+DEVICE void trap(const char*) { __trap(); }
 
 // Values of other lanes. All 32 lanes of a warp have to take part.
 template <typename T> DEVICE T shuffle(T value, int lane) { return __shfl_sync(~0u, value, lane); }

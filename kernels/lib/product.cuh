@@ -14,6 +14,8 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
+SWITCHES(TILE_ROWS, TILE_COLUMNS, OUTPUT, MMA, SPLIT)
+
 #ifndef OUTPUT
 #define OUTPUT ELEMENT
 #endif
@@ -32,7 +34,7 @@ constexpr int TERMS_AHEAD = sizeof(Acc) == 8 ? 8 : 2;
 #endif
 typedef Pack<ELEMENT, CHUNK> Chunk;
 
-// How blocks share the work; `Tiling` in src/device/cuda/product.rs.
+// How blocks share the work.
 HOST struct Tiling {
     i64 depth;
     i64 span;           // terms of a part, a multiple of DEPTH

@@ -3,6 +3,8 @@
 #pragma once
 #include "platform.cuh"
 
+SWITCHES(ELEMENT)
+
 struct f16 {
     u16 bits;
 };

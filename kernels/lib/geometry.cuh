@@ -1,10 +1,12 @@
-// The index map on the device: the mirror of src/geometry. Three axes always (those in front may have
-// extent 1), named by A = 0, 1, 2.
+// The index map on the device, as src/geometry has it on the host. There are always three axes (those in
+// front may have extent 1), named by A = 0, 1, 2.
 //
-// What the host knows when it compiles: INDEX_BITS, LAYOUT and, for a kernel made for one layer, MODE, and
-// TAPS, STRIDES, DILATIONS, each three numbers by commas; without these the arguments say.
+// The host defines INDEX_BITS and LAYOUT. For a kernel that is made for one layer it also defines MODE, and
+// TAPS, STRIDES and DILATIONS, each as three numbers with commas; otherwise these are in the arguments.
 #pragma once
 #include "platform.cuh"
+
+SWITCHES(INDEX_BITS, LAYOUT, MODE, TAPS, STRIDES, DILATIONS)
 
 #define ZEROS 0
 #define REFLECT 1
@@ -56,6 +58,7 @@ template <int A> DEVICE Index stride(const Axes& axes) { return (Index)axes.at[A
 template <int A> DEVICE Index dilation(const Axes& axes) { return (Index)axes.at[A].dilation; }
 #endif
 #ifdef MODE
+static_assert(MODE == ZEROS || MODE == REFLECT || MODE == REPLICATE || MODE == CIRCULAR, "no padding mode");
 DEVICE constexpr int mode(const Axes&) { return MODE; }
 #else
 DEVICE int mode(const Axes& axes) { return (int)axes.mode; }
@@ -75,8 +78,10 @@ template <int A> DEVICE Index padded_source(const Axes& axes, Index q) {
     case REFLECT: return i < 0 ? -i : (n - 1) - (i - (n - 1));
     case REPLICATE: return i < 0 ? 0 : n - 1;
     case CIRCULAR: return i < 0 ? i + n : i - n;
-    default: return -1;
+    case ZEROS: return -1;
     }
+    trap("no padding mode");
+    return -1;
 }
 // The input position that output o reads through tap k; -1 when the tap is dropped.
 template <int A> DEVICE Index source(const Axes& axes, Index o, Index k) {
@@ -93,8 +98,10 @@ template <int A> DEVICE Index readers(const Axes& axes, Index i) {
     case REPLICATE:
         return 1 + (i == 0 ? low : 0)
             + (i == n - 1 ? larger<Index>(0, last_padded<A>(axes) - (low + n - 1)) : 0);
-    default: return 1;
+    case ZEROS: return 1;
     }
+    trap("no padding mode");
+    return 0;
 }
 // The padded position behind `reader` < readers(i); -1 when there is none or no output reads it.
 template <int A> DEVICE Index padded_position(const Axes& axes, Index i, Index reader) {
@@ -111,7 +118,8 @@ template <int A> DEVICE Index padded_position(const Axes& axes, Index i, Index r
             else q = low + n - 1 + (reader - (i == 0 ? low : 0));
             break;
         case CIRCULAR: q = reader == 1 ? low + i - n : low + i + n; break;
-        default: q = -1;
+        case ZEROS: q = -1; break;
+        default: trap("no padding mode");
         }
     }
     return q < 0 || q > last_padded<A>(axes) ? -1 : q;

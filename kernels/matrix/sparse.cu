@@ -1,7 +1,9 @@
 // Sparse matrices in compressed rows: products and the dense matrix. The matrix's indices are of type COLUMN.
-// A row is summed in a fixed order: the same bytes each time.
+// A row is summed in a fixed order, so that results are the same, bit by bit, each time.
 #include "element.cuh"
 #include "geometry.cuh"
+
+SWITCHES(COLUMN, VECTOR)
 
 HOST struct SparseArgs {
     const COLUMN* indptr;

@@ -1,7 +1,9 @@
-// The gathering filter: identities of size BLOCK = (C/g)·K, stacked: [rows, block] with a one in each row
-// at row % block; channels last, its transpose. Each thread stores VECTOR neighbours.
+// The gathering filter: identity matrices of size block = (C/g)·K, one below the other, so that row r of
+// [rows, block] has its one at r % block; channels last, the transpose of that. Each thread stores VECTOR neighbours.
 #include "element.cuh"
 #include "geometry.cuh"
+
+SWITCHES(VECTOR)
 
 HOST struct FilterArgs {
     ELEMENT* filter;

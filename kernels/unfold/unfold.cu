@@ -8,6 +8,8 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
+SWITCHES(VECTOR, WINDOW)
+
 HOST struct UnfoldArgs {
     const ELEMENT* input;
     ELEMENT* patches;

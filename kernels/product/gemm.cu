@@ -1,6 +1,8 @@
 // C = alpha·A·B + beta·C for each product of a batch, with C by rows.
 #include "product.cuh"
 
+SWITCHES(A_ALONG_K, A_VECTOR, B_ALONG_K, B_VECTOR, C_VECTOR, SUM)
+
 HOST struct GemmArgs {
     const ELEMENT* a;
     const ELEMENT* b;

@@ -1,4 +1,4 @@
-// A bias on every position, or zeros: what a gradient by the input is where no output reads the input.
+// Writes the bias, or zeros, to every position. Where no output reads an input, that is its gradient.
 #include "element.cuh"
 #include "geometry.cuh"
 

@@ -1,11 +1,13 @@
-// What is left to do with the sums of matrix products.
+// The last steps after matrix products, on their sums: finish and add.
 #include "convolution.cuh"
 #include "element.cuh"
 
+SWITCHES(FINISH, SOURCE)
+
 typedef AccOf<SOURCE>::type Sum;
 
-// finish: adds parts of sums up in order, adds the bias and rounds, once. Two axes may trade places.
-// Sums may be finished where they lie.
+// finish: adds the parts of each sum in their order, then the bias, and rounds once. It may also transpose.
+// The result may be written over the sums.
 HOST struct FinishArgs {
     const SOURCE* sums;
     const ELEMENT* bias; // none: null
@@ -19,7 +21,8 @@ HOST struct FinishArgs {
     Divisor run, channels; // elements of a channel in a row, and how many channels follow each other
 };
 
-// add: what lands on each input through one tap, added to its sums; the adjoint of gathering that tap.
+// add: adds to each input's sum what the products of one tap contribute to it. This is the adjoint of
+// gathering the patches of that tap.
 HOST struct AddArgs {
     const SOURCE* products; // laid out as the gathered patches of one tap
     SOURCE* sums;           // as the input
