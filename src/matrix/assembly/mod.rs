@@ -27,9 +27,9 @@ use crate::error::{Error, Result};
 use crate::geometry::Conv;
 #[cfg(gpu)]
 use crate::matrix::cuda::CsrRegions;
-use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
-use crate::tensor::TensorView;
+use crate::plan::{BIAS, Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::view::expect_shape;
+use crate::tensor::{OptionalView, TensorView};
 
 plan_type! {
     /// A plan of [`Conv::matrix`] or [`Conv::transposed_matrix`], made by [`Conv::plan_matrix`] or
@@ -42,15 +42,12 @@ plan_type! {
 struct Facts {
     size: MatrixSize,
     width: IndexWidth,
-    bias: bool,
 }
 
-/// The operands' numbers. The row pointers stand for the matrix.
+/// The operands' numbers; without a bias, the numbers behind it are less by one. The last operand, the
+/// values, stands for the matrix.
 const WEIGHT: usize = 0;
-const MATRIX: usize = 1;
-const INDICES: usize = 2;
-const DATA: usize = 3;
-const BIAS: usize = 4;
+const BIAS_NUMBER: usize = 1;
 
 impl<const D: usize> Conv<D> {
     /// The convolution of one image as a sparse matrix M: M·[x; 1] = y with a bias, else M·x = y.
@@ -77,13 +74,13 @@ impl<const D: usize> Conv<D> {
     /// assert_eq!(matrix.to_dense()?.as_slice().unwrap(), [1.0, -1.0, 0.0, 0.0, 1.0, -1.0]);
     /// # Ok::<(), convmat::Error>(())
     /// ```
-    pub fn matrix<'a, T: Element>(
+    pub fn matrix<'a, 'b, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         input_size: [usize; D],
     ) -> Result<Csr<T>> {
-        let weight = weight.into();
+        let (weight, bias) = (weight.into(), bias.into().0);
         let call = Call::forward(self, weight.shape(), bias.is_some(), input_size)?;
         fresh(call, weight, bias)
     }
@@ -95,14 +92,14 @@ impl<const D: usize> Conv<D> {
     /// As [`Conv::matrix`]; [`Error::Shape`] when a buffer has not exactly the size that
     /// [`Conv::matrix_size`] tells; [`Error::TooLarge`] when 32-bit indices do not suffice;
     /// [`Error::DeviceMismatch`] when the target is elsewhere than the weight.
-    pub fn matrix_into<'a, 'b, T: Element>(
+    pub fn matrix_into<'a, 'b, 'c, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         input_size: [usize; D],
-        target: impl Into<CsrTarget<'b, T>>,
+        target: impl Into<CsrTarget<'c, T>>,
     ) -> Result<()> {
-        let weight = weight.into();
+        let (weight, bias) = (weight.into(), bias.into().0);
         let call = Call::forward(self, weight.shape(), bias.is_some(), input_size)?;
         write(call, weight, bias, target.into())
     }
@@ -171,14 +168,14 @@ impl<const D: usize> Conv<D> {
     ///
     /// # Errors
     /// As [`Conv::matrix`] and [`Conv::bind_transposed`].
-    pub fn transposed_matrix<'a, T: Element>(
+    pub fn transposed_matrix<'a, 'b, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         input_size: [usize; D],
         output_padding: [usize; D],
     ) -> Result<Csr<T>> {
-        let weight = weight.into();
+        let (weight, bias) = (weight.into(), bias.into().0);
         let bias_too = bias.is_some();
         let call = Call::transposed(self, weight.shape(), bias_too, input_size, output_padding)?;
         fresh(call, weight, bias)
@@ -188,15 +185,15 @@ impl<const D: usize> Conv<D> {
     ///
     /// # Errors
     /// As [`Conv::transposed_matrix`] and [`Conv::matrix_into`].
-    pub fn transposed_matrix_into<'a, 'b, T: Element>(
+    pub fn transposed_matrix_into<'a, 'b, 'c, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         input_size: [usize; D],
         output_padding: [usize; D],
-        target: impl Into<CsrTarget<'b, T>>,
+        target: impl Into<CsrTarget<'c, T>>,
     ) -> Result<()> {
-        let weight = weight.into();
+        let (weight, bias) = (weight.into(), bias.into().0);
         let bias_too = bias.is_some();
         let call = Call::transposed(self, weight.shape(), bias_too, input_size, output_padding)?;
         write(call, weight, bias, target.into())
@@ -256,7 +253,7 @@ fn fresh<T: Element>(
     // First of all, as the matrix is what memory may not suffice for.
     let mut matrix = Csr::for_result(&weight.device(), &call.extent(width)?)?;
     let plan = plan(call, &weight, bias.as_ref(), width)?;
-    plan.run(weight, bias, &mut matrix, &mut plan.make_workspace()?)?;
+    plan.run(weight, OptionalView(bias), &mut matrix, &mut plan.make_workspace()?)?;
     Ok(matrix)
 }
 
@@ -268,7 +265,7 @@ fn write<T: Element>(
     target: CsrTarget<'_, T>,
 ) -> Result<()> {
     let plan = plan(call, &weight, bias.as_ref(), target.0.width())?;
-    plan.run(weight, bias, target, &mut plan.make_workspace()?)
+    plan.run(weight, OptionalView(bias), target, &mut plan.make_workspace()?)
 }
 
 impl<T: Element> MatrixPlan<T> {
@@ -277,14 +274,14 @@ impl<T: Element> MatrixPlan<T> {
         let width = options.index_width.unwrap_or(size.index_width());
         let extent = call.extent(width)?;
         let (weight_shape, bias_shape) = (call.weight.clone(), vec![call.row_channels()]);
-        let facts = Facts { size, width, bias: call.channels.bias };
+        let (facts, has_bias) = (Facts { size, width }, call.channels.bias);
         let operation = match call.direction {
             Direction::Forward => "matrix",
             Direction::Adjoint => "transposed_matrix",
         };
         let weights: usize = weight_shape.iter().product();
-        let biases = if facts.bias { bias_shape[0] } else { 0 };
-        let with_bias = if facts.bias { " with bias" } else { "" };
+        let biases = if has_bias { bias_shape[0] } else { 0 };
+        let with_bias = if has_bias { " with bias" } else { "" };
         let mut explanation = Explanation {
             operation,
             subject: format!("{weight_shape:?} {}{with_bias} {}", T::DTYPE, call.about),
@@ -302,8 +299,8 @@ impl<T: Element> MatrixPlan<T> {
             Device::Cuda(cuda) => {
                 let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
                 let weight = draft.operand::<T>(weights);
+                let bias = has_bias.then(|| draft.operand::<T>(biases));
                 let matrix = CsrRegions::operands(&mut draft, &extent);
-                let bias = facts.bias.then(|| draft.operand::<T>(biases));
                 let places = Places::new(call)?;
                 cuda::assemble(
                     &mut draft,
@@ -317,15 +314,13 @@ impl<T: Element> MatrixPlan<T> {
                 Steps::Cuda(draft.prepare()?)
             }
         };
-        let mut operands = vec![
-            ("weight", weight_shape),
-            ("the matrix", vec![extent.rows, extent.columns]),
-            ("the matrix's indices", vec![extent.nnz]),
-            ("the matrix's data", vec![extent.nnz]),
-        ];
-        if facts.bias {
-            operands.push(("bias", bias_shape));
+        let mut operands = vec![("weight", weight_shape)];
+        if has_bias {
+            operands.push((BIAS, bias_shape));
         }
+        operands.push(("indptr", vec![extent.rows + 1]));
+        operands.push(("indices", vec![extent.nnz]));
+        operands.push(("the matrix", vec![extent.rows, extent.columns]));
         let plan = Plan::new(device, &options, explanation, operands, steps)?;
         Ok(MatrixPlan::of(plan, facts))
     }
@@ -348,14 +343,14 @@ impl<T: Element> MatrixPlan<T> {
     /// [`Error::Shape`], [`Error::ElementType`] (for indices of another width), [`Error::DeviceMismatch`] or
     /// [`Error::Invalid`] when operands or workspace are not those that were planned for; [`Error::Device`]
     /// when the device fails.
-    pub fn run<'a, 'b>(
+    pub fn run<'a, 'b, 'c>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
-        target: impl Into<CsrTarget<'b, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
+        target: impl Into<CsrTarget<'c, T>>,
         workspace: &mut Workspace<'_>,
     ) -> Result<()> {
-        let (weight, target) = (weight.into(), target.into().0);
+        let (weight, bias, target) = (weight.into(), bias.into().0, target.into().0);
         self.check(&weight, bias.as_ref(), &target)?;
         match target {
             Target::I32(buffers) => self.write_buffers(&weight, bias, buffers, workspace),
@@ -373,11 +368,19 @@ impl<T: Element> MatrixPlan<T> {
                             unreachable!("the devices were compared")
                         };
                         let [indptr, indices, data] = parts.addresses();
-                        let bias = bias.map_or(0, |bias| bias.address());
-                        let addresses = [weight.address(), indptr, indices, data, bias];
-                        let addresses = &addresses[..4 + usize::from(self.facts.bias)];
+                        let (plan, weight) = (&self.plan, weight.address());
                         // SAFETY: the operands were checked, and are borrowed.
-                        unsafe { self.plan.queue(program, addresses, workspace) }
+                        unsafe {
+                            match bias.as_ref().map(TensorView::address) {
+                                None => {
+                                    plan.queue(program, &[weight, indptr, indices, data], workspace)
+                                }
+                                Some(bias) => {
+                                    let all = [weight, bias, indptr, indices, data];
+                                    plan.queue(program, &all, workspace)
+                                }
+                            }
+                        }
                     }
                 };
                 if written.is_err() {
@@ -396,22 +399,11 @@ impl<T: Element> MatrixPlan<T> {
         bias: Option<&TensorView<'_, T>>,
         target: &Target<'_, T>,
     ) -> Result<()> {
-        let Facts { width, bias: has_bias, .. } = self.facts;
-        let planned = |number| self.plan.shape(number);
-        let device = target.device();
-        self.plan.check(&[(WEIGHT, weight.shape(), &weight.device())])?;
-        match (bias, has_bias) {
-            (Some(bias), true) => self.plan.check(&[(BIAS, bias.shape(), &bias.device())])?,
-            (None, false) => (),
-            (given, _) => {
-                let (given, made) = if given.is_some() {
-                    ("given", "without one")
-                } else {
-                    ("missing", "with one")
-                };
-                return Err(Error::invalid("bias", given, format!("the plan was made {made}")));
-            }
-        }
+        let (plan, width, device) = (&self.plan, self.facts.width, target.device());
+        let matrix = plan.last();
+        let (indptr, indices) = (matrix - 2, matrix - 1);
+        plan.check(&[(WEIGHT, weight.shape(), &weight.device())])?;
+        plan.check_bias(bias, BIAS_NUMBER)?;
         if target.width() != width {
             return Err(Error::ElementType {
                 argument: "the matrix's indices".into(),
@@ -419,24 +411,24 @@ impl<T: Element> MatrixPlan<T> {
                 found: target.width().to_string(),
             });
         }
-        let (indptr, indices, data) = match target {
+        let lengths = match target {
             Target::I32(CsrBuffers { indptr, indices, data }) => {
-                (indptr.len(), indices.len(), data.len())
+                [indptr.len(), indices.len(), data.len()]
             }
             Target::I64(CsrBuffers { indptr, indices, data }) => {
-                (indptr.len(), indices.len(), data.len())
+                [indptr.len(), indices.len(), data.len()]
             }
-            Target::Matrix(matrix) => {
-                let nnz = [matrix.nnz()];
-                return self
-                    .plan
-                    .check(&[(MATRIX, &matrix.shape(), &device), (DATA, &nnz, &device)]);
+            Target::Matrix(found) => {
+                let (shape, nnz) = (found.shape(), [found.nnz()]);
+                return plan.check(&[(matrix, &shape, &device), (indices, &nnz, &device)]);
             }
         };
-        self.plan.check(&[(MATRIX, planned(MATRIX), &device)])?;
-        expect_shape("indptr", &[planned(MATRIX)[0] + 1], &[indptr])?;
-        expect_shape("indices", planned(INDICES), &[indices])?;
-        expect_shape("data", planned(DATA), &[data])
+        plan.check(&[
+            (indptr, &lengths[..1], &device),
+            (indices, &lengths[1..2], &device),
+            (matrix, plan.shape(matrix), &device),
+        ])?;
+        expect_shape("data", plan.shape(indices), &lengths[2..])
     }
 
     fn write_buffers<I: Index>(
