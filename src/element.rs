@@ -6,6 +6,8 @@ use std::ops::{Add, AddAssign, Div, Mul};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::product::cpu::RegisterTiles;
+
 /// The element types the crate computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -106,6 +108,7 @@ pub trait Element:
 /// A type sums are accumulated in: `f32` or `f64`.
 pub trait Accumulator:
     Element<Acc = Self>
+    + RegisterTiles
     + Add<Output = Self>
     + Mul<Output = Self>
     + Div<Output = Self>

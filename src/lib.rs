@@ -88,7 +88,7 @@ mod unfold;
 mod workers;
 
 pub use conv::{
-    Algorithm, BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan, ForwardPlan, TransposedPlan,
+    BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan, ForwardPlan, TransposedPlan,
 };
 #[cfg(feature = "cuda")]
 pub use cudarc;
@@ -108,6 +108,6 @@ pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixPlan,
     MatrixSize, Product, ProductPlan, Row,
 };
-pub use plan::{Explanation, Pass, PlanOptions, Workspace};
+pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

@@ -23,21 +23,55 @@ pub(crate) struct Workers {
     count: usize,
     /// Bytes of each one's memory.
     bytes: usize,
+    /// Bytes of memory that they have in common.
+    common: usize,
 }
 
 impl Workers {
     /// Workers for so many tasks: as many as rayon has threads, if there are tasks for them.
     pub(crate) fn new(tasks: usize, room: Room) -> Self {
-        Workers { count: rayon::current_num_threads().min(tasks).max(1), bytes: room.bytes() }
+        let count = rayon::current_num_threads().min(tasks).max(1);
+        Workers { count, bytes: room.bytes(), common: 0 }
     }
 
-    /// Bytes of all workers' memory.
+    /// The same, with memory in common besides: see [`Workers::split`].
+    pub(crate) fn with_common(self, room: Room) -> Self {
+        Workers { common: room.bytes(), ..self }
+    }
+
+    /// Bytes of the memory that they have in common, and of all workers' own.
     pub(crate) fn workspace(&self) -> usize {
-        self.count * self.bytes
+        self.count.saturating_mul(self.bytes).saturating_add(self.common)
+    }
+
+    /// Divides memory as large as [`Workers::workspace`] says into what is common, for what one pass
+    /// leaves to the next, and what [`Workers::share_out`] hands to the workers.
+    pub(crate) fn split<'m>(&self, memory: &'m mut [u8]) -> (Scratch<'m>, &'m mut [u8]) {
+        let (common, own) = memory.split_at_mut(self.common);
+        (Scratch { rest: common }, own)
+    }
+
+    /// Has every element of `results` written, by tasks of `len` elements that take no memory: `work` is
+    /// told where they start.
+    pub(crate) fn share_out_slice<T: Send>(
+        &self,
+        results: &mut [T],
+        len: usize,
+        work: impl Fn(usize, &mut [T]) + Sync,
+    ) -> Result<()> {
+        let (all, results) = (results.len(), Shared::new(results));
+        let workers = Workers { bytes: 0, common: 0, ..*self };
+        workers.share_out(all.div_ceil(len), &mut [], |task, _| {
+            let start = task * len;
+            // SAFETY: every task has elements of its own.
+            work(start, unsafe { results.run(start, len.min(all - start)) });
+            Ok(())
+        })
     }
 
     /// Does `tasks` pieces of work, each with the memory of the worker that does it, which holds any
-    /// values. `memory` is as large as [`Workers::workspace`] says.
+    /// values. `memory` is as large as [`Workers::workspace`] says, or what [`Workers::split`] leaves
+    /// of that.
     ///
     /// # Errors
     /// What a piece of work returns; those not begun by then are left out.
@@ -47,7 +81,7 @@ impl Workers {
         memory: &mut [u8],
         work: impl Fn(usize, &mut Scratch) -> Result<()> + Sync,
     ) -> Result<()> {
-        let memory = &mut memory[..self.workspace()];
+        let memory = &mut memory[..self.count * self.bytes];
         if self.count == 1 || tasks <= 1 {
             let memory = &mut memory[..self.bytes];
             return (0..tasks).try_for_each(|task| work(task, &mut Scratch { rest: memory }));
@@ -210,6 +244,28 @@ mod tests {
                 assert!(done.iter().all(|&count| count == 1));
             }
         }
+    }
+
+    #[test]
+    fn common_memory_outlives_a_pass() {
+        let room = |len| Room::default().and::<u32>(len);
+        let workers = Workers::new(10, room(7)).with_common(room(10));
+        let mut memory = vec![[0u64; 8]; workers.workspace().div_ceil(ALIGNMENT) + 1];
+        let memory: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        let (mut common, memory) = workers.split(&mut memory[start..]);
+        let squares = common.take::<u32>(10);
+        let square = |start: usize, squares: &mut [u32]| {
+            squares.iter_mut().zip(start..).for_each(|(square, n)| *square = (n * n) as u32);
+        };
+        workers.share_out_slice(squares, 3, square).unwrap();
+        let squares = &*squares;
+        let check = |task: usize, scratch: &mut Scratch| {
+            scratch.take::<u32>(7).fill(0);
+            assert_eq!(squares[task], (task * task) as u32);
+            Ok(())
+        };
+        workers.share_out(10, memory, check).unwrap();
     }
 
     #[test]

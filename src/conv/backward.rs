@@ -1,17 +1,17 @@
 //! The gradients of a convolution by its input, weight and bias.
 
+use super::cpu;
 #[cfg(gpu)]
 use super::cuda;
 use super::problem::Problem;
 use super::transposed::{Adjoint, plan_adjoint};
-use super::{Algorithm, cpu};
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Draft;
 use crate::element::Element;
 use crate::error::{Error, Result, checked_product};
 use crate::geometry::{Conv, Geometry};
-use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
+use crate::plan::{Algorithm, Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::view::common_device;
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
 
@@ -268,9 +268,13 @@ impl<const D: usize> Conv<D> {
             bytes: ((len + outputs) * size_of::<T>()) as u64,
             ..Explanation::default()
         };
-        let sums = cpu::BiasSums { layout, batch, outputs, positions };
         let steps = match device {
-            Device::Cpu => Steps::on_cpu(cpu::BackwardBias::new::<T>(sums, &mut explanation)?),
+            Device::Cpu => {
+                let explanation = &mut explanation;
+                let made =
+                    cpu::BackwardBias::new::<T>(layout, batch, outputs, positions, explanation);
+                Steps::on_cpu(made)
+            }
             #[cfg(gpu)]
             Device::Cuda(cuda) => {
                 let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);

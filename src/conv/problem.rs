@@ -5,6 +5,7 @@ use std::fmt;
 use crate::element::Element;
 use crate::error::{Result, checked_product};
 use crate::geometry::{Axes, AxisRows, Geometry, Layout};
+use crate::patches::Images;
 use crate::plan::Explanation;
 
 /// A convolution with every size known and consistent, D promoted to 3 by leading axes of extent 1.
@@ -63,6 +64,17 @@ impl Problem {
         self.outputs / self.groups
     }
 
+    /// What patches are taken of.
+    pub fn images(&self) -> Images {
+        let (channels, groups) = (self.channels, self.groups);
+        Images { layout: self.layout, axes: self.axes.clone(), channels, groups }
+    }
+
+    /// Elements of the weight.
+    pub fn weight_len(&self) -> usize {
+        self.outputs * self.channels_per_group() * self.taps()
+    }
+
     /// Extents of the input's axes.
     pub fn input_extents(&self) -> [usize; 3] {
         self.axes.input_extents()
@@ -98,11 +110,6 @@ impl Problem {
     /// Elements of the output.
     pub fn output_len(&self) -> usize {
         self.batch * self.outputs * self.output_positions()
-    }
-
-    /// Elements of the weight.
-    pub fn weight_len(&self) -> usize {
-        self.outputs * self.channels_per_group() * self.taps()
     }
 
     /// What a plan of an operation on this problem says of it, before anything is chosen.

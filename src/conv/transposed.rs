@@ -3,14 +3,14 @@
 #[cfg(gpu)]
 use super::cuda;
 use super::problem::Problem;
-use super::{Algorithm, check_weight, cpu};
+use super::{check_weight, cpu};
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Draft;
 use crate::element::Element;
 use crate::error::{Error, Result, checked_product};
 use crate::geometry::{Conv, Geometry, PaddingMode};
-use crate::plan::{BIAS, Plan, PlanOptions, Steps, Workspace, plan_type};
+use crate::plan::{Algorithm, BIAS, Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::view::common_device;
 use crate::tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 

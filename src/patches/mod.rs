@@ -1,3 +1,39 @@
-//! Patches as other rooms use them: pieces of the patch matrix on the CPU that are never all there at once.
+//! Patches on the CPU: pieces of the patch matrix that are never all there at once, and the way back
+//! onto the input.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `entries.rs` | consecutive entries of a patch: rows of the patch matrix that are made together |
+//! | `slab.rs` | what a box of outputs reads of a plane, unfolded on the last axis only |
+//! | `gather.rs` | entries × outputs of a box, copied out of slabs, or images if channels are last |
+//! | `landing.rs` | where the outputs of a box land in a box of inputs |
+//! | `pieces.rs` | ranges cut into pieces, and tasks numbered over several of them |
 
+pub(crate) mod entries;
+pub(crate) mod gather;
+pub(crate) mod landing;
+pub(crate) mod pieces;
 pub(crate) mod slab;
+
+use crate::geometry::{Axes, Layout};
+
+/// Images that patches are taken of.
+#[derive(Clone, Debug)]
+pub(crate) struct Images {
+    pub layout: Layout,
+    pub axes: Axes,
+    /// Channels over all groups.
+    pub channels: usize,
+    pub groups: usize,
+}
+
+impl Images {
+    pub fn channels_per_group(&self) -> usize {
+        self.channels / self.groups
+    }
+
+    /// Elements of an image.
+    pub fn len(&self) -> usize {
+        self.channels * self.axes.inputs()
+    }
+}

@@ -12,7 +12,8 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use crate::geometry::{Axes, AxisMap, Box3};
+use crate::element::Element;
+use crate::geometry::{Axes, AxisMap, Box3, ravel, volume};
 
 /// Slabs of at most this many bytes stay in a core's L2 cache next to what is done with them.
 pub(crate) const SLAB_BYTES: usize = 256 << 10;
@@ -231,9 +232,33 @@ impl Slab {
         }
     }
 
+    /// Fills `[slab][channel]` from some channels of a channels-last image of `all` channels.
+    pub(crate) fn fill_channels_last<T: Element>(
+        &self,
+        image: &[T],
+        all: usize,
+        channels: Range<usize>,
+        slab: &mut [T::Acc],
+    ) {
+        let map = &self.axes[2];
+        let count = channels.len();
+        self.each_line(|start, tap, row| {
+            let line = slab[start * count..].chunks_exact_mut(count);
+            for (o, target) in self.outputs[2].clone().zip(line) {
+                match row.zip(map.source(o, tap)) {
+                    None => target.fill(T::Acc::default()),
+                    Some((row, i)) => {
+                        let at = (row * map.inputs() + i) * all + channels.start;
+                        T::widen(&image[at..][..count], target);
+                    }
+                }
+            }
+        });
+    }
+
     /// Calls `visit(start, tap, row)` for every line: where it starts, its tap on the last axis, and
     /// which row of the input plane it is read from; `None` when that lies in zero padding.
-    pub(crate) fn each_line(&self, mut visit: impl FnMut(usize, usize, Option<usize>)) {
+    fn each_line(&self, mut visit: impl FnMut(usize, usize, Option<usize>)) {
         let tap_len = self.lines.len() / self.taps.len();
         for tap in 0..self.taps.len() {
             for run in &self.runs {
@@ -266,6 +291,17 @@ pub(crate) fn inner_outputs(map: &AxisMap, tap: usize, outputs: &Range<usize>) -
 /// Boxes of outputs whose slabs have at most `limit` elements.
 pub(crate) fn output_boxes(axes: &Axes, limit: usize) -> Vec<Box3> {
     boxes(axes.output_extents(), |outputs| Slab::len_for(axes, outputs) <= limit)
+}
+
+/// The positions of a box made by [`boxes`]: consecutive ones, in row-major order over `extents`.
+pub(crate) fn positions(part: &Box3, extents: [usize; 3]) -> Range<usize> {
+    let start = ravel(part.each_ref().map(|range| range.start), extents);
+    start..start + volume(part)
+}
+
+/// Positions in the largest of these boxes.
+pub(crate) fn largest(boxes: &[Box3]) -> usize {
+    boxes.iter().map(volume).max().unwrap_or(0)
 }
 
 /// Cuts the positions of an array into boxes that fit (or single elements, where even those do not),

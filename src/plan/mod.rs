@@ -4,15 +4,16 @@
 //! call's shapes, chooses, and keeps what it found: index tables and tiles on the CPU, compiled kernels
 //! with their arguments on CUDA. A run only computes. The one-call forms make a plan, and run it once.
 
+mod algorithm;
 mod explanation;
 mod workspace;
 
 use std::sync::Arc;
 
+pub use algorithm::Algorithm;
 pub use explanation::{Explanation, Pass};
 pub use workspace::Workspace;
 
-use crate::conv::Algorithm;
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Program;

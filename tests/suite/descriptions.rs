@@ -33,10 +33,12 @@ fn a_described_layer_is_what_it_says() {
 fn a_layers_output_is_the_crates() {
     for text in ["2x3x17 6x3x4 s3 d2 p1", "1x4x9x12 4x1x3x2 g4 d2x3 p2x1 s1x2 m:circular"] {
         let shape: Shape = text.parse().unwrap();
-        with_axes!(shape, D => {
+        with_axes!(shape.spatial, D => {
             let geometry = shape.conv::<D>().bind(shape.input_size()).unwrap();
             assert_eq!(geometry.output()[..], shape.output()[3 - D..], "{text}");
-        });
+            Ok::<(), convmat::Error>(())
+        })
+        .unwrap();
     }
 }
 

@@ -6,11 +6,11 @@
 //! line are masked out. As lines are taken one by one, a slab need not be unfolded along the last axis:
 //! a padded copy of the plane serves, at which every tap is a shift.
 
-use super::micro::{Products, Step, best_tiles};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::geometry::{Axes, Box3};
 use crate::patches::slab::Slab;
+use crate::product::cpu::{Products, RegisterTiles, Step};
 
 /// Output lines in a tile.
 const LINES: usize = 4;
@@ -30,7 +30,8 @@ pub(super) fn padded_axes(axes: &Axes) -> Result<Axes> {
 }
 
 /// How to compute one row of a result over a box of outputs, all of them on the last axis.
-pub(super) struct Plan {
+#[derive(Debug)]
+pub(super) struct Lines {
     slab: Slab,
     /// Output lines at each outer output, and the distance of two of them in the sums.
     height: usize,
@@ -40,11 +41,12 @@ pub(super) struct Plan {
     taps: Vec<Option<usize>>,
 }
 
-impl Plan {
+impl Lines {
     /// `padded` are the [`padded_axes`] of `axes`.
-    pub fn new(axes: &Axes, padded: &Axes, part: &Box3, lanes: usize) -> Self {
+    pub fn new(axes: &Axes, padded: &Axes, outputs: &Box3, lanes: usize) -> Self {
         let [map_d, map_h, map_w] = &**axes;
-        let outputs = [part[0].clone(), part[1].clone(), 0..padded[2].outputs()];
+        let height = outputs[1].len();
+        let outputs = [outputs[0].clone(), outputs[1].clone(), 0..padded[2].outputs()];
         let slab = Slab::new(padded, outputs);
         let (stride, dilation) = (map_h.stride(), map_h.dilation());
         // The tap through which output line m of a tile reads padded line q.
@@ -75,7 +77,7 @@ impl Plan {
             );
         }
         let pitch = map_w.outputs().next_multiple_of(lanes);
-        Plan { slab, height: part[1].len(), pitch, steps, taps }
+        Lines { slab, height, pitch, steps, taps }
     }
 
     /// Whether the box has lines enough for a tile.
@@ -93,6 +95,11 @@ impl Plan {
         self.slab.len() + self.pitch
     }
 
+    /// Elements of the table of a tile's weights.
+    pub fn table_len(&self) -> usize {
+        self.taps.len()
+    }
+
     /// `sums = Σ weights·plane` over all taps. The sums are those of a row in `implicit.rs`; `slab` and
     /// `table` are memory to use.
     pub fn multiply<T: Element>(
@@ -101,13 +108,15 @@ impl Plan {
         step: usize,
         weights: impl Fn(usize) -> T::Acc,
         slab: &mut [T::Acc],
-        table: &mut Vec<T::Acc>,
+        table: &mut [T::Acc],
         sums: &mut [T::Acc],
     ) {
         self.slab.fill(plane, step, slab, T::to_acc);
-        table.clear();
-        table.extend(self.taps.iter().map(|tap| tap.map_or(T::Acc::ZERO, &weights)));
-        let tiles = best_tiles::<T::Acc>();
+        let table = &mut table[..self.taps.len()];
+        for (entry, tap) in table.iter_mut().zip(&self.taps) {
+            *entry = tap.map_or(T::Acc::ZERO, &weights);
+        }
+        let tiles = <T::Acc as RegisterTiles>::best_tiles();
         let (tile, lanes, depth) = (&tiles.masked, tiles.lanes, self.slab.depth());
         let line_step = self.slab.block_len() / self.height;
         let last = self.steps.iter().map(|step| step.patch).max().unwrap_or(0)

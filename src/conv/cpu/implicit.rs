@@ -4,25 +4,26 @@
 //!
 //! | operation | path |
 //! |---|---|
-//! | forward | a correlation: per (image, group, rows, box of outputs) a slab of a block of channels, then tiles of products |
+//! | forward | a correlation: per (image, group, rows, box of outputs) a slab of each of some channels, then register tiles of products |
 //! | input gradient, zero padding | per phase of the stride a correlation of dy with the taps that reach it |
-//! | either, one row a group (depthwise) | as above, but `depthwise.rs` takes several lines of the result for the rows |
-//! | weight gradient | per (group, block of channels) tiles of dot products of dy with the slab's blocks, image after image |
 //!
 //! Groups cost nothing extra, down to depthwise layers, which is what the other algorithms are bad at.
+//! Of groups with one row and one channel, `depthwise.rs` takes several lines of the result for the
+//! rows of a tile. The weight gradient is in `dots.rs`.
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::depthwise;
-use super::micro::{self, Dots, Products, Step, best_tiles};
-use super::runs::{Scratch, Shared, digits, piece, pieces, room, zeros};
+use super::runs::{widened, widens};
 use crate::conv::problem::{Problem, Strides};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::geometry::{AdjointPhase, Axes, Box3, Layout, ravel, volume};
+use crate::patches::pieces::{Pieces, digits};
 use crate::patches::slab::{Slab, boxes};
+use crate::plan::Pass;
+use crate::product::cpu::{Products, RegisterTiles, Step, tile};
+use crate::workers::{Room, Shared, Workers};
 
 /// Rows of the result that a task computes, at most.
 const ROWS: usize = 512;
@@ -30,31 +31,70 @@ const ROWS: usize = 512;
 const SUMS: usize = 128 << 10;
 /// Elements in the slab of one channel, at most, unless a single line has more.
 const SLAB: usize = 32 << 10;
-/// Elements in the slabs of a block of channels, at most, unless a single one has more.
+/// Elements in the slabs of a task's channels, at most, unless a single one has more.
 const SLABS: usize = 256 << 10;
 /// Terms that a tile sums at a time, at most, unless a single channel has more.
 const TERMS: usize = 256;
-/// Lanes of a task's weight gradients, at most, unless a single channel has more.
-const LANES: usize = 1 << 20;
+/// Elements that a task fills with the bias.
+const FILLED: usize = 16 << 10;
+
+/// Correlations, one after the other, that have all of the result computed.
+#[derive(Debug)]
+pub(crate) struct Correlations {
+    /// The result's strides, where some of it belongs to no correlation and gets the bias alone.
+    fill: Option<Fill>,
+    each: Vec<Correlation>,
+}
+
+/// Which channel's bias an element gets.
+#[derive(Debug)]
+struct Fill {
+    layout: Layout,
+    strides: Strides,
+    channels: usize,
+}
 
 /// `target[n, m, at(o)] = bias[m] + Σ w[m, c, tap]·source[n, c, i(o, tap)]`, group by group, where
 /// `at` is affine on each axis.
-struct Correlation<'a> {
+#[derive(Debug)]
+struct Correlation {
     batch: usize,
     groups: usize,
-    /// Channels of the source and of the target in a group.
+    /// Channels of the source, and rows (channels of the target), in a group.
     channels: usize,
-    rows: usize,
-    axes: &'a Axes,
+    rows: Pieces,
     source: Strides,
     target: Strides,
     target_extents: [usize; 3],
-    /// The target position of the first output, and the distance to the next, on each axis.
-    place: [(usize, usize); 3],
+    /// Where outputs are in the target, on each axis.
+    places: [Place; 3],
+    weight: Weight,
+    areas: Vec<Area>,
+}
+
+/// What a correlation is made from.
+struct Layer {
+    batch: usize,
+    groups: usize,
+    channels: usize,
+    rows: usize,
+    axes: Axes,
+    source: Strides,
+    target: Strides,
+    target_extents: [usize; 3],
+    places: [Place; 3],
     weight: Weight,
 }
 
+/// The target position of the first output on an axis, and the distance to the next.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    first: usize,
+    step: usize,
+}
+
 /// Where a correlation's weights are, in elements.
+#[derive(Debug)]
 struct Weight {
     group: usize,
     row: usize,
@@ -62,24 +102,48 @@ struct Weight {
     taps: Vec<usize>,
 }
 
+/// A box of outputs, and how they are computed.
+#[derive(Debug)]
+struct Area {
+    outputs: Box3,
+    by: By,
+}
+
+#[derive(Debug)]
+enum By {
+    /// Rows are the rows of register tiles.
+    Rows(Rows),
+    /// Lines of the one row are.
+    Lines(depthwise::Lines),
+}
+
+/// How tiles of rows read a box's patches.
+#[derive(Debug)]
+struct Rows {
+    slab: Slab,
+    /// Channels whose slabs are filled at a time.
+    channels: Pieces,
+    /// The terms of the sum over the taps of so many channels.
+    steps: Vec<Step>,
+}
+
+/// The plan of a convolution; by lines where `by_lines` and that pays.
 pub(super) fn forward<T: Element>(
     p: &Problem,
-    x: &[T],
-    w: &[T],
-    bias: Option<&[T]>,
-    y: &mut [T],
-) -> Result<()> {
+    by_lines: bool,
+    passes: &mut Vec<Pass>,
+) -> Result<(Correlations, Workers)> {
     let strides = p.weight_strides();
-    let correlation = Correlation {
+    let layer = Layer {
         batch: p.batch,
         groups: p.groups,
         channels: p.channels_per_group(),
         rows: p.outputs_per_group(),
-        axes: &p.axes,
+        axes: p.axes.clone(),
         source: p.input_strides(),
         target: p.output_strides(),
         target_extents: p.output_extents(),
-        place: [(0, 1); 3],
+        places: [Place { first: 0, step: 1 }; 3],
         weight: Weight {
             group: p.outputs_per_group() * strides.output,
             row: strides.output,
@@ -87,183 +151,274 @@ pub(super) fn forward<T: Element>(
             taps: (0..p.taps()).map(|tap| tap * strides.tap).collect(),
         },
     };
-    correlation.run(x, w, bias, &Shared::new(y))
+    let (correlation, room) = Correlation::new::<T>(layer, by_lines)?;
+    let workers = Workers::new(correlation.tasks(), room);
+    passes.push(correlation.explain::<T>(""));
+    Ok((Correlations { fill: None, each: vec![correlation] }, workers))
 }
 
+/// The plan of an input gradient with zero padding; by lines where `by_lines` and that pays.
 pub(super) fn backward_input<T: Element>(
     p: &Problem,
-    dy: &[T],
-    w: &[T],
-    bias: Option<&[T]>,
-    dx: &mut [T],
-) -> Result<()> {
+    by_lines: bool,
+    passes: &mut Vec<Pass>,
+) -> Result<(Correlations, Workers)> {
     let phases = p.axes.adjoint_phases()?;
+    let (mut tasks, mut room, mut each) = (0, Room::default(), Vec::new());
+    let mut fill = None;
     if !phases.cover_all() {
-        fill_with_bias(p, bias, dx);
+        let (layout, strides, channels) = (p.layout, p.input_strides(), p.channels);
+        fill = Some(Fill { layout, strides, channels });
+        tasks = (p.batch * strides.image).div_ceil(FILLED);
+        passes.push(Pass::on_cpu("fill with the bias", tasks).by("inputs that no output reads"));
     }
-    let dx = Shared::new(dx);
-    phases.each().try_for_each(|phases| correlate_phase(p, phases, dy, w, bias, &dx))
+    for phases in phases.each() {
+        let (correlation, its_room) = Correlation::new::<T>(phase(p, phases), by_lines)?;
+        let [d, h, w] = phases.map(|phase| phase.first);
+        let strided = !p.axes.is_dense();
+        let which = if strided { format!(", inputs from {d}, {h}, {w} on") } else { String::new() };
+        passes.push(correlation.explain::<T>(&which));
+        tasks = tasks.max(correlation.tasks());
+        room = room.or(its_room);
+        each.push(correlation);
+    }
+    Ok((Correlations { fill, each }, Workers::new(tasks, room)))
 }
 
-fn correlate_phase<T: Element>(
-    p: &Problem,
-    phases: [&AdjointPhase; 3],
-    dy: &[T],
-    w: &[T],
-    bias: Option<&[T]>,
-    dx: &Shared<T>,
-) -> Result<()> {
+/// The correlation of dy with the taps that reach these phases of the inputs.
+fn phase(p: &Problem, phases: [&AdjointPhase; 3]) -> Layer {
     let strides = p.weight_strides();
     let axes = Axes::new(phases.map(|phase| phase.map.clone()));
     let tap = |at: [usize; 3]| {
         ravel([0, 1, 2].map(|axis| phases[axis].taps[at[axis]]), p.tap_extents()) * strides.tap
     };
-    let correlation = Correlation {
+    Layer {
         batch: p.batch,
         groups: p.groups,
         channels: p.outputs_per_group(),
         rows: p.channels_per_group(),
-        axes: &axes,
         source: p.output_strides(),
         target: p.input_strides(),
         target_extents: p.input_extents(),
-        place: phases.map(|phase| (phase.first, phase.stride)),
+        places: phases.map(|phase| Place { first: phase.first, step: phase.stride }),
         weight: Weight {
             group: p.outputs_per_group() * strides.output,
             row: strides.input,
             channel: strides.output,
             taps: axes.each_tap().map(tap).collect(),
         },
-    };
-    correlation.run(dy, w, bias, dx)
-}
-
-/// What inputs get that no output reads.
-fn fill_with_bias<T: Element>(p: &Problem, bias: Option<&[T]>, dx: &mut [T]) {
-    let strides = p.input_strides();
-    dx.par_iter_mut().enumerate().for_each(|(index, dx)| {
-        let channel = match p.layout {
-            Layout::ChannelsFirst => index % strides.image / strides.channel,
-            Layout::ChannelsLast => index % p.channels,
-        };
-        *dx = bias.map_or(T::default(), |bias| bias[channel]);
-    });
-}
-
-/// A task's memory, kept from one task to the next.
-struct Memory<A> {
-    slab: Scratch<A>,
-    sums: Scratch<A>,
-    wide: Scratch<A>,
-    steps: Vec<Step>,
-}
-
-impl<A> Default for Memory<A> {
-    fn default() -> Self {
-        Memory { slab: Vec::new(), sums: Vec::new(), wide: Vec::new(), steps: Vec::new() }
+        axes,
     }
 }
 
-/// The weights of some rows and channels of a group: row m of term (c, tap) at `m·row + c·channel + taps[tap]`.
-struct Block<'a, A> {
-    data: &'a [A],
-    row: usize,
-    channel: usize,
-    taps: &'a [usize],
+impl Correlations {
+    /// Whether any box is computed by lines.
+    pub fn by_lines(&self) -> bool {
+        let areas = self.each.iter().flat_map(|correlation| &correlation.areas);
+        areas.into_iter().any(|area| matches!(area.by, By::Lines(_)))
+    }
+
+    pub fn run<T: Element>(
+        &self,
+        workers: &Workers,
+        source: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        target: &mut [T],
+        memory: &mut [u8],
+    ) -> Result<()> {
+        if let Some(fill) = &self.fill {
+            workers.share_out_slice(target, FILLED, |start, target| {
+                for (index, target) in (start..).zip(target) {
+                    *target = bias.map_or(T::default(), |bias| bias[fill.channel(index)]);
+                }
+            })?;
+        }
+        let target = Shared::new(target);
+        let run = |each: &Correlation| each.run(workers, source, weight, bias, &target, memory);
+        self.each.iter().try_for_each(run)
+    }
 }
 
-impl Correlation<'_> {
+impl Fill {
+    /// The channel of the element at `index`.
+    fn channel(&self, index: usize) -> usize {
+        match self.layout {
+            Layout::ChannelsFirst => index % self.strides.image / self.strides.channel,
+            Layout::ChannelsLast => index % self.channels,
+        }
+    }
+}
+
+/// The weights of some rows and channels of a group: row m of a [`Step`] at `step.weight + m·row`.
+struct Weights<'a, A> {
+    data: &'a [A],
+    row: usize,
+}
+
+impl Correlation {
+    /// The plan, and what room its tasks take.
+    fn new<T: Element>(layer: Layer, by_lines: bool) -> Result<(Self, Room)> {
+        let Layer { axes, weight, channels, .. } = &layer;
+        let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
+        let rows = Pieces::new(layer.rows, layer.rows.min(ROWS));
+        let parts = boxes(axes.output_extents(), |outputs| {
+            volume(outputs) * rows.longest() <= SUMS && Slab::len_for(axes, outputs) <= SLAB
+        });
+        let by_lines = by_lines && layer.rows * channels == 1 && depthwise::pays(axes, lanes);
+        let padded_axes = if by_lines { Some(depthwise::padded_axes(axes)?) } else { None };
+        let taps = weight.taps.len();
+        // Widened weights lie close together: row, channel, tap.
+        let dense: Vec<usize> = (0..taps).collect();
+        let (channel_step, tap_steps) =
+            if widens::<T>() { (taps, &dense) } else { (weight.channel, &weight.taps) };
+        let area = |outputs: Box3| {
+            let whole = outputs[2].len() == axes[2].outputs();
+            let lines = padded_axes
+                .as_ref()
+                .filter(|_| whole)
+                .map(|padded| depthwise::Lines::new(axes, padded, &outputs, lanes));
+            if let Some(lines) = lines.filter(depthwise::Lines::fits) {
+                return Area { outputs, by: By::Lines(lines) };
+            }
+            let slab = Slab::new(axes, outputs.clone());
+            let at_a_time = (SLABS / slab.len()).min(TERMS / taps).max(1);
+            let channels = Pieces::new(*channels, at_a_time);
+            let mut steps = Vec::with_capacity(channels.longest() * taps);
+            for channel in 0..channels.longest() {
+                steps.extend(slab.taps().zip(tap_steps).map(|(tap, offset)| Step {
+                    weight: channel * channel_step + offset,
+                    patch: channel * slab.len() + slab.block(tap, 0),
+                    rows: !0,
+                }));
+            }
+            Area { outputs, by: By::Rows(Rows { slab, channels, steps }) }
+        };
+        let areas: Vec<_> = parts.into_iter().map(area).collect();
+        let room = areas.iter().map(|area| area.room::<T>(rows.longest(), lanes));
+        let room = room.fold(Room::default(), Room::or);
+        let Layer { batch, groups, channels, source, target, target_extents, .. } = layer;
+        let Layer { places, weight, .. } = layer;
+        let correlation = Correlation {
+            batch,
+            groups,
+            channels,
+            rows,
+            source,
+            target,
+            target_extents,
+            places,
+            weight,
+            areas,
+        };
+        Ok((correlation, room))
+    }
+
+    fn tasks(&self) -> usize {
+        self.batch * self.groups * self.rows.count() * self.areas.len()
+    }
+
+    /// What is done, for people.
+    fn explain<T: Element>(&self, which: &str) -> Pass {
+        let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
+        let by_lines = self.areas.iter().any(|area| matches!(area.by, By::Lines(_)));
+        let kernel = if by_lines { "multiply lines" } else { "multiply from slabs" };
+        let widened = if widens::<T>() {
+            format!(", weights widened to {}", <T::Acc as Element>::DTYPE)
+        } else {
+            String::new()
+        };
+        let columns = self.areas.iter().map(|area| volume(&area.outputs)).max().unwrap_or(0);
+        Pass::on_cpu(kernel, self.tasks())
+            .by(format!("register tiles of {lanes} lanes{widened}{which}"))
+            .with_tile([self.rows.longest(), columns])
+    }
+
     fn run<T: Element>(
         &self,
+        workers: &Workers,
         source: &[T],
         weight: &[T],
         bias: Option<&[T]>,
         target: &Shared<T>,
+        memory: &mut [u8],
     ) -> Result<()> {
-        let lanes = best_tiles::<T::Acc>().lanes;
-        let rows_at_a_time = self.rows.min(ROWS);
-        let parts = boxes(self.axes.output_extents(), |part| {
-            volume(part) * rows_at_a_time <= SUMS && Slab::len_for(self.axes, part) <= SLAB
-        });
-        let slabs: Vec<_> = parts.iter().map(|part| Slab::new(self.axes, part.clone())).collect();
-        let padded_axes = depthwise::padded_axes(self.axes)?;
-        let by_lines = self.rows * self.channels == 1 && depthwise::pays(self.axes, lanes);
-        let plan = |part: &Box3| {
-            let whole = part[2].len() == self.axes[2].outputs();
-            (by_lines && whole).then(|| depthwise::Plan::new(self.axes, &padded_axes, part, lanes))
-        };
-        let plans: Vec<_> = parts.iter().map(|part| plan(part).filter(|p| p.fits())).collect();
-        let dense_taps: Vec<usize> = (0..self.weight.taps.len()).collect();
-        let radices = [self.batch, self.groups, self.rows.div_ceil(rows_at_a_time), parts.len()];
-        let tasks = (0..radices.iter().product()).into_par_iter();
-        tasks.try_for_each_init(Memory::default, |memory, task| {
-            let Memory { slab: data, sums, wide, steps } = memory;
-            let [image, group, block, part] = digits(task, radices);
-            let (slab, plan, part) = (&slabs[part], &plans[part], &parts[part]);
-            let rows = piece(self.rows, rows_at_a_time, block);
-            let line = plan.as_ref().map_or(part[2].len(), depthwise::Plan::pitch);
-            let pitch = (part[1].len() * line).next_multiple_of(lanes);
-            let sums = room(sums, rows.len() * slab.depth() * pitch)?;
+        let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
+        let group_rows = self.target_rows();
+        let radices = [self.batch, self.groups, self.rows.count(), self.areas.len()];
+        workers.share_out(self.tasks(), memory, |task, scratch| {
+            let [image, group, piece, area] = digits(task, radices);
+            let (area, rows) = (&self.areas[area], self.rows.get(piece));
+            let Sizes { line, pitch, sums, data, wide } = area.sizes::<T>(rows.len(), lanes);
+            let sums = scratch.take::<T::Acc>(sums);
+            let data = scratch.take::<T::Acc>(data);
+            let wide = scratch.take::<T::Acc>(wide);
             let source = &source[image * self.source.image..][..self.source.image];
             let plane =
                 |channel: usize| &source[(group * self.channels + channel) * self.source.channel..];
-            if let Some(plan) = plan {
-                let data = room(data, plan.slab_len())?;
-                let first = group * self.weight.group;
-                let weight = |tap: usize| weight[first + self.weight.taps[tap]].to_acc();
-                plan.multiply(plane(0), self.source.position, weight, data, wide, sums);
-            } else {
-                let channels = (SLABS / slab.len()).min(TERMS / dense_taps.len()).max(1);
-                for channels in pieces(self.channels, channels) {
-                    let data = room(data, channels.len() * slab.len() + lanes)?;
-                    let each = channels.clone().zip(data.chunks_exact_mut(slab.len()));
-                    each.for_each(|(channel, data)| {
-                        slab.fill(plane(channel), self.source.position, data, T::to_acc)
-                    });
-                    let weights = self.block(weight, group, &rows, &channels, &dense_taps, wide)?;
-                    weights.steps(slab, channels.len(), steps);
-                    let add = channels.start > 0;
-                    multiply(slab, data, steps, &weights, rows.len(), sums, add);
+            match &area.by {
+                By::Lines(lines) => {
+                    let first = group * self.weight.group;
+                    let weight = |tap: usize| weight[first + self.weight.taps[tap]].to_acc();
+                    lines.multiply(plane(0), self.source.position, weight, data, wide, sums);
+                }
+                By::Rows(Rows { slab, channels, steps }) => {
+                    for channels in channels.each() {
+                        let len = channels.len() * slab.len();
+                        let each = channels.clone().zip(data[..len].chunks_exact_mut(slab.len()));
+                        each.for_each(|(channel, data)| {
+                            slab.fill(plane(channel), self.source.position, data, T::to_acc)
+                        });
+                        let weights = self.weights(weight, group, &rows, &channels, wide);
+                        let steps = &steps[..channels.len() * self.weight.taps.len()];
+                        let add = channels.start > 0;
+                        let data = &data[..len + lanes];
+                        multiply(slab, data, steps, &weights, rows.len(), sums, add);
+                    }
                 }
             }
-            for (row, sums) in rows.zip(sums.chunks_exact_mut(slab.depth() * pitch)) {
-                let channel = group * self.rows + row;
+            for (row, sums) in rows.zip(sums.chunks_exact_mut(area.outputs[0].len() * pitch)) {
+                let channel = group * group_rows + row;
                 if let Some(bias) = bias {
                     let bias = bias[channel].to_acc();
                     sums.iter_mut().for_each(|sum| *sum += bias);
                 }
                 // SAFETY: each task has rows and outputs of its own.
-                unsafe { self.write([image, channel], part, line, sums, target) };
+                unsafe { self.write(image, channel, &area.outputs, line, sums, target) };
             }
             Ok(())
         })
     }
 
+    /// Rows of a group.
+    fn target_rows(&self) -> usize {
+        self.rows.extent()
+    }
+
     /// The weights of some rows and channels of a group: where they are if elements are accumulators,
     /// and else widened into `wide`, in the order row, channel, tap.
-    fn block<'a, T: Element>(
+    fn weights<'a, T: Element>(
         &'a self,
         weight: &'a [T],
         group: usize,
         rows: &Range<usize>,
         channels: &Range<usize>,
-        dense_taps: &'a [usize],
-        wide: &'a mut Scratch<T::Acc>,
-    ) -> Result<Block<'a, T::Acc>> {
+        wide: &'a mut [T::Acc],
+    ) -> Weights<'a, T::Acc> {
         let Weight { group: group_step, row, channel, taps } = &self.weight;
         let start = group * group_step + rows.start * row + channels.start * channel;
         if let Some(data) = T::as_acc(&weight[start..]) {
-            return Ok(Block { data, row: *row, channel: *channel, taps });
+            return Weights { data, row: *row };
         }
         let terms = channels.len() * taps.len();
-        let wide = room(wide, rows.len() * terms)?;
+        let wide = &mut wide[..rows.len() * terms];
         for (m, wide) in wide.chunks_exact_mut(terms).enumerate() {
             for (c, wide) in wide.chunks_exact_mut(taps.len()).enumerate() {
                 let from = &weight[start + m * row + c * channel..];
                 wide.iter_mut().zip(taps).for_each(|(wide, &tap)| *wide = from[tap].to_acc());
             }
         }
-        Ok(Block { data: wide, row: terms, channel: taps.len(), taps: dense_taps })
+        Weights { data: wide, row: terms }
     }
 
     /// Writes a row of sums, whose blocks are padded to whole vectors and whose lines are `pitch`
@@ -273,31 +428,36 @@ impl Correlation<'_> {
     /// Nothing else may use these elements of the target.
     unsafe fn write<T: Element>(
         &self,
-        [image, channel]: [usize; 2],
-        part: &Box3,
+        image: usize,
+        channel: usize,
+        outputs: &Box3,
         pitch: usize,
         sums: &[T::Acc],
         target: &Shared<T>,
     ) {
-        let [first, step] = [0, 1].map(|field| self.place.map(|place| [place.0, place.1][field]));
-        let width = part[2].len();
-        let block = sums.len() / part[0].len();
-        let contiguous = self.target.position == 1 && step[2] == 1;
+        let [_, place_h, place_w] = self.places;
+        let width = outputs[2].len();
+        let block = sums.len() / outputs[0].len();
+        let contiguous = self.target.position == 1 && place_w.step == 1;
         // Whole blocks, where the lines of the target follow each other as those of the box do.
-        let whole = contiguous && step[1] == 1 && width == self.target_extents[2] && pitch == width;
-        let (len, pitch) = if whole { (part[1].len() * width, block) } else { (width, pitch) };
-        for (d, block) in part[0].clone().zip(sums.chunks_exact(block)) {
-            for (h, line) in part[1].clone().zip(block.chunks(pitch)) {
+        let whole =
+            contiguous && place_h.step == 1 && width == self.target_extents[2] && pitch == width;
+        let (len, pitch) = if whole { (outputs[1].len() * width, block) } else { (width, pitch) };
+        for (d, block) in outputs[0].clone().zip(sums.chunks_exact(block)) {
+            for (h, line) in outputs[1].clone().zip(block.chunks(pitch)) {
                 let line = &line[..len];
-                let o = [d, h, part[2].start];
-                let at = [0, 1, 2].map(|axis| first[axis] + o[axis] * step[axis]);
+                let o = [d, h, outputs[2].start];
+                let at = [0, 1, 2].map(|axis| {
+                    let Place { first, step } = self.places[axis];
+                    first + o[axis] * step
+                });
                 let start = self.target.at(image, channel, ravel(at, self.target_extents));
                 // SAFETY: promised by the caller.
                 unsafe {
                     if contiguous {
                         T::narrow(line, target.run(start, len));
                     } else {
-                        target.scatter(start, step[2] * self.target.position, line);
+                        target.scatter(start, place_w.step * self.target.position, line);
                     }
                 }
             }
@@ -305,31 +465,48 @@ impl Correlation<'_> {
     }
 }
 
-impl<A: Accumulator> Block<'_, A> {
-    /// The terms of the sum over channels and taps.
-    fn steps(&self, slab: &Slab, channels: usize, steps: &mut Vec<Step>) {
-        steps.clear();
-        for channel in 0..channels {
-            steps.extend(slab.taps().zip(self.taps).map(|(tap, offset)| Step {
-                weight: channel * self.channel + offset,
-                patch: channel * slab.len() + slab.block(tap, 0),
-                rows: !0,
-            }));
-        }
+/// What a task's memory is made of, in elements, and how its sums lie there: lines of a box are `line`
+/// apart, and blocks of lines, one for each outer output, `pitch`.
+struct Sizes {
+    line: usize,
+    pitch: usize,
+    sums: usize,
+    data: usize,
+    wide: usize,
+}
+
+impl Area {
+    /// For so many rows.
+    fn sizes<T: Element>(&self, rows: usize, lanes: usize) -> Sizes {
+        let [depth, height, width] = self.outputs.each_ref().map(Range::len);
+        let (line, data, wide) = match &self.by {
+            By::Lines(lines) => (lines.pitch(), lines.slab_len(), lines.table_len()),
+            By::Rows(Rows { slab, channels, steps }) => {
+                let wide = widened::<T>(rows * steps.len());
+                (width, channels.longest() * slab.len() + lanes, wide)
+            }
+        };
+        let pitch = (height * line).next_multiple_of(lanes);
+        Sizes { line, pitch, sums: rows * depth * pitch, data, wide }
+    }
+
+    fn room<T: Element>(&self, rows: usize, lanes: usize) -> Room {
+        let Sizes { sums, data, wide, .. } = self.sizes::<T>(rows, lanes);
+        Room::default().and::<T::Acc>(sums).and::<T::Acc>(data).and::<T::Acc>(wide)
     }
 }
 
-/// `sums[m] (+)= Σ weights[m][step]·slabs[step]` for all rows, over the whole slab.
+/// `sums[m] (+)= Σ weights[m][step]·slabs[step]` for all rows, over all outputs of the slab.
 fn multiply<A: Accumulator>(
     slab: &Slab,
     slabs: &[A],
     steps: &[Step],
-    weights: &Block<A>,
+    weights: &Weights<A>,
     rows: usize,
     sums: &mut [A],
     add: bool,
 ) {
-    let tiles = best_tiles::<A>();
+    let tiles = A::best_tiles();
     let pitch = slab.block_len().next_multiple_of(tiles.lanes);
     let row_pitch = slab.depth() * pitch;
     let furthest = |field: fn(&Step) -> usize| steps.iter().map(field).max().unwrap_or(0);
@@ -340,7 +517,7 @@ fn multiply<A: Accumulator>(
         let patches = &slabs[d * slab.depth_step()..];
         let mut row = 0;
         while row < rows {
-            let tile = micro::tile(tiles.products, rows - row);
+            let tile = tile(tiles.products, rows - row);
             let panels = (row..rows + 1 - tile.rows).step_by(tile.rows);
             let mut column = 0;
             while column < pitch {
@@ -364,126 +541,6 @@ fn multiply<A: Accumulator>(
                 column += vectors * tiles.lanes;
             }
             row += panels.len() * tile.rows;
-        }
-    }
-}
-
-/// Elements of a row of dots taken at a time: a tile's rows stay in L1.
-const DOTS: usize = 1024;
-
-/// The weight gradient: tiles of dot products of dy with the blocks of the input's slabs.
-pub(super) fn backward_weight<T: Element>(
-    p: &Problem,
-    x: &[T],
-    dy: &[T],
-    dw: &mut [T],
-) -> Result<()> {
-    let (rows, taps) = (p.outputs_per_group(), p.taps());
-    let (xs, ys, ws) = (p.input_strides(), p.output_strides(), p.weight_strides());
-    let lanes = best_tiles::<T::Acc>().lanes;
-    let at_a_time = (TERMS / taps).min(LANES / (rows * taps * lanes));
-    let at_a_time = at_a_time.clamp(1, p.channels_per_group());
-    let parts = boxes(p.output_extents(), |part| {
-        volume(part) * rows <= SUMS && Slab::len_for(&p.axes, part) <= SLABS / at_a_time
-    });
-    let slabs: Vec<_> = parts.iter().map(|part| Slab::new(&p.axes, part.clone())).collect();
-    let radices = [p.groups, p.channels_per_group().div_ceil(at_a_time)];
-    let dw = Shared::new(dw);
-    let tasks = (0..radices.iter().product()).into_par_iter().with_max_len(1);
-    tasks.try_for_each_init(Memory::default, |memory, task| {
-        let Memory { slab: data, sums, wide, .. } = memory;
-        let [group, block] = digits(task, radices);
-        let channels = piece(p.channels_per_group(), at_a_time, block);
-        let columns = channels.len() * taps;
-        let sums = zeros(sums, rows * columns * lanes)?;
-        let mut starts = Vec::with_capacity(columns);
-        let all = (0..p.batch).flat_map(|n| slabs.iter().zip(&parts).map(move |pair| (n, pair)));
-        for (image, (slab, part)) in all {
-            let data = room(data, channels.len() * slab.len())?;
-            starts.clear();
-            for (index, data) in data.chunks_exact_mut(slab.len()).enumerate() {
-                let channel = group * p.channels_per_group() + channels.start + index;
-                slab.fill(&x[xs.at(image, channel, 0)..], xs.position, data, T::to_acc);
-                starts.extend(slab.taps().map(|tap| index * slab.len() + slab.block(tap, 0)));
-            }
-            for d in 0..slab.depth() {
-                let at = [part[0].start + d, part[1].start, part[2].start];
-                let first = ys.at(image, group * rows, ravel(at, p.output_extents()));
-                let (left, row) = gradient_rows(&dy[first..], ys, rows, slab.block_len(), wide)?;
-                let right = &data[d * slab.depth_step()..];
-                multiply_dots(left, row, right, &starts, slab.block_len(), rows, sums);
-            }
-        }
-        let mut sums = sums.chunks_exact_mut(lanes).map(micro::sum_of_lanes);
-        let taps_of_one = room(wide, taps)?;
-        for m in 0..rows {
-            for channel in channels.clone() {
-                taps_of_one.iter_mut().zip(&mut sums).for_each(|(tap, sum)| *tap = sum);
-                let at = ws.at(group * rows + m, channel, 0);
-                // SAFETY: each task has input channels of its own.
-                unsafe { dw.scatter(at, ws.tap, taps_of_one) };
-            }
-        }
-        Ok(())
-    })
-}
-
-/// `rows` channels at consecutive positions, as rows of accumulators, and the distance between them:
-/// where they are, if they can be read so, and else copied to `wide`.
-fn gradient_rows<'a, T: Element>(
-    dy: &'a [T],
-    strides: Strides,
-    rows: usize,
-    len: usize,
-    wide: &'a mut Scratch<T::Acc>,
-) -> Result<(&'a [T::Acc], usize)> {
-    if let (Some(dy), 1) = (T::as_acc(dy), strides.position) {
-        return Ok((dy, strides.channel));
-    }
-    let wide = room(wide, rows * len)?;
-    for (m, wide) in wide.chunks_exact_mut(len).enumerate() {
-        let row = dy[m * strides.channel..].iter().step_by(strides.position);
-        wide.iter_mut().zip(row).for_each(|(wide, value)| *wide = value.to_acc());
-    }
-    Ok((wide, len))
-}
-
-/// `sums[m][n] += Σ left[m]·right[n]`, lane by lane, for all rows of both.
-fn multiply_dots<A: Accumulator>(
-    left: &[A],
-    row: usize,
-    right: &[A],
-    starts: &[usize],
-    len: usize,
-    rows: usize,
-    sums: &mut [A],
-) {
-    let tiles = best_tiles::<A>();
-    let furthest = starts.iter().max().map_or(0, |start| start + len);
-    assert!(furthest <= right.len() && (rows - 1) * row + len <= left.len());
-    assert!(rows * starts.len() * tiles.lanes <= sums.len());
-    for part in pieces(len, DOTS) {
-        let mut m = 0;
-        while m < rows {
-            let tile = micro::tile(tiles.dots, rows - m);
-            let mut n = 0;
-            while n < starts.len() {
-                let (columns, kernel) = tile.kernel(starts.len() - n);
-                let operands = Dots {
-                    len: part.len(),
-                    left: left[m * row + part.start..].as_ptr(),
-                    row,
-                    right: right[part.start..].as_ptr(),
-                    starts: starts[n..].as_ptr(),
-                    sums: sums[(m * starts.len() + n) * tiles.lanes..].as_mut_ptr(),
-                    pitch: starts.len(),
-                };
-                // SAFETY: by the assertions above, all rows exist and are long enough; this machine
-                // has the instructions of its best tiles.
-                unsafe { kernel(operands) };
-                n += columns;
-            }
-            m += tile.rows;
         }
     }
 }

@@ -1,14 +1,16 @@
-//! Convolution on the CPU: one file per algorithm, chosen here.
+//! Convolution on the CPU: one file per algorithm, chosen here, when it is planned.
 //!
 //! | algorithm | file | work of `y`, `dx` is split over | workspace |
 //! |---|---|---|---|
 //! | naive | `naive.rs` | elements | none |
-//! | shifted | `shifted.rs` | images, groups, channels, boxes of positions | per thread a slab and what is summed up, a few MiB; a copy of the weight with its taps outermost |
-//! | im2col | `im2col.rs` | the same; small images together | per thread a tile of patches and what is summed up, a few MiB |
-//! | implicit | `implicit.rs`, `depthwise.rs`, on the kernels in `micro.rs` | the same | per thread a slab and what is summed up, a few MiB |
+//! | shifted | `shifted.rs` | images, groups, channels, boxes of positions | per worker a slab and what is summed up, a few MiB; a copy of the weight with its taps outermost |
+//! | im2col | `im2col.rs` | the same; small images together | per worker a tile of patches and what is summed up, a few MiB |
+//! | implicit | `implicit.rs`, `dots.rs` | the same | per worker a slab and what is summed up, a few MiB |
+//! | depthwise | `implicit.rs`, `depthwise.rs` | the same | the same |
 //!
-//! `auto` is `implicit`, which stores less and takes groups in its stride, except where the shape makes
-//! `im2col` the faster one (measured with 2 threads and AVX-512, where the two differ by 5 to 40%):
+//! `auto` is `depthwise` for groups of one channel and one output whose lines are many and fill vectors
+//! well. Else it is `implicit`, which stores less and takes groups in its stride, except where the shape
+//! makes `im2col` the faster one (measured with 2 threads and AVX-512, where the two differ by 5 to 40%):
 //!
 //! | im2col for | because |
 //! |---|---|
@@ -19,34 +21,366 @@
 //! | `dx` in modes other than zeros | several padded positions read one input: implicit has no such path |
 //! | `dw`, one group | long dot products by faer are the faster |
 //!
-//! `dw` is split over groups, outputs and patch entries, and by `partial.rs` over chunks of the
-//! positions where that leaves too few tasks. `runs.rs` and `tiles.rs` hold what the algorithms share:
-//! reading and writing blocks of either layout, slabs, and the way back onto the input.
+//! `dw` is split over groups, outputs and patch entries, and by `parts.rs` over parts of the positions
+//! where that leaves too few tasks. `runs.rs` reads and writes parts of operands of either layout;
+//! `crate::patches` holds slabs, tiles of patches and the way back onto the input, and
+//! `crate::product::cpu` what multiplies. `bias.rs` sums up the bias gradient.
 //!
 //! No split depends on the number of threads, and every sum has one order.
 
+mod bias;
 mod depthwise;
-mod gemm;
+mod dots;
 mod im2col;
 mod implicit;
-mod micro;
 mod naive;
-mod partial;
-mod patches;
+mod parts;
 mod runs;
 mod shifted;
-mod tiles;
 
-use rayon::prelude::*;
+pub(crate) use bias::BackwardBias;
 
-use super::Algorithm;
 use super::problem::Problem;
-use crate::element::{Accumulator, Element};
-use crate::error::Result;
+use crate::device::Device;
+use crate::element::Element;
+use crate::error::{Error, Result};
 use crate::geometry::Layout;
-use crate::memory::try_zeroed;
+use crate::plan::{Algorithm, Explanation, Workspace};
+use crate::workers::Workers;
 
-/// `y = conv(x, w) + bias`; all of `y` is overwritten.
+/// Why an algorithm that was asked for by name is taken.
+const ASKED: &str = "it was asked for";
+
+/// Which algorithm, and why.
+struct Choice {
+    way: Way,
+    reason: &'static str,
+}
+
+/// The algorithms there are.
+enum Way {
+    Naive,
+    Shifted,
+    Im2col,
+    /// Or depthwise, where that pays and `by_lines` allows it.
+    Implicit {
+        by_lines: bool,
+    },
+}
+
+/// The choice for `algorithm` if it was named, and else `auto`.
+fn choose(algorithm: Algorithm, auto: Choice) -> Result<Choice> {
+    let way = match algorithm {
+        Algorithm::Auto => return Ok(auto),
+        Algorithm::Naive => Way::Naive,
+        Algorithm::Shifted => Way::Shifted,
+        Algorithm::Im2col => Way::Im2col,
+        Algorithm::Implicit => Way::Implicit { by_lines: false },
+        Algorithm::Depthwise => Way::Implicit { by_lines: true },
+        Algorithm::Direct => {
+            return Err(Error::invalid("algorithm", algorithm, "it exists on CUDA devices only"));
+        }
+    };
+    Ok(Choice { way, reason: ASKED })
+}
+
+/// What `auto` is, as far as that depends on layout and positions: see the table above.
+fn by_shape(p: &Problem) -> Choice {
+    let implicit = |reason| Choice { way: Way::Implicit { by_lines: true }, reason };
+    let im2col = |reason| Choice { way: Way::Im2col, reason };
+    if p.groups > 1 && p.channels_per_group().max(p.outputs_per_group()) < 16 {
+        return implicit("groups of few channels cost it nothing extra");
+    }
+    let [d, h, w] = p.tap_extents();
+    let positions = p.output_positions();
+    match p.layout {
+        Layout::ChannelsLast => im2col("channels last: its tiles are contiguous as they lie"),
+        Layout::ChannelsFirst if d * h == 1 && w > 1 => {
+            im2col("taps on the last axis only: a slab would be as large as the patches")
+        }
+        Layout::ChannelsFirst if 8 * positions.next_multiple_of(16) > 9 * positions => {
+            im2col("few positions, that fill vectors badly: it puts several images in a tile")
+        }
+        Layout::ChannelsFirst => implicit("it stores less than the patches"),
+    }
+}
+
+/// What `auto` is for the input gradient.
+fn by_shape_of_dx(p: &Problem) -> Choice {
+    let choice = by_shape(p);
+    let im2col = |reason| Choice { way: Way::Im2col, reason };
+    if !p.axes.is_zero_padded() {
+        return im2col("several padded positions read one input: implicit has no such path");
+    }
+    match choice.way {
+        Way::Implicit { .. } if p.groups == 1 && !p.axes.is_dense() => {
+            im2col("a stride: implicit would need a pass for each of its phases")
+        }
+        Way::Implicit { .. } | Way::Im2col | Way::Shifted | Way::Naive => choice,
+    }
+}
+
+/// What `auto` is for the weight gradient.
+fn by_shape_of_dw(p: &Problem) -> Choice {
+    let choice = by_shape(p);
+    match choice.way {
+        Way::Implicit { .. } if p.groups == 1 || p.outputs_per_group() > 64 => {
+            Choice { way: Way::Im2col, reason: "long dot products by faer are the faster" }
+        }
+        Way::Implicit { .. } | Way::Im2col | Way::Shifted | Way::Naive => choice,
+    }
+}
+
+/// What correlations turned out to be, and why.
+fn implicit_or_depthwise(
+    correlations: &implicit::Correlations,
+    asked: Algorithm,
+    reason: &'static str,
+) -> Result<(Algorithm, &'static str)> {
+    match asked {
+        Algorithm::Depthwise if !correlations.by_lines() => {
+            let reason = "it takes groups of one channel and one output, whose lines are not strided, \
+                          at least four, and fill vectors well";
+            Err(Error::invalid("algorithm", asked, reason))
+        }
+        Algorithm::Auto if correlations.by_lines() => {
+            let reason = "groups of one channel and one output: lines are the rows of a tile";
+            Ok((Algorithm::Depthwise, reason))
+        }
+        Algorithm::Depthwise => Ok((Algorithm::Depthwise, reason)),
+        Algorithm::Auto
+        | Algorithm::Naive
+        | Algorithm::Shifted
+        | Algorithm::Im2col
+        | Algorithm::Implicit
+        | Algorithm::Direct => Ok((Algorithm::Implicit, reason)),
+    }
+}
+
+/// Tells what was chosen, and that the last pass adds the bias.
+fn explain(explanation: &mut Explanation, algorithm: Algorithm, reason: &'static str, bias: bool) {
+    explanation.algorithm = algorithm.to_string();
+    explanation.reason = reason.into();
+    if let (true, Some(pass)) = (bias, explanation.passes.last_mut()) {
+        pass.specialisation += ", then the bias";
+    }
+}
+
+/// The plan of `y = conv(x, w) + bias`.
+#[derive(Debug)]
+pub(crate) enum Forward {
+    Naive(naive::Forward),
+    Shifted(shifted::Forward),
+    Im2col(im2col::Forward),
+    /// Depthwise too.
+    Implicit(implicit::Correlations),
+}
+
+/// The plan of `dx = convᵀ(dy, w) + bias`.
+#[derive(Debug)]
+pub(crate) enum BackwardInput {
+    Naive(naive::BackwardInput),
+    Shifted(shifted::BackwardInput),
+    Im2col(im2col::BackwardInput),
+    /// Depthwise too.
+    Implicit(implicit::Correlations),
+}
+
+/// The plan of `dw = Σ dy·Aᵀ`.
+#[derive(Debug)]
+pub(crate) enum BackwardWeight {
+    Naive(naive::BackwardWeight),
+    Shifted(shifted::BackwardWeight),
+    Im2col(im2col::BackwardWeight),
+    Implicit(dots::BackwardWeight),
+}
+
+impl Forward {
+    /// For operands of this type, with a bias or without.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a named algorithm that does not exist for this.
+    pub(super) fn new<T: Element>(
+        p: &Problem,
+        bias: bool,
+        algorithm: Algorithm,
+        explanation: &mut Explanation,
+    ) -> Result<(Self, Workers)> {
+        let Choice { way, reason } = choose(algorithm, by_shape(p))?;
+        let passes = &mut explanation.passes;
+        let ((plan, workers), (algorithm, reason)) = match way {
+            Way::Naive => {
+                let (plan, workers) = naive::Forward::new(p, passes);
+                ((Forward::Naive(plan), workers), (Algorithm::Naive, reason))
+            }
+            Way::Shifted => {
+                let (plan, workers) = shifted::Forward::new::<T>(p, passes);
+                ((Forward::Shifted(plan), workers), (Algorithm::Shifted, reason))
+            }
+            Way::Im2col => {
+                let (plan, workers) = im2col::Forward::new::<T>(p, passes);
+                ((Forward::Im2col(plan), workers), (Algorithm::Im2col, reason))
+            }
+            Way::Implicit { by_lines } => {
+                let (plan, workers) = implicit::forward::<T>(p, by_lines, passes)?;
+                let made = implicit_or_depthwise(&plan, algorithm, reason)?;
+                ((Forward::Implicit(plan), workers), made)
+            }
+        };
+        explain(explanation, algorithm, reason, bias);
+        Ok((plan, workers))
+    }
+
+    /// `y = conv(x, w) + bias`; all of `y` is overwritten.
+    pub(super) fn run<T: Element>(
+        &self,
+        workers: &Workers,
+        x: &[T],
+        w: &[T],
+        bias: Option<&[T]>,
+        y: &mut [T],
+        memory: &mut [u8],
+    ) -> Result<()> {
+        match self {
+            Forward::Naive(plan) => plan.run(workers, x, w, bias, y),
+            Forward::Shifted(plan) => plan.run(workers, x, w, bias, y, memory),
+            Forward::Im2col(plan) => plan.run(workers, x, w, bias, y, memory),
+            Forward::Implicit(plan) => plan.run(workers, x, w, bias, y, memory),
+        }
+    }
+}
+
+impl BackwardInput {
+    /// For operands of this type, with a bias or without.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a named algorithm that does not exist for this.
+    pub(super) fn new<T: Element>(
+        p: &Problem,
+        bias: bool,
+        algorithm: Algorithm,
+        explanation: &mut Explanation,
+    ) -> Result<(Self, Workers)> {
+        let Choice { way, reason } = choose(algorithm, by_shape_of_dx(p))?;
+        let replaced = matches!(way, Way::Implicit { .. }) && !p.axes.is_zero_padded();
+        if replaced && algorithm == Algorithm::Depthwise {
+            let reason = "it has no path for padding modes other than zeros";
+            return Err(Error::invalid("algorithm", algorithm, reason));
+        }
+        let (way, reason) = if replaced {
+            (
+                Way::Im2col,
+                "implicit was asked for, but has no path for padding modes other than zeros",
+            )
+        } else {
+            (way, reason)
+        };
+        let passes = &mut explanation.passes;
+        let ((plan, workers), (algorithm, reason)) = match way {
+            Way::Naive => {
+                let (plan, workers) = naive::BackwardInput::new(p, passes)?;
+                ((BackwardInput::Naive(plan), workers), (Algorithm::Naive, reason))
+            }
+            Way::Shifted => {
+                let (plan, workers) = shifted::BackwardInput::new::<T>(p, passes);
+                ((BackwardInput::Shifted(plan), workers), (Algorithm::Shifted, reason))
+            }
+            Way::Im2col => {
+                let (plan, workers) = im2col::BackwardInput::new::<T>(p, passes);
+                ((BackwardInput::Im2col(plan), workers), (Algorithm::Im2col, reason))
+            }
+            Way::Implicit { by_lines } => {
+                let (plan, workers) = implicit::backward_input::<T>(p, by_lines, passes)?;
+                let made = implicit_or_depthwise(&plan, algorithm, reason)?;
+                ((BackwardInput::Implicit(plan), workers), made)
+            }
+        };
+        explain(explanation, algorithm, reason, bias);
+        Ok((plan, workers))
+    }
+
+    /// `dx = convᵀ(dy, w) + bias`; all of `dx` is overwritten.
+    pub(super) fn run<T: Element>(
+        &self,
+        workers: &Workers,
+        dy: &[T],
+        w: &[T],
+        bias: Option<&[T]>,
+        dx: &mut [T],
+        memory: &mut [u8],
+    ) -> Result<()> {
+        match self {
+            BackwardInput::Naive(plan) => plan.run(workers, dy, w, bias, dx),
+            BackwardInput::Shifted(plan) => plan.run(workers, dy, w, bias, dx, memory),
+            BackwardInput::Im2col(plan) => plan.run(workers, dy, w, bias, dx, memory),
+            BackwardInput::Implicit(plan) => plan.run(workers, dy, w, bias, dx, memory),
+        }
+    }
+}
+
+impl BackwardWeight {
+    /// For operands of this type.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a named algorithm that does not exist for this.
+    pub(super) fn new<T: Element>(
+        p: &Problem,
+        algorithm: Algorithm,
+        explanation: &mut Explanation,
+    ) -> Result<(Self, Workers)> {
+        let Choice { way, reason } = choose(algorithm, by_shape_of_dw(p))?;
+        if algorithm == Algorithm::Depthwise {
+            let reason = "it has no path for the weight gradient on the CPU";
+            return Err(Error::invalid("algorithm", algorithm, reason));
+        }
+        let passes = &mut explanation.passes;
+        let (plan, workers, algorithm) = match way {
+            Way::Naive => {
+                let (plan, workers) = naive::BackwardWeight::new(p, passes);
+                (BackwardWeight::Naive(plan), workers, Algorithm::Naive)
+            }
+            Way::Shifted => {
+                let (plan, workers) = shifted::BackwardWeight::new::<T>(p, passes);
+                (BackwardWeight::Shifted(plan), workers, Algorithm::Shifted)
+            }
+            Way::Im2col => {
+                let (plan, workers) = im2col::BackwardWeight::new::<T>(p, passes);
+                (BackwardWeight::Im2col(plan), workers, Algorithm::Im2col)
+            }
+            Way::Implicit { .. } => {
+                let (plan, workers) = dots::BackwardWeight::new::<T>(p, passes);
+                (BackwardWeight::Implicit(plan), workers, Algorithm::Implicit)
+            }
+        };
+        explain(explanation, algorithm, reason, false);
+        Ok((plan, workers))
+    }
+
+    /// `dw = Σ dy·Aᵀ`; all of `dw` is overwritten.
+    pub(super) fn run<T: Element>(
+        &self,
+        workers: &Workers,
+        x: &[T],
+        dy: &[T],
+        dw: &mut [T],
+        memory: &mut [u8],
+    ) -> Result<()> {
+        match self {
+            BackwardWeight::Naive(plan) => plan.run(workers, x, dy, dw),
+            BackwardWeight::Shifted(plan) => plan.run(workers, x, dy, dw, memory),
+            BackwardWeight::Im2col(plan) => plan.run(workers, x, dy, dw, memory),
+            BackwardWeight::Implicit(plan) => plan.run(workers, x, dy, dw, memory),
+        }
+    }
+}
+
+/// Has `run` called with memory for these workers.
+fn with_memory(workers: &Workers, run: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+    let mut workspace = Workspace::new(&Device::Cpu, workers.workspace() as u64)?;
+    run(workspace.host(workers.workspace())?)
+}
+
+/// A plan of [`Forward`], made and run.
 pub(super) fn forward<T: Element>(
     p: &Problem,
     x: &[T],
@@ -55,38 +389,12 @@ pub(super) fn forward<T: Element>(
     y: &mut [T],
     algorithm: Algorithm,
 ) -> Result<()> {
-    match resolve(algorithm, implicit_is_faster(p)) {
-        Algorithm::Naive => naive::forward(p, x, w, bias, y),
-        Algorithm::Shifted => shifted::forward(p, x, w, bias, y),
-        Algorithm::Implicit => implicit::forward(p, x, w, bias, y),
-        _ => im2col::forward(p, x, w, bias, y),
-    }
+    let explanation = &mut Explanation::default();
+    let (plan, workers) = Forward::new::<T>(p, bias.is_some(), algorithm, explanation)?;
+    with_memory(&workers, |memory| plan.run(&workers, x, w, bias, y, memory))
 }
 
-/// What `auto` stands for.
-fn resolve(algorithm: Algorithm, implicit: bool) -> Algorithm {
-    match algorithm {
-        Algorithm::Auto if implicit => Algorithm::Implicit,
-        Algorithm::Auto => Algorithm::Im2col,
-        chosen => chosen,
-    }
-}
-
-/// Whether patches are better not gathered, as far as that depends on layout and positions: see the
-/// table above.
-fn implicit_is_faster(p: &Problem) -> bool {
-    let few_channels = p.groups > 1 && p.channels_per_group().max(p.outputs_per_group()) < 16;
-    if few_channels {
-        return true;
-    }
-    let [d, h, w] = p.tap_extents();
-    let positions = p.output_positions();
-    let one_long_axis = d * h == 1 && w > 1;
-    let fills_vectors = 8 * positions.next_multiple_of(16) <= 9 * positions;
-    p.layout == Layout::ChannelsFirst && !one_long_axis && fills_vectors
-}
-
-/// `dx = convᵀ(dy, w) + bias`; all of `dx` is overwritten.
+/// A plan of [`BackwardInput`], made and run.
 pub(super) fn backward_input<T: Element>(
     p: &Problem,
     dy: &[T],
@@ -95,18 +403,12 @@ pub(super) fn backward_input<T: Element>(
     dx: &mut [T],
     algorithm: Algorithm,
 ) -> Result<()> {
-    let strided = !p.axes.is_dense();
-    match resolve(algorithm, implicit_is_faster(p) && (p.groups > 1 || !strided)) {
-        Algorithm::Naive => naive::backward_input(p, dy, w, bias, dx),
-        Algorithm::Shifted => shifted::backward_input(p, dy, w, bias, dx),
-        Algorithm::Implicit if p.axes.is_zero_padded() => {
-            implicit::backward_input(p, dy, w, bias, dx)
-        }
-        _ => im2col::backward_input(p, dy, w, bias, dx),
-    }
+    let explanation = &mut Explanation::default();
+    let (plan, workers) = BackwardInput::new::<T>(p, bias.is_some(), algorithm, explanation)?;
+    with_memory(&workers, |memory| plan.run(&workers, dy, w, bias, dx, memory))
 }
 
-/// `dw = Σ dy·Aᵀ`; all of `dw` is overwritten.
+/// A plan of [`BackwardWeight`], made and run.
 pub(super) fn backward_weight<T: Element>(
     p: &Problem,
     x: &[T],
@@ -114,16 +416,11 @@ pub(super) fn backward_weight<T: Element>(
     dw: &mut [T],
     algorithm: Algorithm,
 ) -> Result<()> {
-    let small = p.groups > 1 && p.outputs_per_group() <= 64;
-    match resolve(algorithm, implicit_is_faster(p) && small) {
-        Algorithm::Naive => naive::backward_weight(p, x, dy, dw),
-        Algorithm::Shifted => shifted::backward_weight(p, x, dy, dw),
-        Algorithm::Implicit => implicit::backward_weight(p, x, dy, dw),
-        _ => im2col::backward_weight(p, x, dy, dw),
-    }
+    let (plan, workers) = BackwardWeight::new::<T>(p, algorithm, &mut Explanation::default())?;
+    with_memory(&workers, |memory| plan.run(&workers, x, dy, dw, memory))
 }
 
-/// `db[c]` = sum of channel c of `dy`.
+/// A plan of [`BackwardBias`], made and run.
 pub(super) fn backward_bias<T: Element>(
     layout: Layout,
     batch: usize,
@@ -131,134 +428,7 @@ pub(super) fn backward_bias<T: Element>(
     dy: &[T],
     db: &mut [T],
 ) -> Result<()> {
-    let outputs = db.len();
-    match layout {
-        Layout::ChannelsFirst => {
-            db.par_iter_mut().enumerate().for_each(|(c, db)| {
-                let planes = (0..batch).map(|n| &dy[(n * outputs + c) * positions..][..positions]);
-                *db = T::from_acc(planes.map(sum).fold(T::Acc::ZERO, |a, b| a + b));
-            });
-        }
-        Layout::ChannelsLast => {
-            // Rows of chunks of a fixed size, then the chunks in order: the same sum on any pool.
-            const ROWS: usize = 1024;
-            let chunks = dy.chunks(ROWS * outputs.max(1)).len();
-            let mut partial: Vec<T::Acc> = try_zeroed("partial bias gradients", chunks * outputs)?;
-            let tasks =
-                partial.par_chunks_mut(outputs.max(1)).zip(dy.par_chunks(ROWS * outputs.max(1)));
-            tasks.for_each(|(partial, rows)| {
-                for row in rows.chunks_exact(outputs) {
-                    partial.iter_mut().zip(row).for_each(|(sum, v)| *sum += v.to_acc());
-                }
-            });
-            for (c, db) in db.iter_mut().enumerate() {
-                let column = partial.iter().skip(c).step_by(outputs);
-                *db = T::from_acc(column.fold(T::Acc::ZERO, |a, &b| a + b));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A sum in 16 interleaved parts: faster than one chain of additions, and more accurate.
-fn sum<T: Element>(values: &[T]) -> T::Acc {
-    let mut parts = [T::Acc::ZERO; 16];
-    let chunks = values.chunks_exact(parts.len());
-    let rest = chunks.remainder();
-    chunks.for_each(|chunk| parts.iter_mut().zip(chunk).for_each(|(s, v)| *s += v.to_acc()));
-    parts.iter_mut().zip(rest).for_each(|(s, v)| *s += v.to_acc());
-    parts.into_iter().fold(T::Acc::ZERO, |a, b| a + b)
-}
-
-macro_rules! bridge {
-    ($name:ident, $doc:literal) => {
-        #[derive(Debug)]
-        pub(in crate::conv) struct $name {
-            p: Problem,
-            algorithm: Algorithm,
-        }
-    };
-}
-bridge!(Forward, "");
-bridge!(BackwardInput, "");
-bridge!(BackwardWeight, "");
-use crate::plan::Explanation;
-use crate::workers::{Room, Workers};
-type Made<X> = Result<(X, Workers)>;
-fn none<X>(x: X) -> Made<X> {
-    Ok((x, Workers::new(1, Room::default())))
-}
-impl Forward {
-    pub fn new<T: Element>(
-        p: &Problem,
-        _: bool,
-        algorithm: Algorithm,
-        _: &mut Explanation,
-    ) -> Made<Self> {
-        none(Forward { p: p.clone(), algorithm })
-    }
-    pub fn run<T: Element>(
-        &self,
-        _: &Workers,
-        x: &[T],
-        w: &[T],
-        b: Option<&[T]>,
-        y: &mut [T],
-        _: &mut [u8],
-    ) -> Result<()> {
-        forward(&self.p, x, w, b, y, self.algorithm)
-    }
-}
-impl BackwardInput {
-    pub fn new<T: Element>(
-        p: &Problem,
-        _: bool,
-        algorithm: Algorithm,
-        _: &mut Explanation,
-    ) -> Made<Self> {
-        none(BackwardInput { p: p.clone(), algorithm })
-    }
-    pub fn run<T: Element>(
-        &self,
-        _: &Workers,
-        x: &[T],
-        w: &[T],
-        b: Option<&[T]>,
-        y: &mut [T],
-        _: &mut [u8],
-    ) -> Result<()> {
-        backward_input(&self.p, x, w, b, y, self.algorithm)
-    }
-}
-impl BackwardWeight {
-    pub fn new<T: Element>(p: &Problem, algorithm: Algorithm, _: &mut Explanation) -> Made<Self> {
-        none(BackwardWeight { p: p.clone(), algorithm })
-    }
-    pub fn run<T: Element>(
-        &self,
-        _: &Workers,
-        x: &[T],
-        w: &[T],
-        y: &mut [T],
-        _: &mut [u8],
-    ) -> Result<()> {
-        backward_weight(&self.p, x, w, y, self.algorithm)
-    }
-}
-#[derive(Clone, Copy, Debug)]
-pub(in crate::conv) struct BiasSums {
-    pub layout: Layout,
-    pub batch: usize,
-    pub outputs: usize,
-    pub positions: usize,
-}
-#[derive(Debug)]
-pub(in crate::conv) struct BackwardBias(BiasSums);
-impl BackwardBias {
-    pub fn new<T: Element>(s: BiasSums, _: &mut Explanation) -> Made<Self> {
-        none(BackwardBias(s))
-    }
-    pub fn run<T: Element>(&self, _: &Workers, dy: &[T], db: &mut [T], _: &mut [u8]) -> Result<()> {
-        backward_bias(self.0.layout, self.0.batch, self.0.positions, dy, db)
-    }
+    let explanation = &mut Explanation::default();
+    let (plan, workers) = BackwardBias::new::<T>(layout, batch, db.len(), positions, explanation);
+    with_memory(&workers, |memory| plan.run(&workers, dy, db, memory))
 }

@@ -1,19 +1,17 @@
-//! Blocks of tensors as tasks read and write them: runs of contiguous elements, a fixed step apart.
+//! Parts of operands as tasks read and write them: runs of contiguous elements, a fixed step apart.
 //!
-//! In both layouts a block of an activation (some channels at consecutive positions) and of a weight
+//! In both layouts a part of an activation (some channels at consecutive positions) and of a weight
 //! (some outputs, consecutive patch entries) has one contiguous axis. Channels first, that is the
 //! position or patch entry; channels last, the channel. Everything else about the layouts is the same
-//! matrix product with rows and columns exchanged, see [`oriented`].
+//! matrix product with rows and columns exchanged, see [`Matrix::of_runs`].
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::gemm::{Matrix, MatrixMut};
 use crate::conv::problem::Problem;
 use crate::element::Element;
-use crate::error::Result;
 use crate::geometry::Layout;
-use crate::memory::try_with_capacity;
+use crate::product::cpu::Matrix;
+use crate::workers::Shared;
 
 /// `count` runs of `len` contiguous elements; the first starts at `start`, the others `step` apart.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +24,10 @@ pub(super) struct Runs {
 
 /// The block of an activation with `channels` (over all groups) channels per image and `positions`
 /// positions: these channels at these positions of image `n`.
-pub(super) fn activation(
+fn activation(
     p: &Problem,
-    [channels, positions]: [usize; 2],
+    channels: usize,
+    positions: usize,
     n: usize,
     channel: Range<usize>,
     position: Range<usize>,
@@ -52,12 +51,12 @@ pub(super) fn activation(
 
 /// The block of an input.
 pub(super) fn input(p: &Problem, n: usize, channel: Range<usize>, position: Range<usize>) -> Runs {
-    activation(p, [p.channels, p.input_positions()], n, channel, position)
+    activation(p, p.channels, p.input_positions(), n, channel, position)
 }
 
 /// The block of an output.
 pub(super) fn output(p: &Problem, n: usize, channel: Range<usize>, position: Range<usize>) -> Runs {
-    activation(p, [p.outputs, p.output_positions()], n, channel, position)
+    activation(p, p.outputs, p.output_positions(), n, channel, position)
 }
 
 /// The block of a weight: output channels, counted over all groups, by consecutive entries of their
@@ -80,102 +79,37 @@ pub(super) fn weight(p: &Problem, outputs: Range<usize>, entries: Range<usize>) 
     }
 }
 
-/// Runs as a matrix whose rows are channels and whose columns are positions (or, for a weight, patch
-/// entries): the runs are its rows, or channels last its columns.
-pub(super) fn oriented<A>(layout: Layout, data: &[A], step: usize) -> Matrix<'_, A> {
-    let rows = Matrix { data, row: step, column: 1 };
-    if layout == Layout::ChannelsFirst { rows } else { rows.t() }
+/// The distance between the runs of a contiguous matrix of `rows` × `columns`.
+pub(super) fn step(layout: Layout, rows: usize, columns: usize) -> usize {
+    if layout == Layout::ChannelsFirst { columns } else { rows }
 }
 
-/// As [`oriented`], for writing.
-pub(super) fn oriented_mut<A>(layout: Layout, data: &mut [A], step: usize) -> MatrixMut<'_, A> {
-    let rows = MatrixMut { data, row: step, column: 1 };
-    if layout == Layout::ChannelsFirst { rows } else { rows.t() }
+/// Whether elements are not accumulators, and have to be copied to be multiplied.
+pub(super) fn widens<T: Element>() -> bool {
+    T::as_acc(&[]).is_none()
 }
 
-/// A task's memory, kept from one task to the next.
-pub(super) type Scratch<A> = Vec<A>;
-
-/// The first `len` elements of the scratch memory, of any value, after making room for them.
-pub(super) fn room<A: Element>(scratch: &mut Scratch<A>, len: usize) -> Result<&mut [A]> {
-    if scratch.len() < len {
-        *scratch = Vec::new();
-        let mut grown = try_with_capacity("a workspace", len)?;
-        grown.resize(len, A::default());
-        *scratch = grown;
-    }
-    Ok(&mut scratch[..len])
+/// Elements of memory that [`read`] takes for a matrix of `len` elements.
+pub(super) fn widened<T: Element>(len: usize) -> usize {
+    if widens::<T>() { len } else { 0 }
 }
 
-/// As [`room`], all zeros.
-pub(super) fn zeros<A: Element>(scratch: &mut Scratch<A>, len: usize) -> Result<&mut [A]> {
-    let room = room(scratch, len)?;
-    room.fill(A::default());
-    Ok(room)
-}
-
-/// Runs as accumulators: where they are if elements are accumulators, and widened into `scratch` if
-/// not. Returned as a matrix with the orientation of [`oriented`].
+/// Runs as a matrix of accumulators: where they are if elements are accumulators, and widened into
+/// `wide` if not.
 pub(super) fn read<'a, T: Element>(
     layout: Layout,
     data: &'a [T],
     runs: Runs,
-    scratch: &'a mut Scratch<T::Acc>,
-) -> Result<Matrix<'a, T::Acc>> {
+    wide: &'a mut [T::Acc],
+) -> Matrix<'a, T::Acc> {
     if let Some(data) = T::as_acc(data) {
-        return Ok(oriented(layout, &data[runs.start..], runs.step));
+        return Matrix::of_runs(layout, &data[runs.start..], runs.step);
     }
-    let wide = room(scratch, runs.count * runs.len)?;
+    let wide = &mut wide[..runs.count * runs.len];
     for (run, wide) in wide.chunks_exact_mut(runs.len).enumerate() {
         T::widen(&data[runs.start + run * runs.step..][..runs.len], wide);
     }
-    Ok(oriented(layout, wide, runs.len))
-}
-
-/// A slice that tasks write disjoint parts of.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shared<'a, T> {
-    data: *mut T,
-    len: usize,
-    borrowed: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: all access is through `Shared::run`, whose callers vouch for disjointness.
-unsafe impl<T: Send> Send for Shared<'_, T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-
-impl<'a, T> Shared<'a, T> {
-    pub fn new(data: &'a mut [T]) -> Self {
-        Shared { data: data.as_mut_ptr(), len: data.len(), borrowed: PhantomData }
-    }
-
-    /// A run of the slice.
-    ///
-    /// # Safety
-    /// While the result is alive, nothing else may use any part of this run.
-    #[allow(clippy::mut_from_ref)] // Disjointness is the caller's to guarantee.
-    pub unsafe fn run(&self, start: usize, len: usize) -> &mut [T] {
-        assert!(start <= self.len && len <= self.len - start);
-        // SAFETY: the run lies inside the slice, which is borrowed for 'a; the caller sees to it that
-        // no other reference to it exists.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
-    }
-}
-
-impl<T: Element> Shared<'_, T> {
-    /// Writes rounded accumulators to the elements `start`, `start + step`, ….
-    ///
-    /// # Safety
-    /// Nothing else may use these elements.
-    pub unsafe fn scatter(&self, start: usize, step: usize, values: &[T::Acc]) {
-        let last = start + (values.len().max(1) - 1) * step;
-        assert!(values.is_empty() || last < self.len);
-        for (index, &value) in values.iter().enumerate() {
-            // SAFETY: inside the slice by the assertion; the caller sees to the rest.
-            unsafe { *self.data.add(start + index * step) = T::from_acc(value) };
-        }
-    }
+    Matrix::of_runs(layout, wide, runs.len)
 }
 
 /// Writes runs of accumulators, `step` apart in `sums`, rounding them once, after adding `bias`, which
@@ -207,29 +141,4 @@ pub(super) unsafe fn write<T: Element>(
         let target = unsafe { target.run(runs.start + run * runs.step, runs.len) };
         T::narrow(sums, target);
     }
-}
-
-/// The digits of `index` in a mixed radix, the last one fastest: which task it is.
-pub(super) fn digits<const N: usize>(mut index: usize, radices: [usize; N]) -> [usize; N] {
-    let mut digits = [0; N];
-    for (digit, radix) in digits.iter_mut().zip(radices).rev() {
-        *digit = index % radix;
-        index /= radix;
-    }
-    digits
-}
-
-/// The `index`th of the pieces of at most `size` that `0..extent` is cut into.
-pub(super) fn piece(extent: usize, size: usize, index: usize) -> Range<usize> {
-    index * size..((index + 1) * size).min(extent)
-}
-
-/// The pieces of at most `size` that `0..extent` is cut into.
-pub(super) fn pieces(extent: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..extent.div_ceil(size)).map(move |index| piece(extent, size, index))
-}
-
-/// A range counted from `origin`, counted from 0.
-pub(super) fn shift(range: Range<usize>, origin: usize) -> Range<usize> {
-    range.start + origin..range.end + origin
 }

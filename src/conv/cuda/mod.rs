@@ -38,12 +38,11 @@ mod testing;
 
 pub(super) use bias::backward_bias;
 
-use super::Algorithm;
 use super::problem::Problem;
 use crate::device::cuda::{CudaDevice, Draft, Region};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::plan::{Explanation, PlanOptions};
+use crate::plan::{Algorithm, Explanation, PlanOptions};
 
 /// `y = conv(x, w) + bias`; all of `y` is overwritten.
 pub(super) fn forward<T: Element>(

@@ -3,11 +3,12 @@
 use half::{bf16, f16};
 
 use super::*;
+use crate::conv::cpu;
 use crate::conv::cuda::testing::run_once;
-use crate::conv::{Algorithm, cpu};
 use crate::device::Device;
 use crate::device::cuda::{CudaDevice, DeviceBuffer, Simulation};
 use crate::geometry::{Conv, PaddingMode};
+use crate::plan::Algorithm;
 
 fn simulator(simulation: Simulation) -> CudaDevice {
     match Device::simulator_with(simulation).unwrap() {

@@ -3,10 +3,11 @@
 use faer::{Accum, MatMut, MatRef};
 
 use crate::element::Accumulator;
+use crate::geometry::Layout;
 
 /// A matrix in a slice: element (i, j) is `data[i·row + j·column]`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix<'a, A> {
+pub(crate) struct Matrix<'a, A> {
     pub data: &'a [A],
     pub row: usize,
     pub column: usize,
@@ -14,13 +15,28 @@ pub(super) struct Matrix<'a, A> {
 
 /// A matrix in a slice, for writing: element (i, j) is `data[i·row + j·column]`.
 #[derive(Debug)]
-pub(super) struct MatrixMut<'a, A> {
+pub(crate) struct MatrixMut<'a, A> {
     pub data: &'a mut [A],
     pub row: usize,
     pub column: usize,
 }
 
+/// Extents of a product: `rows` × `columns` sums of `terms` products.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dimensions {
+    pub rows: usize,
+    pub columns: usize,
+    pub terms: usize,
+}
+
 impl<'a, A> Matrix<'a, A> {
+    /// A matrix whose rows are channels and whose columns are positions (or, of a weight, patch entries),
+    /// from contiguous runs that start `step` apart: they are its rows, or channels last its columns.
+    pub fn of_runs(layout: Layout, data: &'a [A], step: usize) -> Self {
+        let rows = Matrix { data, row: step, column: 1 };
+        if layout == Layout::ChannelsFirst { rows } else { rows.t() }
+    }
+
     /// The transpose.
     pub fn t(self) -> Self {
         Matrix { data: self.data, row: self.column, column: self.row }
@@ -32,7 +48,13 @@ impl<'a, A> Matrix<'a, A> {
     }
 }
 
-impl<A> MatrixMut<'_, A> {
+impl<'a, A> MatrixMut<'a, A> {
+    /// As [`Matrix::of_runs`].
+    pub fn of_runs(layout: Layout, data: &'a mut [A], step: usize) -> Self {
+        let rows = MatrixMut { data, row: step, column: 1 };
+        if layout == Layout::ChannelsFirst { rows } else { rows.t() }
+    }
+
     /// The transpose.
     pub fn t(self) -> Self {
         MatrixMut { data: self.data, row: self.column, column: self.row }
@@ -46,20 +68,19 @@ impl<A> MatrixMut<'_, A> {
 
 /// What becomes of the target's old values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Old {
+pub(crate) enum Old {
     /// They are overwritten without being read.
     Replaced,
     /// The product is added to them.
     Kept,
 }
 
-/// `c = a·b` or `c += a·b` on the calling thread, with c of m × n and a of m × k elements, none of
-/// which may be 0.
+/// `c = a·b` or `c += a·b` on the calling thread. No dimension may be 0.
 ///
 /// # Panics
 /// When an operand's slice is shorter than its extents make it: an error in this crate.
-pub(super) fn gemm<A: Accumulator>(
-    [m, n, k]: [usize; 3],
+pub(crate) fn gemm<A: Accumulator>(
+    Dimensions { rows: m, columns: n, terms: k }: Dimensions,
     a: Matrix<'_, A>,
     b: Matrix<'_, A>,
     c: MatrixMut<'_, A>,

@@ -8,13 +8,11 @@
 //! The loops are written once, over arrays of lanes that LLVM keeps in vector registers; each
 //! instruction set only says how many lanes, rows and vectors its registers hold.
 
-use std::any::Any;
-
 use crate::element::Accumulator;
 
 /// One term of a sum of products: where its weights and its row of patches start, in elements.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Step {
+pub struct Step {
     pub weight: usize,
     pub patch: usize,
     /// Bit m tells whether row m has this term; only masked tiles look at it.
@@ -23,7 +21,7 @@ pub(super) struct Step {
 
 /// Operands of a tile of products, as the kernels take them: unchecked.
 #[derive(Clone, Copy)]
-pub(super) struct Products<A> {
+pub struct Products<A> {
     pub steps: *const Step,
     pub count: usize,
     /// Row m of step k is at `weights[steps[k].weight + m·row]`.
@@ -40,7 +38,7 @@ pub(super) struct Products<A> {
 
 /// Operands of a tile of dot products, as the kernels take them: unchecked.
 #[derive(Clone, Copy)]
-pub(super) struct Dots<A> {
+pub struct Dots<A> {
     pub len: usize,
     /// Row m of the left operand starts at `left[m·row]`.
     pub left: *const A,
@@ -59,7 +57,7 @@ pub(super) struct Dots<A> {
 type Kernel<O> = (usize, unsafe fn(O));
 
 /// A tile's number of rows, and its kernels by number of vectors (or of right rows), descending to 1.
-pub(super) struct Tile<O: 'static> {
+pub struct Tile<O: 'static> {
     pub rows: usize,
     pub kernels: &'static [Kernel<O>],
 }
@@ -75,7 +73,7 @@ impl<O> Tile<O> {
 }
 
 /// The tiles of one instruction set, by rows, descending to 1.
-pub(super) struct Tiles<A: 'static> {
+pub struct Tiles<A: 'static> {
     /// Lanes of a vector.
     pub lanes: usize,
     pub products: &'static [Tile<Products<A>>],
@@ -85,14 +83,15 @@ pub(super) struct Tiles<A: 'static> {
 }
 
 /// The tile with the most rows that `left` rows fill.
-pub(super) fn tile<O>(tiles: &'static [Tile<O>], left: usize) -> &'static Tile<O> {
+pub(crate) fn tile<O>(tiles: &'static [Tile<O>], left: usize) -> &'static Tile<O> {
     tiles.iter().find(|tile| tile.rows <= left).unwrap_or(&tiles[tiles.len() - 1])
 }
 
-/// The tiles of the best instruction set this machine has.
-pub(super) fn best_tiles<A: Accumulator>() -> &'static Tiles<A> {
-    let all: [&'static dyn Any; 2] = [best_f32(), best_f64()];
-    all.into_iter().find_map(|tiles| tiles.downcast_ref()).expect("an accumulator is f32 or f64")
+/// A type that there are register tiles for: every accumulator.
+pub trait RegisterTiles: Sized + 'static {
+    /// The tiles of the best instruction set this machine has.
+    #[doc(hidden)]
+    fn best_tiles() -> &'static Tiles<Self>;
 }
 
 /// A vector of `L` lanes.
@@ -224,7 +223,7 @@ where
 }
 
 /// The sum of a vector's lanes, pairwise.
-pub(super) fn sum_of_lanes<A: Accumulator>(lanes: &mut [A]) -> A {
+pub(crate) fn sum_of_lanes<A: Accumulator>(lanes: &mut [A]) -> A {
     let mut len = lanes.len();
     while len > 1 {
         let half = len / 2;
@@ -305,22 +304,24 @@ instruction_set!(baseline_f64, f64, 2, false,
     dots: [4; 2 1] [1; 4 1]);
 
 macro_rules! best {
-    ($best:ident, $t:ty, $avx512:ident, $avx2:ident, $baseline:ident) => {
-        fn $best() -> &'static Tiles<$t> {
-            #[cfg(target_arch = "x86_64")]
-            {
-                use std::arch::is_x86_feature_detected;
-                if is_x86_feature_detected!("avx512f") {
-                    return &$avx512::TILES;
+    ($t:ty, $avx512:ident, $avx2:ident, $baseline:ident) => {
+        impl RegisterTiles for $t {
+            fn best_tiles() -> &'static Tiles<$t> {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    use std::arch::is_x86_feature_detected;
+                    if is_x86_feature_detected!("avx512f") {
+                        return &$avx512::TILES;
+                    }
+                    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                        return &$avx2::TILES;
+                    }
                 }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    return &$avx2::TILES;
-                }
+                &$baseline::TILES
             }
-            &$baseline::TILES
         }
     };
 }
 
-best!(best_f32, f32, avx512_f32, avx2_f32, baseline_f32);
-best!(best_f64, f64, avx512_f64, avx2_f64, baseline_f64);
+best!(f32, avx512_f32, avx2_f32, baseline_f32);
+best!(f64, avx512_f64, avx2_f64, baseline_f64);

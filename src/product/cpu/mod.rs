@@ -1,0 +1,8 @@
+//! Matrix products on the CPU: faer's for large matrices, and register tiles whose operands may lie
+//! anywhere in memory. Both compute on the calling thread.
+
+mod gemm;
+mod micro;
+
+pub(crate) use gemm::{Dimensions, Matrix, MatrixMut, Old, gemm};
+pub(crate) use micro::{Dots, Products, RegisterTiles, Step, sum_of_lanes, tile};
