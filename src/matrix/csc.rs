@@ -1,6 +1,7 @@
 //! Compressed sparse columns.
 
-use super::csr::{AxisNames, Csr, Row};
+use super::canonical::AxisNames;
+use super::csr::{Csr, Row};
 use super::index::{IndexView, IndexWidth, Indices};
 use crate::device::Device;
 use crate::element::Element;

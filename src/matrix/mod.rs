@@ -5,6 +5,7 @@
 //! matrices.
 
 mod assembly;
+mod canonical;
 mod coo;
 mod csc;
 mod csr;
