@@ -97,7 +97,7 @@ pub use device::cuda::Simulation;
 #[cfg(gpu)]
 pub use device::cuda::{CudaDevice, KernelInfo, KernelOptions};
 pub use device::{Device, Probe};
-pub use element::{Accumulator, DType, Element};
+pub use element::{Accumulator, DType, Element, IndexWidth};
 pub use error::{Error, Result};
 pub use filter::FilterPlan;
 pub use fold::FoldPlan;
@@ -105,8 +105,8 @@ pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMo
 /// The crate that [`Element`] takes its half types from.
 pub use half;
 pub use matrix::{
-    Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, IndexWidth, Indices, MatrixPlan,
-    MatrixSize, Product, ProductPlan, Row,
+    Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, Indices, MatrixPlan, MatrixSize,
+    Product, ProductPlan, Row,
 };
 pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};

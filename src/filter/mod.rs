@@ -11,10 +11,11 @@ mod cuda;
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Draft;
+use crate::element::IndexWidth;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result, checked_product};
 use crate::geometry::Conv;
-use crate::matrix::{Coo, Csr, IndexWidth, Indices};
+use crate::matrix::{Coo, Csr, Indices};
 use crate::memory::try_with_capacity;
 use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::{Tensor, TensorViewMut};

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::csr::Csr;
-use super::index::{IndexView, IndexWidth, Indices};
+use super::index::{IndexView, Indices};
 use crate::device::Device;
+use crate::element::IndexWidth;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
 use crate::memory::try_with_capacity;

@@ -1,9 +1,11 @@
 //! Compressed sparse columns.
 
-use super::csr::{AxisNames, Csr, Row};
-use super::index::{IndexView, IndexWidth, Indices};
+use super::canonical::AxisNames;
+use super::csr::{Csr, Row};
+use super::index::{IndexView, Indices};
 use crate::device::Device;
 use crate::element::Element;
+use crate::element::IndexWidth;
 use crate::error::Result;
 use crate::tensor::Tensor;
 

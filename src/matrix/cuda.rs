@@ -1,9 +1,10 @@
 //! Sparse matrices on CUDA.
 
-use super::index::{Index, IndexWidth};
+use super::index::Index;
 use super::storage::{Extent, Host, Pattern, Structure, with_pattern};
 use crate::device::cuda::{CudaDevice, DeviceBuffer, Draft, Region, Spec};
 use crate::element::Element;
+use crate::element::IndexWidth;
 use crate::error::Result;
 use crate::memory::try_zeroed;
 

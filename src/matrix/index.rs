@@ -2,50 +2,9 @@
 
 use std::fmt;
 
+use crate::element::IndexWidth;
 use crate::error::Result;
 use crate::memory::try_with_capacity;
-
-/// How many bits row pointers and column indices have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IndexWidth {
-    /// `i32`: enough for up to 2³¹−1 entries, rows and columns.
-    I32,
-    /// `i64`.
-    I64,
-}
-
-impl IndexWidth {
-    /// The narrowest width in which the number of entries and both extents can be written.
-    pub fn for_matrix(shape: [u64; 2], nnz: u64) -> Self {
-        let fits = [shape[0], shape[1], nnz].into_iter().all(|n| n <= i32::MAX as u64);
-        if fits { IndexWidth::I32 } else { IndexWidth::I64 }
-    }
-
-    /// Size of one index, in bytes.
-    pub fn size(self) -> usize {
-        match self {
-            IndexWidth::I32 => 4,
-            IndexWidth::I64 => 8,
-        }
-    }
-
-    /// The largest number of entries, rows or columns this width can count.
-    pub fn limit(self) -> u64 {
-        match self {
-            IndexWidth::I32 => i32::MAX as u64,
-            IndexWidth::I64 => i64::MAX as u64,
-        }
-    }
-}
-
-impl fmt::Display for IndexWidth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            IndexWidth::I32 => "i32",
-            IndexWidth::I64 => "i64",
-        })
-    }
-}
 
 mod sealed {
     pub trait Sealed {}

@@ -5,6 +5,7 @@
 //! matrices.
 
 mod assembly;
+mod canonical;
 mod coo;
 mod csc;
 mod csr;
@@ -25,7 +26,7 @@ pub use assembly::MatrixPlan;
 pub use coo::Coo;
 pub use csc::Csc;
 pub use csr::{Csr, Row};
-pub use index::{Index, IndexView, IndexWidth, Indices};
+pub use index::{Index, IndexView, Indices};
 pub use product::{Product, ProductPlan};
 pub use size::MatrixSize;
 #[cfg(gpu)]

@@ -1,7 +1,7 @@
 //! How large a matrix will be.
 
-use super::index::IndexWidth;
 use crate::element::DType;
+use crate::element::IndexWidth;
 use crate::error::{Error, Result};
 
 /// The size of a convolution's matrix, known without assembling it.

@@ -2,9 +2,10 @@
 
 #[cfg(gpu)]
 use super::cuda::CudaCsr;
-use super::index::{Index, IndexView, IndexWidth};
+use super::index::{Index, IndexView};
 use crate::device::Device;
 use crate::element::Element;
+use crate::element::IndexWidth;
 use crate::error::Result;
 use crate::memory::try_with_capacity;
 

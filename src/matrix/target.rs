@@ -1,9 +1,10 @@
 //! Where a matrix is assembled that is not a new one.
 
 use super::csr::Csr;
-use super::index::{Index, IndexWidth};
+use super::index::Index;
 use crate::device::Device;
 use crate::element::Element;
+use crate::element::IndexWidth;
 
 /// Where [`crate::Conv::matrix_into`] writes: slices of exactly the matrix's size.
 #[derive(Debug)]

@@ -17,9 +17,8 @@ pub use workspace::Workspace;
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Program;
-use crate::element::Element;
+use crate::element::{Element, IndexWidth};
 use crate::error::{Error, Result};
-use crate::matrix::IndexWidth;
 use crate::tensor::TensorView;
 use crate::workers::Workers;
 
@@ -95,8 +94,6 @@ pub(crate) struct Plan<C> {
     explanation: Explanation,
     /// What each operand is called, and its shape.
     operands: Vec<(&'static str, Vec<usize>)>,
-    /// Which of them is the result.
-    result: usize,
     steps: Steps<C>,
 }
 
@@ -133,19 +130,6 @@ impl<C> Plan<C> {
     pub(crate) fn new(
         device: &Device,
         options: &PlanOptions,
-        explanation: Explanation,
-        operands: Vec<(&'static str, Vec<usize>)>,
-        steps: Steps<C>,
-    ) -> Result<Arc<Self>> {
-        let last = operands.len() - 1;
-        Self::with_result(last, device, options, explanation, operands, steps)
-    }
-
-    /// The same where another operand is the result.
-    pub(crate) fn with_result(
-        result: usize,
-        device: &Device,
-        options: &PlanOptions,
         mut explanation: Explanation,
         operands: Vec<(&'static str, Vec<usize>)>,
         steps: Steps<C>,
@@ -166,7 +150,7 @@ impl<C> Plan<C> {
             return Err(Error::invalid("workspace limit", limit, reason));
         }
         log::debug!("planned {explanation}");
-        Ok(Arc::new(Plan { device: device.clone(), explanation, operands, result, steps }))
+        Ok(Arc::new(Plan { device: device.clone(), explanation, operands, steps }))
     }
 
     pub(crate) fn device(&self) -> &Device {
@@ -186,9 +170,9 @@ impl<C> Plan<C> {
         &self.operands[operand].1
     }
 
-    /// The shape of the result.
+    /// The shape of the result, which is the last operand.
     pub(crate) fn result_shape(&self) -> &[usize] {
-        self.shape(self.result)
+        self.shape(self.last())
     }
 
     /// The number of the last operand.

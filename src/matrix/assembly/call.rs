@@ -1,8 +1,8 @@
 //! What is assembled: a convolution's matrix or its adjoint's, with every size checked.
 
+use crate::element::IndexWidth;
 use crate::error::{Error, Result};
 use crate::geometry::{AxisMap, AxisRows, Conv, Geometry, Layout};
-use crate::matrix::index::IndexWidth;
 use crate::matrix::size::MatrixSize;
 use crate::matrix::storage::Extent;
 use crate::tensor::view::expect_shape;

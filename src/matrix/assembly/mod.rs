@@ -1,7 +1,7 @@
 //! Assembly: the matrix of a convolution, or of its adjoint.
 //!
-//! `call` says what is assembled, `places` where every row goes, in closed form from the axes' tables;
-//! `template` holds the contents of rows that look alike; `cpu` copies them to their places, in parallel
+//! `call` says what is assembled, `plan` how; `places` is where every row goes, in closed form from the axes'
+//! tables; `template` holds the contents of rows that look alike; `cpu` copies them to their places, in parallel
 //! and past the caches. The transposed convolution is the same with the axes' adjoint tables.
 
 mod call;
@@ -9,61 +9,22 @@ mod cpu;
 #[cfg(gpu)]
 mod cuda;
 mod places;
+mod plan;
 mod template;
 
-use call::{Call, Direction};
-use places::Places;
+use call::Call;
+pub use plan::MatrixPlan;
 
 use super::csr::Csr;
-use super::index::{Index, IndexWidth};
 use super::size::MatrixSize;
-use super::storage::{Extent, Host, Pattern, Storage, with_pattern};
-use super::target::{CsrBuffers, CsrTarget, Target};
+use super::target::CsrTarget;
 use crate::device::Device;
-#[cfg(gpu)]
-use crate::device::cuda::Draft;
 use crate::element::Element;
-use crate::error::{Error, Result};
+use crate::element::IndexWidth;
+use crate::error::Result;
 use crate::geometry::Conv;
-#[cfg(gpu)]
-use crate::matrix::cuda::CsrRegions;
-use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
-use crate::tensor::view::expect_shape;
+use crate::plan::PlanOptions;
 use crate::tensor::{OptionalView, TensorView};
-
-plan_type! {
-    /// A plan of [`Conv::matrix`] or [`Conv::transposed_matrix`], made by [`Conv::plan_matrix`] or
-    /// [`Conv::plan_transposed_matrix`].
-    MatrixPlan, cpu::Assembly, facts: Facts
-}
-
-/// What a run has to know of the matrix.
-#[derive(Clone, Copy, Debug)]
-struct Facts {
-    size: MatrixSize,
-    width: IndexWidth,
-    bias: bool,
-}
-
-impl Facts {
-    fn extent(&self) -> Extent {
-        // `MatrixSize` bounds these by i64::MAX.
-        let [rows, columns, nnz] = [self.size.rows(), self.size.columns(), self.size.nnz()];
-        Extent {
-            rows: rows as usize,
-            columns: columns as usize,
-            nnz: nnz as usize,
-            width: self.width,
-        }
-    }
-}
-
-/// The operands' numbers. The row pointers stand for the matrix.
-const WEIGHT: usize = 0;
-const MATRIX: usize = 1;
-const INDICES: usize = 2;
-const DATA: usize = 3;
-const BIAS: usize = 4;
 
 impl<const D: usize> Conv<D> {
     /// The convolution of one image as a sparse matrix M: M·[x; 1] = y with a bias, else M·x = y.
@@ -79,8 +40,8 @@ impl<const D: usize> Conv<D> {
     /// extents.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::Invalid`] when weight, bias or geometry do not fit each other;
-    /// [`Error::TooLarge`] or [`Error::Allocation`] when the matrix does not fit in memory:
+    /// [`crate::Error::Shape`] or [`crate::Error::Invalid`] when weight, bias or geometry do not fit each other;
+    /// [`crate::Error::TooLarge`] or [`crate::Error::Allocation`] when the matrix does not fit in memory:
     /// [`Conv::matrix_size`] tells beforehand.
     ///
     /// ```
@@ -90,32 +51,32 @@ impl<const D: usize> Conv<D> {
     /// assert_eq!(matrix.to_dense()?.as_slice().unwrap(), [1.0, -1.0, 0.0, 0.0, 1.0, -1.0]);
     /// # Ok::<(), convmat::Error>(())
     /// ```
-    pub fn matrix<'a, T: Element>(
+    pub fn matrix<'a, 'b, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         input_size: [usize; D],
     ) -> Result<Csr<T>> {
-        let weight = weight.into();
+        let (weight, bias) = (weight.into(), bias.into().0);
         let call = Call::forward(self, weight.shape(), bias.is_some(), input_size)?;
         fresh(call, weight, bias)
     }
 
-    /// [`Conv::matrix`] into a caller's [`CsrBuffers`], with 32-bit indices (where the matrix allows
+    /// [`Conv::matrix`] into a caller's [`crate::CsrBuffers`], with 32-bit indices (where the matrix allows
     /// them) or 64-bit ones, or into a `&mut` [`Csr`], on any device, which this matrix replaces.
     ///
     /// # Errors
-    /// As [`Conv::matrix`]; [`Error::Shape`] when a buffer has not exactly the size that
-    /// [`Conv::matrix_size`] tells; [`Error::TooLarge`] when 32-bit indices do not suffice;
-    /// [`Error::DeviceMismatch`] when the target is elsewhere than the weight.
-    pub fn matrix_into<'a, 'b, T: Element>(
+    /// As [`Conv::matrix`]; [`crate::Error::Shape`] when a buffer has not exactly the size that
+    /// [`Conv::matrix_size`] tells; [`crate::Error::TooLarge`] when 32-bit indices do not suffice;
+    /// [`crate::Error::DeviceMismatch`] when the target is elsewhere than the weight.
+    pub fn matrix_into<'a, 'b, 'c, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         input_size: [usize; D],
-        target: impl Into<CsrTarget<'b, T>>,
+        target: impl Into<CsrTarget<'c, T>>,
     ) -> Result<()> {
-        let weight = weight.into();
+        let (weight, bias) = (weight.into(), bias.into().0);
         let call = Call::forward(self, weight.shape(), bias.is_some(), input_size)?;
         write(call, weight, bias, target.into())
     }
@@ -145,8 +106,8 @@ impl<const D: usize> Conv<D> {
     /// A plan of [`Conv::matrix`] for weights of this shape, with or without a bias.
     ///
     /// # Errors
-    /// As [`Conv::matrix`], except that the matrix need not fit in memory; [`Error::TooLarge`] when
-    /// `options` ask for an index width that does not suffice; [`Error::Compile`] or [`Error::Device`] when
+    /// As [`Conv::matrix`], except that the matrix need not fit in memory; [`crate::Error::TooLarge`] when
+    /// `options` ask for an index width that does not suffice; [`crate::Error::Compile`] or [`crate::Error::Device`] when
     /// the device fails.
     ///
     /// ```
@@ -184,14 +145,14 @@ impl<const D: usize> Conv<D> {
     ///
     /// # Errors
     /// As [`Conv::matrix`] and [`Conv::bind_transposed`].
-    pub fn transposed_matrix<'a, T: Element>(
+    pub fn transposed_matrix<'a, 'b, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         input_size: [usize; D],
         output_padding: [usize; D],
     ) -> Result<Csr<T>> {
-        let weight = weight.into();
+        let (weight, bias) = (weight.into(), bias.into().0);
         let bias_too = bias.is_some();
         let call = Call::transposed(self, weight.shape(), bias_too, input_size, output_padding)?;
         fresh(call, weight, bias)
@@ -201,15 +162,15 @@ impl<const D: usize> Conv<D> {
     ///
     /// # Errors
     /// As [`Conv::transposed_matrix`] and [`Conv::matrix_into`].
-    pub fn transposed_matrix_into<'a, 'b, T: Element>(
+    pub fn transposed_matrix_into<'a, 'b, 'c, T: Element>(
         &self,
         weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
+        bias: impl Into<OptionalView<'b, T>>,
         input_size: [usize; D],
         output_padding: [usize; D],
-        target: impl Into<CsrTarget<'b, T>>,
+        target: impl Into<CsrTarget<'c, T>>,
     ) -> Result<()> {
-        let weight = weight.into();
+        let (weight, bias) = (weight.into(), bias.into().0);
         let bias_too = bias.is_some();
         let call = Call::transposed(self, weight.shape(), bias_too, input_size, output_padding)?;
         write(call, weight, bias, target.into())
@@ -248,7 +209,7 @@ impl<const D: usize> Conv<D> {
 }
 
 /// The plan for a weight and a bias, wherever they lie.
-fn plan<T: Element>(
+fn plan_of<T: Element>(
     call: Call,
     weight: &TensorView<'_, T>,
     bias: Option<&TensorView<'_, T>>,
@@ -268,8 +229,8 @@ fn fresh<T: Element>(
     let width = call.size.index_width();
     // First of all, as the matrix is what memory may not suffice for.
     let mut matrix = Csr::for_result(&weight.device(), &call.extent(width)?)?;
-    let plan = plan(call, &weight, bias.as_ref(), width)?;
-    plan.run(weight, bias, &mut matrix, &mut plan.make_workspace()?)?;
+    let plan = plan_of(call, &weight, bias.as_ref(), width)?;
+    plan.run(weight, OptionalView(bias), &mut matrix, &mut plan.make_workspace()?)?;
     Ok(matrix)
 }
 
@@ -280,208 +241,6 @@ fn write<T: Element>(
     bias: Option<TensorView<'_, T>>,
     target: CsrTarget<'_, T>,
 ) -> Result<()> {
-    let plan = plan(call, &weight, bias.as_ref(), target.0.width())?;
-    plan.run(weight, bias, target, &mut plan.make_workspace()?)
-}
-
-impl<T: Element> MatrixPlan<T> {
-    fn new(call: Call, device: &Device, options: PlanOptions) -> Result<Self> {
-        let size = call.size;
-        let width = options.index_width.unwrap_or(size.index_width());
-        let extent = call.extent(width)?;
-        let (weight_shape, bias_shape) = (call.weight.clone(), vec![call.row_channels()]);
-        let facts = Facts { size, width, bias: call.channels.bias };
-        let operation = match call.direction {
-            Direction::Forward => "matrix",
-            Direction::Adjoint => "transposed_matrix",
-        };
-        let weights: usize = weight_shape.iter().product();
-        let biases = if facts.bias { bias_shape[0] } else { 0 };
-        let with_bias = if facts.bias { " with bias" } else { "" };
-        let mut explanation = Explanation {
-            operation,
-            subject: format!("{weight_shape:?} {}{with_bias} {}", T::DTYPE, call.about),
-            flop: call.additions(),
-            bytes: extent.bytes(size_of::<T>()) + ((weights + biases) * size_of::<T>()) as u64,
-            ..Explanation::default()
-        };
-        let steps = match device {
-            Device::Cpu => {
-                let places = Places::new(call)?;
-                let (plan, workers) = cpu::Assembly::new::<T>(places, &extent, &mut explanation);
-                Steps::Cpu { plan, workers }
-            }
-            #[cfg(gpu)]
-            Device::Cuda(cuda) => {
-                let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
-                let weight = draft.operand::<T>(weights);
-                let matrix = CsrRegions::operands(&mut draft, &extent);
-                let bias = facts.bias.then(|| draft.operand::<T>(biases));
-                let places = Places::new(call)?;
-                cuda::assemble(
-                    &mut draft,
-                    &places,
-                    &extent,
-                    weight,
-                    bias,
-                    matrix,
-                    &mut explanation,
-                )?;
-                Steps::Cuda(draft.prepare()?)
-            }
-        };
-        let mut operands = vec![
-            ("weight", weight_shape),
-            ("the matrix", vec![extent.rows, extent.columns]),
-            ("the matrix's indices", vec![extent.nnz]),
-            ("the matrix's data", vec![extent.nnz]),
-        ];
-        if facts.bias {
-            operands.push(("bias", bias_shape));
-        }
-        let plan = Plan::with_result(MATRIX, device, &options, explanation, operands, steps)?;
-        Ok(MatrixPlan::of(plan, facts))
-    }
-
-    /// The size of the matrix.
-    pub fn size(&self) -> MatrixSize {
-        self.facts.size
-    }
-
-    /// How wide its row pointers and columns are.
-    pub fn index_width(&self) -> IndexWidth {
-        self.facts.width
-    }
-
-    /// A new matrix, where the plan computes.
-    ///
-    /// # Errors
-    /// As [`MatrixPlan::run`]; [`Error::Allocation`] when there is no room for the matrix.
-    pub fn assemble<'a, 'b>(
-        &self,
-        weight: impl Into<TensorView<'a, T>>,
-        bias: impl Into<OptionalView<'b, T>>,
-        workspace: &mut Workspace<'_>,
-    ) -> Result<Csr<T>> {
-        let mut matrix = Csr::for_result(self.device(), &self.facts.extent())?;
-        self.run(weight, bias.into().0, &mut matrix, workspace)?;
-        Ok(matrix)
-    }
-
-    /// Writes all of the matrix. The target is [`CsrBuffers`], or a `&mut` [`Csr`] of the same shape, number
-    /// of entries and index width, whose entries may be any; a run that fails while it writes leaves an empty
-    /// matrix there.
-    ///
-    /// # Errors
-    /// [`Error::Shape`], [`Error::ElementType`] (for indices of another width), [`Error::DeviceMismatch`] or
-    /// [`Error::Invalid`] when operands or workspace are not those that were planned for; [`Error::Device`]
-    /// when the device fails.
-    pub fn run<'a, 'b>(
-        &self,
-        weight: impl Into<TensorView<'a, T>>,
-        bias: Option<TensorView<'_, T>>,
-        target: impl Into<CsrTarget<'b, T>>,
-        workspace: &mut Workspace<'_>,
-    ) -> Result<()> {
-        let (weight, target) = (weight.into(), target.into().0);
-        self.check(&weight, bias.as_ref(), &target)?;
-        match target {
-            Target::I32(buffers) => self.write_buffers(&weight, bias, buffers, workspace),
-            Target::I64(buffers) => self.write_buffers(&weight, bias, buffers, workspace),
-            Target::Matrix(matrix) => {
-                let written = match matrix.storage_mut() {
-                    Storage::Cpu(Host { structure, data }) => with_pattern!(structure, p => {
-                        let Pattern { indptr, indices } = p;
-                        let buffers = CsrBuffers { indptr, indices, data };
-                        self.write_buffers(&weight, bias, buffers, workspace)
-                    }),
-                    #[cfg(gpu)]
-                    Storage::Cuda(parts) => {
-                        let Steps::Cuda(program) = self.plan.steps() else {
-                            unreachable!("the devices were compared")
-                        };
-                        let [indptr, indices, data] = parts.addresses();
-                        let bias = bias.map_or(0, |bias| bias.address());
-                        let addresses = [weight.address(), indptr, indices, data, bias];
-                        let addresses = &addresses[..4 + usize::from(self.facts.bias)];
-                        // SAFETY: the operands were checked, and are borrowed.
-                        unsafe { self.plan.queue(program, addresses, workspace) }
-                    }
-                };
-                if written.is_err() {
-                    // What was written in part need not be a matrix: an empty one takes its place.
-                    let pattern = Pattern { indptr: vec![0i32], indices: Vec::new() };
-                    *matrix = Csr::trusted([0, 0], pattern, Vec::new());
-                }
-                written
-            }
-        }
-    }
-
-    fn check(
-        &self,
-        weight: &TensorView<'_, T>,
-        bias: Option<&TensorView<'_, T>>,
-        target: &Target<'_, T>,
-    ) -> Result<()> {
-        let Facts { width, bias: has_bias, .. } = self.facts;
-        let planned = |number| self.plan.shape(number);
-        let device = target.device();
-        self.plan.check(&[(WEIGHT, weight.shape(), &weight.device())])?;
-        match (bias, has_bias) {
-            (Some(bias), true) => self.plan.check(&[(BIAS, bias.shape(), &bias.device())])?,
-            (None, false) => (),
-            (given, _) => {
-                let (given, made) = if given.is_some() {
-                    ("given", "without one")
-                } else {
-                    ("missing", "with one")
-                };
-                return Err(Error::invalid("bias", given, format!("the plan was made {made}")));
-            }
-        }
-        if target.width() != width {
-            return Err(Error::ElementType {
-                argument: "the matrix's indices".into(),
-                expected: format!("{width}, as planned"),
-                found: target.width().to_string(),
-            });
-        }
-        let (indptr, indices, data) = match target {
-            Target::I32(CsrBuffers { indptr, indices, data }) => {
-                (indptr.len(), indices.len(), data.len())
-            }
-            Target::I64(CsrBuffers { indptr, indices, data }) => {
-                (indptr.len(), indices.len(), data.len())
-            }
-            Target::Matrix(matrix) => {
-                let nnz = [matrix.nnz()];
-                return self
-                    .plan
-                    .check(&[(MATRIX, &matrix.shape(), &device), (DATA, &nnz, &device)]);
-            }
-        };
-        self.plan.check(&[(MATRIX, planned(MATRIX), &device)])?;
-        expect_shape("indptr", &[planned(MATRIX)[0] + 1], &[indptr])?;
-        expect_shape("indices", planned(INDICES), &[indices])?;
-        expect_shape("data", planned(DATA), &[data])
-    }
-
-    fn write_buffers<I: Index>(
-        &self,
-        weight: &TensorView<'_, T>,
-        bias: Option<TensorView<'_, T>>,
-        target: CsrBuffers<'_, T, I>,
-        workspace: &mut Workspace<'_>,
-    ) -> Result<()> {
-        match self.plan.steps() {
-            Steps::Cpu { plan, workers } => {
-                let memory = workspace.host(workers.workspace())?;
-                let bias = bias.as_ref().map(TensorView::host);
-                plan.run(workers, weight.host(), bias, target, memory)
-            }
-            #[cfg(gpu)]
-            Steps::Cuda(_) => unreachable!("the devices were compared"),
-        }
-    }
+    let plan = plan_of(call, &weight, bias.as_ref(), target.0.width())?;
+    plan.run(weight, OptionalView(bias), target, &mut plan.make_workspace()?)
 }

@@ -5,10 +5,10 @@ use crate::device::cuda::structs::{SparseArgs, TransposeArgs};
 use crate::device::cuda::{
     DeviceSliceMut, Divisor, Draft, Pointer, Region, Spec, THREADS, blocks, vector,
 };
+use crate::element::IndexWidth;
 use crate::element::{DType, Element};
 use crate::error::Result;
 use crate::matrix::cuda::{CsrRegions, CudaCsr};
-use crate::matrix::index::IndexWidth;
 use crate::matrix::storage::Extent;
 
 /// The element type that stands for all of one size where values are only moved: fewer kernels.

@@ -7,12 +7,12 @@ pub(super) mod cuda;
 use super::csr::Csr;
 #[cfg(gpu)]
 use super::cuda::CsrRegions;
-use super::index::IndexWidth;
 use super::storage::{Extent, Storage, with_pattern};
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Draft;
 use crate::element::Element;
+use crate::element::IndexWidth;
 use crate::error::{Error, Result, checked_product};
 use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::{Tensor, TensorView, TensorViewMut};

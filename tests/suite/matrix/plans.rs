@@ -73,7 +73,9 @@ fn runs_of_matrix_plans_check_their_operands() {
             plan.run(w, bias, target, &mut workspace).map_err(|error| error.to_string())
         };
         let mut target = conv.matrix(&w, None, [3]).unwrap();
-        assert!(run(&w, Some(&b), &mut target).unwrap_err().contains("bias is given"));
+        assert!(
+            run(&w, Some(&b), &mut target).unwrap_err().contains("the plan was made without one")
+        );
         assert!(run(&b, None, &mut target).unwrap_err().contains("weight has shape [1]"));
         let mut larger = conv.matrix(&w, None, [4]).unwrap();
         assert!(run(&w, None, &mut larger).unwrap_err().contains("the matrix has shape [3, 4]"));
@@ -155,5 +157,43 @@ fn plans_multiply_any_matrix_of_the_size() {
         assert_eq!(turned.try_clone().unwrap(), turned);
         let csc = turned.into_transposed_csc();
         assert_eq!(csc.try_clone().unwrap(), csc);
+    }
+}
+
+/// Runs of plans only launch and copy, as a stream that is captured into a graph demands: tables and packed
+/// weights were made with the plan.
+#[cfg(all(feature = "simulator", unix))]
+#[test]
+fn runs_may_be_captured_in_a_graph() {
+    let Ok(device) = Device::simulator_with(convmat::Simulation::default()) else {
+        return eprintln!("skipped: there is no simulator");
+    };
+    let Device::Cuda(cuda) = &device else { unreachable!("the simulator is a CUDA device") };
+    for (conv, shape, with_bias) in layers() {
+        let options = PlanOptions::new();
+        let len = shape.iter().product();
+        let w = on(&device, &tensor::<f32>(&shape, &integers(len, 1, 9)));
+        let b = with_bias.then(|| on(&device, &tensor::<f32>(&[4], &integers(4, 9, 9))));
+        let plan = conv.plan_matrix::<f32>(&device, &shape, with_bias, [5, 6], options).unwrap();
+        let expected = conv.matrix(&w, &b, [5, 6]).unwrap();
+        let zeros = on(&device, &tensor::<f32>(&shape, &vec![0.0; len]));
+        let mut target = conv.matrix(&zeros, &b, [5, 6]).unwrap();
+        let mut workspace = plan.make_workspace().unwrap();
+        cuda.as_if_captured(|| plan.run(&w, &b, &mut target, &mut workspace)).unwrap();
+        assert_eq!(target, expected);
+
+        let [rows, columns] = expected.shape();
+        let y = on(&device, &tensor::<f32>(&[rows], &integers(rows, 2, 9)));
+        let mut x = Tensor::zeros(&device, &[columns]).unwrap();
+        let plan = expected.plan_product(Product::vector().adjoint(), options).unwrap();
+        let mut workspace = plan.make_workspace().unwrap();
+        cuda.as_if_captured(|| plan.run(&expected, &y, &mut x, &mut workspace)).unwrap();
+        assert_eq!(x, expected.adjoint_mul_vector(&y).unwrap());
+
+        let plan = conv.plan_filter::<f32>(&device, 6, options).unwrap();
+        let mut filter = Tensor::zeros(&device, plan.result_shape()).unwrap();
+        let mut workspace = plan.make_workspace().unwrap();
+        cuda.as_if_captured(|| plan.run(&mut filter, &mut workspace)).unwrap();
+        assert_eq!(filter, conv.gathering_filter_on(&device, 6).unwrap());
     }
 }
