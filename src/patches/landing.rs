@@ -3,12 +3,14 @@
 use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 
-use crate::geometry::{Axes, AxisMap, Box3, Layout, ravel};
+use super::Images;
+use crate::geometry::{AxisMap, Box3, Layout, ravel};
 
 /// Where the outputs of a box, through each tap, land in a box of the input: the adjoint of the index
 /// map, restricted to both.
 #[derive(Clone, Debug)]
 pub(crate) struct Landing {
+    layout: Layout,
     outer: [Arc<OuterAxis>; 2],
     inner: Arc<LastAxis>,
     /// Inputs from one output of a segment to the next.
@@ -34,7 +36,8 @@ struct Segment {
 
 impl Landing {
     /// For each box of inputs the boxes of outputs, by number, that land there, and how.
-    pub fn between(axes: &Axes, outputs: &[Box3], inputs: &[Box3]) -> Vec<Vec<(usize, Self)>> {
+    pub fn between(of: &Images, outputs: &[Box3], inputs: &[Box3]) -> Vec<Vec<(usize, Self)>> {
+        let Images { layout, axes, .. } = of;
         let [map_d, map_h, map_w] = &**axes;
         let table_d = Table::new(0, outputs, inputs, |from, to| outer_axis(map_d, from, to));
         let table_h = Table::new(1, outputs, inputs, |from, to| outer_axis(map_h, from, to));
@@ -45,7 +48,7 @@ impl Landing {
             let extents = |part: &Box3| part.each_ref().map(Range::len);
             let (stride, from, to) =
                 (map_w.stride(), extents(&outputs[from]), extents(&inputs[to]));
-            Some(Landing { outer, inner, stride, from, to })
+            Some(Landing { layout: *layout, outer, inner, stride, from, to })
         };
         let to = |to: usize| {
             let all = (0..outputs.len()).filter_map(|from| Some((from, landing(from, to)?)));
@@ -71,7 +74,6 @@ impl Landing {
     /// as the layout has it, whose runs start `product_step` and `sums_step` apart.
     pub fn add<A: Copy + AddAssign>(
         &self,
-        layout: Layout,
         tap: [usize; 3],
         channels: usize,
         product_step: usize,
@@ -79,7 +81,7 @@ impl Landing {
         sums_step: usize,
         sums: &mut [A],
     ) {
-        match layout {
+        match self.layout {
             Layout::ChannelsFirst => {
                 for channel in 0..channels {
                     let row = &product[channel * product_step..];

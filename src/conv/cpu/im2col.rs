@@ -256,7 +256,7 @@ impl BackwardInput {
         let at_a_time = (SUMS / (largest(&inputs).max(1) * images))
             .min((channels * tasks).div_ceil(TASKS))
             .clamp(1, channels);
-        let landings = Landing::between(&p.axes, &tiling.boxes, &inputs);
+        let landings = Landing::between(&p.images(), &tiling.boxes, &inputs);
         let channels = Pieces::new(channels, at_a_time);
         let of = p.images();
         let entries: Vec<_> =
@@ -357,12 +357,12 @@ fn add_product<A: Accumulator>(
             Layout::ChannelsFirst => {
                 let product = &product[index * step..];
                 let sums = &mut sums[first * inputs..];
-                landing.add(p.layout, tap, count, step * taps, product, inputs, sums);
+                landing.add(tap, count, step * taps, product, inputs, sums);
             }
             Layout::ChannelsLast => {
                 let product = &product[index * count..];
                 let sums = &mut sums[first..];
-                landing.add(p.layout, tap, count, step, product, channels.len(), sums);
+                landing.add(tap, count, step, product, channels.len(), sums);
             }
         }
     }

@@ -37,6 +37,8 @@ mod naive;
 mod parts;
 mod runs;
 mod shifted;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use bias::BackwardBias;
 

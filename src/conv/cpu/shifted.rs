@@ -268,7 +268,7 @@ impl BackwardInput {
         let weight = TapsOutermost::new::<T>(p, passes);
         let outputs = boxes(p.output_extents(), |outputs| volume(outputs) <= POSITIONS);
         let inputs = boxes(p.input_extents(), |inputs| volume(inputs) <= SUMS);
-        let landings = Landing::between(&p.axes, &outputs, &inputs);
+        let landings = Landing::between(&p.images(), &outputs, &inputs);
         let per_group = p.channels_per_group();
         let at_a_time = (SUMS / largest(&inputs).max(POSITIONS)).clamp(1, per_group);
         let channels = Pieces::new(per_group, at_a_time);
@@ -328,7 +328,7 @@ impl BackwardInput {
                     let target = MatrixMut::of_runs(p.layout, product, step);
                     let size = Dimensions { rows: count, columns: len, terms };
                     gemm(size, weights.t(), dy, target, Old::Replaced);
-                    landing.add(p.layout, tap, count, step, product, sums_step, sums);
+                    landing.add(tap, count, step, product, sums_step, sums);
                 }
             }
             let channel = shift(channel, group * p.channels_per_group());
