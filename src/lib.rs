@@ -38,12 +38,42 @@
 //! # Promises
 //!
 //! - **Run-time devices.** [`Device::best`] never fails; operands on different devices are an error that
-//!   names both; nothing is copied between host and device behind the caller's back. See [`Device`].
-//! - **Every operation has an `_into` form** that writes a caller's buffer, all of it.
+//!   names both; no operation copies its operands or results between host and device behind the caller's
+//!   back. What converts or compares ([`Tensor::cast`], `==`) works on the host and says so. See [`Device`].
+//! - **Every operation has an `_into` form** that writes a caller's buffer, all of it, and a **plan**: see
+//!   below.
 //! - **Deterministic.** The same call gives the same bytes, whatever the number of threads. Threads are
 //!   rayon's: the global pool, or a caller's through `ThreadPool::install`.
 //! - **Half types are summed in `f32`** and rounded once.
-//! - **Bad input is an [`enum@Error`]** that names the argument and its value. Nothing panics.
+//! - **Bad input is an [`enum@Error`]** that names the argument and its value. Nothing panics on what a
+//!   caller gives. `Clone` has no error to return: cloning a tensor or matrix for which memory does not
+//!   suffice ends as cloning a `Vec` does; [`TensorView::to_tensor`] and [`Csr::try_clone`] return an error.
+//!
+//! # Plans
+//!
+//! Every operation can be planned once and run many times, as with FFTW, cuFFT or cuDNN:
+//!
+//! ```
+//! use convmat::{Conv, Device, PlanOptions, Tensor};
+//!
+//! let (device, conv) = (Device::best(), Conv::new([3, 3]).padding([1, 1]));
+//! let (x, weight) = ([1, 2, 8, 8], [4, 2, 3, 3]);
+//! let plan = conv.plan_forward::<f32>(&device, &x, &weight, false, PlanOptions::new())?;
+//! println!("{plan}"); // the algorithm and why, the passes, workspace, FLOP and bytes
+//!
+//! let mut workspace = plan.make_workspace()?;
+//! let (x, weight) = (Tensor::zeros(&device, &x)?, Tensor::zeros(&device, &weight)?);
+//! let mut y = Tensor::zeros(&device, plan.result_shape())?;
+//! for _ in 0..3 {
+//!     plan.run(&x, &weight, None, &mut y, &mut workspace)?;
+//! }
+//! # Ok::<(), convmat::Error>(())
+//! ```
+//!
+//! Planning checks the shapes, chooses the algorithm and its tiles, makes the index tables, and on CUDA
+//! compiles the kernels. A run does none of that and allocates nothing; on CUDA it only queues launches and
+//! products, so it may be captured in a CUDA graph. Plans are handles that threads share. The one-call
+//! forms make a plan and run it.
 //!
 //! # Features
 //!

@@ -11,6 +11,18 @@
 //! Each has a form that returns a fresh tensor, with [`Algorithm::Auto`], and an `_into` form that
 //! overwrites the caller's buffer with an [`Algorithm`] of the caller's choice. The algorithms agree
 //! up to rounding; `f16` and `bf16` operands are summed in `f32` and rounded once, at the end.
+//!
+//! Words that the algorithms share, each with one meaning:
+//!
+//! | word | means |
+//! |---|---|
+//! | part | some of the terms of a sum, added up by one task or block; the parts are then added in order |
+//! | tile | the rows and columns of a product that a task or block computes at a time |
+//! | block | on CUDA, the threads that share a tile; on the CPU, consecutive entries of the patch that are gathered together |
+//! | box | a range of positions on each axis |
+//! | piece | consecutive elements out of a longer range, all pieces of about one length |
+//! | run | consecutive elements in memory |
+//! | slab | an input plane, padded and unfolded on its last axis only: every tap's view of it is contiguous |
 
 mod backward;
 mod cpu;

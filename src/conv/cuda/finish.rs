@@ -1,4 +1,4 @@
-//! From sums to results, by `kernels/sums.cu`: parts added up in order, the bias added, rounded once.
+//! From sums to results, by `kernels/conv/sums.cu`: parts added up in order, the bias added, rounded once.
 
 use super::products::Operand;
 use crate::device::cuda::structs::FinishArgs;

@@ -9,7 +9,7 @@ use crate::error::{Result, checked_product};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Engine {
     dtype: DType,
-    /// The tensor cores' instruction, as kernels/platform.cuh names it.
+    /// The tensor cores' instruction, as kernels/lib/platform.cuh names it.
     instruction: Option<&'static str>,
 }
 

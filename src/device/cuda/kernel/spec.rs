@@ -26,7 +26,7 @@ pub(crate) fn axis_bound(maps: &Axes) -> usize {
     maps.iter().map(bound).max().unwrap_or(0)
 }
 
-/// The mode as kernels/geometry.cuh names and numbers it. Axes that are never read outside the input say
+/// The mode as kernels/lib/geometry.cuh names and numbers it. Axes that are never read outside the input say
 /// `zeros`, whatever the convolution's mode.
 pub(super) fn mode(maps: &Axes) -> (&'static str, i64) {
     let mode = maps.iter().map(AxisMap::mode).find(|&mode| mode != PaddingMode::Zeros);
