@@ -97,15 +97,6 @@ impl<'a, T: Element> TensorView<'a, T> {
         }
     }
 
-    /// The elements, for the CUDA side of an operation that has found them to be there.
-    #[cfg(gpu)]
-    pub(crate) fn cuda(&self) -> DeviceSlice<'a, T> {
-        match &self.data {
-            Data::Cpu(_) => unreachable!("the operation runs where its operands are"),
-            Data::Cuda(data) => data.clone(),
-        }
-    }
-
     /// Where the elements lie on a CUDA device; 0 on the CPU.
     pub(crate) fn address(&self) -> u64 {
         match &self.data {

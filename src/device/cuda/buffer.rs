@@ -173,13 +173,6 @@ impl<'a, T: Pod> DeviceSlice<'a, T> {
         self.len
     }
 
-    /// Some of the elements.
-    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.len);
-        let address = self.address + (range.start * size_of::<T>()) as u64;
-        DeviceSlice { address, len: range.len(), ..self.clone() }
-    }
-
     /// Copies the elements to the host, after the work queued so far.
     pub(crate) fn to_vec(&self) -> Result<Vec<T>> {
         let mut data: Vec<T> = try_zeroed("a tensor's elements on the host", self.len)?;
@@ -260,35 +253,12 @@ impl<'a, T: Pod> DeviceSliceMut<'a, T> {
         unsafe { self.device().driver().upload(bytemuck::cast_slice(source), self.address()) }
     }
 
-    /// Sets the bytes of all elements to zero.
-    pub(crate) fn clear(&mut self) -> Result<()> {
-        if self.len() == 0 {
-            return Ok(());
-        }
-        // SAFETY: the range is borrowed from its owner for writing.
-        unsafe { self.device().driver().clear(self.address(), self.len() * size_of::<T>()) }
-    }
-
-    /// The same elements, when they are of this type.
-    pub(crate) fn of_type<U: Pod>(&mut self) -> Option<DeviceSliceMut<'_, U>> {
-        let DeviceSlice { device, address, len, lease, .. } = self.whole.clone();
-        (TypeId::of::<T>() == TypeId::of::<U>()).then_some(DeviceSliceMut {
-            whole: DeviceSlice { device, address, len, lease, elements: PhantomData },
-            elements: PhantomData,
-        })
-    }
-
     /// The same memory as bytes.
     pub(crate) fn into_bytes(self) -> DeviceSliceMut<'a, u8> {
         let DeviceSlice { device, address, len, lease, .. } = self.whole;
         let len = len * size_of::<T>();
         let whole = DeviceSlice { device, address, len, lease, elements: PhantomData };
         DeviceSliceMut { whole, elements: PhantomData }
-    }
-
-    /// Some of the elements.
-    pub(crate) fn slice(&mut self, range: Range<usize>) -> DeviceSliceMut<'_, T> {
-        DeviceSliceMut { whole: self.whole.slice(range), elements: PhantomData }
     }
 }
 

@@ -248,24 +248,6 @@ impl CudaDevice {
         self.0.compiler.kernel(self.driver(), spec)
     }
 
-    /// Queues a launch.
-    ///
-    /// # Safety
-    /// `arguments` is the kernel's argument struct, and the addresses in it are live memory of this device, as large as the kernel takes them to be.
-    pub(crate) unsafe fn launch<A: Pod>(
-        &self,
-        spec: Spec,
-        grid: [u32; 3],
-        threads: u32,
-        arguments: &A,
-    ) -> Result<()> {
-        if grid.contains(&0) {
-            return Ok(());
-        }
-        // SAFETY: passed on to the caller.
-        unsafe { self.kernel(&spec)?.launch(grid, threads, bytemuck::bytes_of(arguments)) }
-    }
-
     /// For people: what it is.
     pub fn description(&self) -> String {
         self.driver().description()

@@ -222,11 +222,6 @@ impl Draft {
         }
     }
 
-    /// Bytes of the workspace.
-    pub(crate) fn workspace_bytes(&self) -> u64 {
-        self.workspace as u64
-    }
-
     /// Compiles what is launched, and copies the tables to the device.
     ///
     /// # Errors

@@ -3,12 +3,12 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::conv::cpu;
 use crate::conv::cuda::testing::run_once;
 use crate::device::Device;
 use crate::device::cuda::{CudaDevice, DeviceBuffer, Simulation};
 use crate::geometry::{Conv, PaddingMode};
 use crate::plan::Algorithm;
+use crate::tensor::Tensor;
 
 fn simulator(simulation: Simulation) -> CudaDevice {
     match Device::simulator_with(simulation).unwrap() {
@@ -48,12 +48,27 @@ fn check_on<T: Element, const D: usize>(
     let y = integers::<T>(batch * outputs * p.output_positions(), 3);
     let bias = integers::<T>(channels.max(outputs), 4);
     let (bias_y, bias_x) = (&bias[..outputs], &bias[..channels]);
+    let shape =
+        |channels, extents: &[usize]| conv.axis_order().activation_shape(batch, channels, extents);
+    let (input, output) = (geometry.input(), geometry.output());
+    let weights =
+        conv.axis_order().weight_shape(outputs, p.channels_per_group(), &conv.kernel_size());
+    let host =
+        |shape: &[usize], data: &[T]| Tensor::from_vec(&Device::Cpu, shape, data.to_vec()).unwrap();
+    let (x_host, w_host, y_host) = (
+        host(&shape(channels, &input), &x),
+        host(&weights, &w),
+        host(&shape(outputs, &output), &y),
+    );
+    let [mut dx, mut dw] =
+        [&x_host, &w_host].map(|like| Tensor::<T>::zeros(&Device::Cpu, like.shape()).unwrap());
     let naive = Algorithm::Naive;
-    let [mut expected_y, mut expected_dx, mut expected_dw] =
-        [y.len(), x.len(), w.len()].map(|len| vec![T::default(); len]);
-    cpu::forward(&p, &x, &w, Some(bias_y), &mut expected_y, naive).unwrap();
-    cpu::backward_input(&p, &y, &w, Some(bias_x), &mut expected_dx, naive).unwrap();
-    cpu::backward_weight(&p, &x, &y, &mut expected_dw, naive).unwrap();
+    let (bias_y_host, bias_x_host) = (host(&[outputs], bias_y), host(&[channels], bias_x));
+    let expected_y = conv.forward_by(&x_host, &w_host, &bias_y_host, naive).unwrap();
+    conv.transposed_into(&y_host, &w_host, &bias_x_host, &mut dx, naive).unwrap();
+    conv.backward_weight_into(&x_host, &y_host, &mut dw, naive).unwrap();
+    let [expected_y, expected_dx, expected_dw] =
+        [expected_y, dx, dw].map(|result| result.into_vec().unwrap());
 
     let name = format!("{} {conv} {size:?} {channels} {outputs}", T::DTYPE);
     let upload = |data: &[T]| DeviceBuffer::from_slice(device, "a test", data).unwrap();
