@@ -103,11 +103,13 @@ impl Problem {
     }
 
     /// Elements of the input.
+    #[cfg(gpu)]
     pub fn input_len(&self) -> usize {
         self.batch * self.channels * self.input_positions()
     }
 
     /// Elements of the output.
+    #[cfg(gpu)]
     pub fn output_len(&self) -> usize {
         self.batch * self.outputs * self.output_positions()
     }

@@ -43,11 +43,10 @@ mod tests;
 pub(crate) use bias::BackwardBias;
 
 use super::problem::Problem;
-use crate::device::Device;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::geometry::Layout;
-use crate::plan::{Algorithm, Explanation, Workspace};
+use crate::plan::{Algorithm, Explanation};
 use crate::workers::Workers;
 
 /// Why an algorithm that was asked for by name is taken.

@@ -1,9 +1,7 @@
 //! Memory of a device.
 
-use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytemuck::Pod;
@@ -167,10 +165,6 @@ impl<'a, T: Pod> DeviceSlice<'a, T> {
 
     pub(crate) fn address(&self) -> u64 {
         self.address
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 
     /// Copies the elements to the host, after the work queued so far.

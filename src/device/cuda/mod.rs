@@ -22,7 +22,6 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
-use bytemuck::Pod;
 use rayon::prelude::*;
 
 #[cfg(feature = "cuda")]
