@@ -11,6 +11,19 @@
 //! Each has a form that returns a fresh tensor, with [`Algorithm::Auto`], and an `_into` form that
 //! overwrites the caller's buffer with an [`Algorithm`] of the caller's choice. The algorithms agree
 //! up to rounding; `f16` and `bf16` operands are summed in `f32` and rounded once, at the end.
+//!
+//! Words that the algorithms use, each for one thing:
+//!
+//! | word | is |
+//! |---|---|
+//! | entries | consecutive entries of a group's patch: rows of the patch matrix |
+//! | box | ranges of positions, one on each of the three axes |
+//! | piece | one of the consecutive ranges, of one length but for the last, that an extent is cut into |
+//! | run | contiguous elements of an operand |
+//! | slab | what a box of outputs reads of one channel, padded, and unfolded on the last axis |
+//! | block | of a slab: what one tap reads for the outputs of a box at one outer position, contiguous |
+//! | tile | rows × columns of a result that are computed together, by a task or a block of threads; a *register tile*, within it, in registers |
+//! | part | of a sum: the sum over some of its terms, which is added to the others' in order |
 
 mod backward;
 mod cpu;
