@@ -3,7 +3,7 @@
 // A block writes the entries of neighbouring rows, which are contiguous, or a piece of one long row. LANES
 // threads make a row, 8 to 15 entries each, in shared memory; the block then copies all entries out, 16
 // bytes at a time, regardless of where rows begin and end. The row pointers are known in
-// closed form (src/matrix/plan.rs), so that no block waits for another.
+// closed form (src/matrix/assembly/places.rs), so that no block waits for another.
 //
 // An entry's number in its row is its column channel and its number on each axis in mixed radix. REGULAR
 // says that these are proportional to its column and its tap, as with padding by zeros. Otherwise tables

@@ -12,17 +12,18 @@
 //! overwrites the caller's buffer with an [`Algorithm`] of the caller's choice. The algorithms agree
 //! up to rounding; `f16` and `bf16` operands are summed in `f32` and rounded once, at the end.
 //!
-//! Words that the algorithms share, each with one meaning:
+//! Words that the algorithms use, each for one thing:
 //!
-//! | word | means |
+//! | word | is |
 //! |---|---|
-//! | part | some of the terms of a sum, added up by one task or block; the parts are then added in order |
-//! | tile | the rows and columns of a product that a task or block computes at a time |
-//! | block | on CUDA, the threads that share a tile; on the CPU, consecutive entries of the patch that are gathered together |
-//! | box | a range of positions on each axis |
-//! | piece | consecutive elements out of a longer range, all pieces of about one length |
-//! | run | consecutive elements in memory |
-//! | slab | an input plane, padded and unfolded on its last axis only: every tap's view of it is contiguous |
+//! | entries | consecutive entries of a group's patch: rows of the patch matrix |
+//! | box | ranges of positions, one on each of the three axes |
+//! | piece | one of the consecutive ranges, of one length but for the last, that an extent is cut into |
+//! | run | contiguous elements of an operand |
+//! | slab | what a box of outputs reads of one channel, padded, and unfolded on the last axis |
+//! | block | of a slab: what one tap reads for the outputs of a box at one outer position, contiguous |
+//! | tile | rows × columns of a result that are computed together, by a task or a block of threads; a *register tile*, within it, in registers |
+//! | part | of a sum: the sum over some of its terms, which is added to the others' in order |
 
 mod backward;
 mod cpu;

@@ -45,7 +45,7 @@ impl Landing {
         let landing = |from: usize, to: usize| {
             let outer = [table_d.get(from, to)?.clone(), table_h.get(from, to)?.clone()];
             let inner = table_w.get(from, to)?.clone();
-            let extents = |part: &Box3| part.each_ref().map(Range::len);
+            let extents = |area: &Box3| area.each_ref().map(Range::len);
             let (stride, from, to) =
                 (map_w.stride(), extents(&outputs[from]), extents(&inputs[to]));
             Some(Landing { layout: *layout, outer, inner, stride, from, to })
@@ -136,11 +136,11 @@ impl<A> Table<A> {
 /// The distinct ranges that boxes have on an axis, and which of them each has.
 fn distinct(axis: usize, boxes: &[Box3]) -> (Vec<usize>, Vec<Range<usize>>) {
     let mut ranges: Vec<(usize, usize)> =
-        boxes.iter().map(|part| (part[axis].start, part[axis].end)).collect();
+        boxes.iter().map(|area| (area[axis].start, area[axis].end)).collect();
     ranges.sort_unstable();
     ranges.dedup();
     let which =
-        |part: &Box3| ranges.binary_search(&(part[axis].start, part[axis].end)).unwrap_or_default();
+        |area: &Box3| ranges.binary_search(&(area[axis].start, area[axis].end)).unwrap_or_default();
     let which = boxes.iter().map(which).collect();
     (which, ranges.into_iter().map(|(start, end)| start..end).collect())
 }

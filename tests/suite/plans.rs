@@ -37,7 +37,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-fn allocations() -> usize {
+/// How often the calling thread has allocated.
+pub fn allocations() -> usize {
     ALLOCATIONS.with(Cell::get)
 }
 
@@ -188,7 +189,7 @@ fn repeated_runs_on_the_cpu_allocate_nothing() {
     pool.install(|| layers().iter().for_each(checked));
 }
 
-fn rayon_pool(threads: usize) -> rayon::ThreadPool {
+pub fn rayon_pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
 }
 

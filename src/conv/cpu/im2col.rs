@@ -102,8 +102,8 @@ impl Tile<'_> {
         self.images.len() * volume(self.outputs)
     }
 
-    /// Each image with the part of a contiguous matrix of `rows` × columns, in the layout's
-    /// orientation, that starts with its first column.
+    /// Each image, and where its columns start in a contiguous matrix of `rows` × columns, in the
+    /// layout's orientation.
     fn each_image(&self, layout: Layout, rows: usize) -> impl Iterator<Item = (usize, usize)> {
         let columns = volume(self.outputs) * if layout == Layout::ChannelsFirst { 1 } else { rows };
         self.images.clone().enumerate().map(move |(index, n)| (n, index * columns))

@@ -262,7 +262,7 @@ impl Correlation {
         let Layer { axes, weight, channels, .. } = &layer;
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let rows = Pieces::new(layer.rows, layer.rows.min(ROWS));
-        let parts = boxes(axes.output_extents(), |outputs| {
+        let boxes = boxes(axes.output_extents(), |outputs| {
             volume(outputs) * rows.longest() <= SUMS && Slab::len_for(axes, outputs) <= SLAB
         });
         let by_lines = by_lines && layer.rows * channels == 1 && depthwise::pays(axes, lanes);
@@ -294,7 +294,7 @@ impl Correlation {
             }
             Area { outputs, by: By::Rows(Rows { slab, channels, steps }) }
         };
-        let areas: Vec<_> = parts.into_iter().map(area).collect();
+        let areas: Vec<_> = boxes.into_iter().map(area).collect();
         let room = areas.iter().map(|area| area.room::<T>(rows.longest(), lanes));
         let room = room.fold(Room::default(), Room::or);
         let Layer { batch, groups, channels, source, target, target_extents, .. } = layer;
@@ -421,8 +421,8 @@ impl Correlation {
         Weights { data: wide, row: terms }
     }
 
-    /// Writes a row of sums, whose blocks are padded to whole vectors and whose lines are `pitch`
-    /// apart, to the target's channel.
+    /// Writes a row of sums to the target's channel. Those of each outer output, a block as in a slab,
+    /// are padded to whole vectors; their lines are `pitch` apart.
     ///
     /// # Safety
     /// Nothing else may use these elements of the target.
@@ -466,7 +466,7 @@ impl Correlation {
 }
 
 /// What a task's memory is made of, in elements, and how its sums lie there: lines of a box are `line`
-/// apart, and blocks of lines, one for each outer output, `pitch`.
+/// apart, and those of one outer output `pitch` behind those of the one before.
 struct Sizes {
     line: usize,
     pitch: usize,

@@ -22,7 +22,7 @@
 //! | `dw`, one group | long dot products by faer are the faster |
 //!
 //! `dw` is split over groups, outputs and patch entries, and by `parts.rs` over parts of the positions
-//! where that leaves too few tasks. `runs.rs` reads and writes parts of operands of either layout;
+//! where that leaves too few tasks. `runs.rs` reads and writes operands of either layout, run by run;
 //! `crate::patches` holds slabs, tiles of patches and the way back onto the input, and
 //! `crate::product::cpu` what multiplies. `bias.rs` sums up the bias gradient.
 //!

@@ -44,18 +44,20 @@ impl Forward {
     ) -> Result<()> {
         let p = &self.problem;
         let (xs, ys, ws) = (p.input_strides(), p.output_strides(), p.weight_strides());
+        let inputs = p.channels_per_group();
+        let element = |index: usize| {
+            let (n, co, o) = coordinates(p.layout, &ys, p.outputs, index);
+            let first = co / p.outputs_per_group() * inputs;
+            let mut sum = bias.map_or(T::Acc::ZERO, |b| b[co].to_acc());
+            each_read(p, unravel(o, p.output_extents()), |tap, i| {
+                for ci in 0..inputs {
+                    sum += w[ws.at(co, ci, tap)].to_acc() * x[xs.at(n, first + ci, i)].to_acc();
+                }
+            });
+            T::from_acc(sum)
+        };
         workers.share_out_slice(y, self.per_task, |start, y| {
-            for (index, y) in (start..).zip(y) {
-                let (n, co, o) = coordinates(p.layout, &ys, p.outputs, index);
-                let first = co / p.outputs_per_group() * p.channels_per_group();
-                let mut sum = bias.map_or(T::Acc::ZERO, |b| b[co].to_acc());
-                each_read(p, unravel(o, p.output_extents()), |tap, i| {
-                    for ci in 0..p.channels_per_group() {
-                        sum += w[ws.at(co, ci, tap)].to_acc() * x[xs.at(n, first + ci, i)].to_acc();
-                    }
-                });
-                *y = T::from_acc(sum);
-            }
+            (start..).zip(y).for_each(|(index, y)| *y = element(index));
         })
     }
 }

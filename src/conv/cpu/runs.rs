@@ -1,6 +1,6 @@
-//! Parts of operands as tasks read and write them: runs of contiguous elements, a fixed step apart.
+//! What tasks read and write of operands: runs of contiguous elements, a fixed step apart.
 //!
-//! In both layouts a part of an activation (some channels at consecutive positions) and of a weight
+//! In both layouts what a task uses of an activation (some channels at consecutive positions) and of a weight
 //! (some outputs, consecutive patch entries) has one contiguous axis. Channels first, that is the
 //! position or patch entry; channels last, the channel. Everything else about the layouts is the same
 //! matrix product with rows and columns exchanged, see [`Matrix::of_runs`].
@@ -22,7 +22,7 @@ pub(super) struct Runs {
     pub len: usize,
 }
 
-/// The block of an activation with `channels` (over all groups) channels per image and `positions`
+/// The runs of an activation with `channels` (over all groups) channels per image and `positions`
 /// positions: these channels at these positions of image `n`.
 fn activation(
     p: &Problem,
@@ -49,17 +49,17 @@ fn activation(
     }
 }
 
-/// The block of an input.
+/// The runs of an input.
 pub(super) fn input(p: &Problem, n: usize, channel: Range<usize>, position: Range<usize>) -> Runs {
     activation(p, p.channels, p.input_positions(), n, channel, position)
 }
 
-/// The block of an output.
+/// The runs of an output.
 pub(super) fn output(p: &Problem, n: usize, channel: Range<usize>, position: Range<usize>) -> Runs {
     activation(p, p.outputs, p.output_positions(), n, channel, position)
 }
 
-/// The block of a weight: output channels, counted over all groups, by consecutive entries of their
+/// The runs of a weight: output channels, counted over all groups, by consecutive entries of their
 /// group's patch, in the order of the layout.
 pub(super) fn weight(p: &Problem, outputs: Range<usize>, entries: Range<usize>) -> Runs {
     let patch = p.channels_per_group() * p.taps();
@@ -113,7 +113,7 @@ pub(super) fn read<'a, T: Element>(
 }
 
 /// Writes runs of accumulators, `step` apart in `sums`, rounding them once, after adding `bias`, which
-/// has an element for each channel of the block.
+/// has an element for each channel of the runs.
 ///
 /// # Safety
 /// No other task may use the runs of `target`.

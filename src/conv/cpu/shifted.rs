@@ -40,7 +40,8 @@ impl Slabs {
         let boxes = boxes(p.output_extents(), |outputs| {
             volume(outputs) <= POSITIONS && Slab::len_for(&p.axes, outputs) <= SLAB
         });
-        let slabs: Vec<_> = boxes.iter().map(|part| Slab::new(&p.axes, part.clone())).collect();
+        let slabs: Vec<_> =
+            boxes.iter().map(|outputs| Slab::new(&p.axes, outputs.clone())).collect();
         let longest = slabs.iter().map(Slab::len).max().unwrap_or(0);
         Slabs { boxes, slabs, longest }
     }

@@ -197,3 +197,41 @@ fn runs_may_be_captured_in_a_graph() {
         assert_eq!(filter, conv.gathering_filter_on(&device, 6).unwrap());
     }
 }
+
+/// A repeated run builds no table and takes no memory but its workspace.
+#[test]
+fn runs_on_the_cpu_allocate_nothing() {
+    use crate::plans::{allocations, rayon_pool};
+    let check = |name: &str, run: &mut dyn FnMut() -> Result<(), Error>| {
+        run().unwrap();
+        let before = allocations();
+        run().unwrap();
+        assert_eq!(allocations() - before, 0, "{name}");
+    };
+    rayon_pool(1).install(|| {
+        for (conv, shape, with_bias) in layers() {
+            let options = PlanOptions::new();
+            let len = shape.iter().product();
+            let w = tensor::<f16>(&shape, &integers(len, 1, 9));
+            let b = with_bias.then(|| tensor::<f16>(&[4], &integers(4, 9, 9)));
+            let plan =
+                conv.plan_matrix::<f16>(&Device::Cpu, &shape, with_bias, [5, 6], options).unwrap();
+            let mut matrix = conv.matrix(&w, &b, [5, 6]).unwrap();
+            let mut workspace = plan.make_workspace().unwrap();
+            check("matrix", &mut || plan.run(&w, &b, &mut matrix, &mut workspace));
+            let [rows, columns] = matrix.shape();
+            let mut y = tensor::<f16>(&[rows, 3], &integers(3 * rows, 2, 2));
+            let mut x = tensor::<f16>(&[columns, 3], &integers(3 * columns, 2, 2));
+            let forward = matrix.plan_product(Product::matrix(3), options).unwrap();
+            let back = matrix.plan_product(Product::matrix(3).adjoint(), options).unwrap();
+            let mut workspace = forward.make_workspace().unwrap();
+            check("product", &mut || forward.run(&matrix, &x, &mut y, &mut workspace));
+            let mut workspace = back.make_workspace().unwrap();
+            check("adjoint", &mut || back.run(&matrix, &y, &mut x, &mut workspace));
+            let plan = conv.plan_filter::<f16>(&Device::Cpu, 6, options).unwrap();
+            let mut filter = Tensor::zeros(&Device::Cpu, plan.result_shape()).unwrap();
+            let mut workspace = plan.make_workspace().unwrap();
+            check("filter", &mut || plan.run(&mut filter, &mut workspace));
+        }
+    });
+}
