@@ -1,5 +1,5 @@
-//! What repeating a computation costs the host: runs of a plan beside one-call forms. On the stand-in for a
-//! GPU nothing is computed, so what is left is this crate's own share of a launch; on the CPU a small layer
+//! What repeating a computation costs the host: runs of a plan beside one-call forms. On the rehearsal of
+//! a GPU nothing is computed, so what is left is this crate's own share of a launch; on the CPU a small layer
 //! shows what making a plan takes. Needs NVRTC for the first part, no GPU.
 
 use std::error::Error;

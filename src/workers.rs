@@ -39,6 +39,13 @@ impl Workers {
         Workers { common: room.bytes(), ..self }
     }
 
+    /// As many of them, at least one, as have room in so many bytes.
+    pub(crate) fn within(self, limit: u64) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let most = limit.saturating_sub(self.common).checked_div(self.bytes);
+        Workers { count: most.map_or(self.count, |most| most.clamp(1, self.count)), ..self }
+    }
+
     /// Bytes of the memory that they have in common, and of all workers' own.
     pub(crate) fn workspace(&self) -> usize {
         self.count.saturating_mul(self.bytes).saturating_add(self.common)

@@ -165,6 +165,16 @@ impl<const D: usize> Conv<D> {
         dy: &[usize],
         options: PlanOptions,
     ) -> Result<BackwardWeightPlan<T>> {
+        options.within_limit(|options| self.backward_weight_plan(device, x, dy, options))
+    }
+
+    fn backward_weight_plan<T: Element>(
+        &self,
+        device: &Device,
+        x: &[usize],
+        dy: &[usize],
+        options: PlanOptions,
+    ) -> Result<BackwardWeightPlan<T>> {
         let layout = self.axis_order();
         let (batch, channels, size) = layout.split_activation::<D>("input", x)?;
         let geometry = self.bind(size)?;

@@ -118,6 +118,17 @@ impl<const D: usize> Conv<D> {
         bias: bool,
         options: PlanOptions,
     ) -> Result<ForwardPlan<T>> {
+        options.within_limit(|options| self.forward_plan(device, x, weight, bias, options))
+    }
+
+    fn forward_plan<T: Element>(
+        &self,
+        device: &Device,
+        x: &[usize],
+        weight: &[usize],
+        bias: bool,
+        options: PlanOptions,
+    ) -> Result<ForwardPlan<T>> {
         let layout = self.axis_order();
         let (batch, channels, size) = layout.split_activation::<D>("input", x)?;
         let geometry = self.bind(size)?;

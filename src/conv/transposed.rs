@@ -1,5 +1,7 @@
 //! Transposed convolution: the adjoint of a convolution, as a layer of its own.
 
+use std::sync::Arc;
+
 #[cfg(gpu)]
 use super::cuda;
 use super::problem::Problem;
@@ -152,6 +154,7 @@ impl<T: Element> TransposedPlan<T> {
 }
 
 /// The adjoint map as a gradient or as a layer: what it and its operands are called.
+#[derive(Clone, Copy)]
 pub(super) struct Adjoint<'g, const D: usize> {
     pub operation: &'static str,
     pub geometry: &'g Geometry<D>,
@@ -171,9 +174,18 @@ impl<'g, const D: usize> Adjoint<'g, D> {
 pub(super) fn plan_adjoint<T: Element, const D: usize>(
     adjoint: Adjoint<'_, D>,
     device: &Device,
+    shapes: [&[usize]; 2],
+    options: PlanOptions,
+) -> Result<Arc<Plan<cpu::BackwardInput>>> {
+    options.within_limit(|options| adjoint_plan::<T, D>(adjoint, device, shapes, options))
+}
+
+fn adjoint_plan<T: Element, const D: usize>(
+    adjoint: Adjoint<'_, D>,
+    device: &Device,
     [dy, weight]: [&[usize]; 2],
     options: PlanOptions,
-) -> Result<std::sync::Arc<Plan<cpu::BackwardInput>>> {
+) -> Result<Arc<Plan<cpu::BackwardInput>>> {
     let Adjoint { operation, geometry, names: [argument, result], bias } = adjoint;
     let conv = geometry.conv();
     let layout = conv.axis_order();

@@ -113,7 +113,7 @@ impl Device {
         CudaDevice::simulated(simulation).map(Device::Cuda)
     }
 
-    /// A stand-in for a GPU of this compute capability (10·major + minor, for example 90) that compiles
+    /// A rehearsal of a GPU of this compute capability (10·major + minor, for example 90) that compiles
     /// kernels with NVRTC and computes nothing: results have any value. It shows that kernels compile, and
     /// what they take ([`CudaDevice::kernels`]), on machines without a GPU, and fills the cache on disk for
     /// machines with one.
@@ -126,9 +126,9 @@ impl Device {
     }
 
     /// Compiles the kernels that `work` needs, on all threads at once, and returns how many there are: a
-    /// pipeline's first step then does not wait for them one by one. `work` is called with a stand-in of
+    /// pipeline's first step then does not wait for them one by one. `work` is called with a rehearsal of
     /// this device on which nothing is compiled or computed, so its results have any value, and its
-    /// tensors ([`crate::Tensor::zeros`] on the stand-in) take no memory. On the CPU there is nothing to do.
+    /// tensors ([`crate::Tensor::zeros`] on the rehearsal) take no memory. On the CPU there is nothing to do.
     ///
     /// # Errors
     /// What `work` returns, and [`Error::Compile`].

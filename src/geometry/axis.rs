@@ -64,7 +64,7 @@ impl AxisMap {
         })
     }
 
-    /// The axis that is not there: one input, one output, one tap.
+    /// An axis of extent 1, for those that a layer with fewer axes lacks: one input, one output, one tap.
     pub(super) fn unit() -> Self {
         AxisMap {
             inputs: 1,

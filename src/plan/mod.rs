@@ -33,6 +33,8 @@ pub struct PlanOptions {
     pub(crate) algorithm: Algorithm,
     pub(crate) workspace_limit: Option<u64>,
     pub(crate) alignment: Option<u64>,
+    /// Whether the algorithm is what was left when no other had room enough.
+    pub(crate) last_resort: bool,
     pub(crate) index_width: Option<IndexWidth>,
 }
 
@@ -47,8 +49,9 @@ impl PlanOptions {
         PlanOptions { algorithm, ..self }
     }
 
-    /// Bytes of workspace that the plan should not exceed: algorithms that cut their work into tiles then
-    /// take smaller ones. A plan that needs more all the same is refused with [`Error::Invalid`].
+    /// Bytes of workspace that the plan may take at most: fewer workers then share the work on the CPU,
+    /// tiles are smaller on CUDA, and [`Algorithm::Auto`] is `naive`, which takes none, where no other
+    /// algorithm fits. Another plan that needs more all the same is refused with [`Error::Invalid`].
     pub fn workspace_limit(self, bytes: u64) -> Self {
         PlanOptions { workspace_limit: Some(bytes), ..self }
     }
@@ -64,6 +67,18 @@ impl PlanOptions {
     /// [`crate::MatrixSize::index_width`].
     pub fn index_width(self, width: IndexWidth) -> Self {
         PlanOptions { index_width: Some(width), ..self }
+    }
+
+    /// Makes a plan with these options; where `auto` would exceed the workspace allowed, the one without.
+    pub(crate) fn within_limit<P>(self, make: impl Fn(PlanOptions) -> Result<P>) -> Result<P> {
+        match make(self) {
+            Err(Error::Invalid { argument, .. })
+                if argument == LIMIT && self.algorithm == Algorithm::Auto =>
+            {
+                make(PlanOptions { algorithm: Algorithm::Naive, last_resort: true, ..self })
+            }
+            made => made,
+        }
     }
 
     /// For operands at these addresses.
@@ -132,8 +147,14 @@ impl<C> Plan<C> {
         options: &PlanOptions,
         mut explanation: Explanation,
         operands: Vec<(&'static str, Vec<usize>)>,
-        steps: Steps<C>,
+        mut steps: Steps<C>,
     ) -> Result<Arc<Self>> {
+        if let (Steps::Cpu { workers, .. }, Some(limit)) = (&mut steps, options.workspace_limit) {
+            *workers = workers.within(limit);
+        }
+        if options.last_resort {
+            explanation.reason = "no other algorithm has room in the workspace allowed".into();
+        }
         explanation.device = device.to_string();
         explanation.workspace_bytes = steps.workspace();
         #[cfg(gpu)]
@@ -147,7 +168,7 @@ impl<C> Plan<C> {
                 "{} by {} needs {} bytes",
                 explanation.operation, explanation.algorithm, explanation.workspace_bytes
             );
-            return Err(Error::invalid("workspace limit", limit, reason));
+            return Err(Error::invalid(LIMIT, limit, reason));
         }
         log::debug!("planned {explanation}");
         Ok(Arc::new(Plan { device: device.clone(), explanation, operands, steps }))
@@ -260,6 +281,9 @@ impl<C> Plan<C> {
         unsafe { program.run(addresses, workspace) }
     }
 }
+
+/// What errors call the workspace that options allow.
+const LIMIT: &str = "workspace limit";
 
 /// What a bias is called among the operands.
 pub(crate) const BIAS: &str = "bias";

@@ -70,19 +70,19 @@ fn preparing_compiles_what_the_work_needs_and_computes_nothing() {
     let conv = Conv::new([3, 3]).padding([1, 1]);
     for device in accelerators() {
         let (mut seen, shape) = (None, [1 << 10, 64, 224, 224]);
-        let count = device.prepare(|stand_in| {
-            seen = Some(stand_in.clone());
+        let count = device.prepare(|rehearsal| {
+            seen = Some(rehearsal.clone());
             // 12 GiB and 115 GiB, which no memory is taken for.
-            let x = Tensor::<f32>::zeros(stand_in, &shape)?;
+            let x = Tensor::<f32>::zeros(rehearsal, &shape)?;
             assert_eq!(conv.unfold(&x)?.shape(), [1 << 10, 576, 224 * 224]);
             Ok(())
         });
         assert_eq!(count.unwrap(), 1);
-        assert_ne!(seen.as_ref(), Some(device), "the work runs on a stand-in");
+        assert_ne!(seen.as_ref(), Some(device), "the work runs on a rehearsal");
         let Device::Cuda(cuda) = device else { panic!("{device} is an accelerator") };
         assert!(cuda.kernels().iter().any(|kernel| kernel.name.contains("unfold")));
-        let refused = device.prepare(|stand_in| {
-            let x = Tensor::<f32>::zeros(stand_in, &[1, 1, 1, 1])?;
+        let refused = device.prepare(|rehearsal| {
+            let x = Tensor::<f32>::zeros(rehearsal, &[1, 1, 1, 1])?;
             Conv::new([3, 3]).unfold(&x).map(drop)
         });
         assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");

@@ -367,6 +367,45 @@ fn tiles_shrink_to_the_workspace_allowed() {
     }
 }
 
+/// `auto` always finds an algorithm, whatever workspace is allowed, and says why it is that one.
+#[test]
+fn auto_fits_any_workspace() {
+    let conv = Conv::new([3, 3]).padding([1, 1]).padding_mode(PaddingMode::Reflect);
+    let (x, weight, y) = ([2, 8, 9, 9], [8, 8, 3, 3], [2, 8, 9, 9]);
+    let none = PlanOptions::new().workspace_limit(0);
+    for device in devices() {
+        let forward = conv.plan_forward::<bf16>(device, &x, &weight, true, none).unwrap();
+        let dx = conv.plan_backward_input::<bf16>(device, &y, &weight, [9, 9], none).unwrap();
+        let dw = conv.plan_backward_weight::<bf16>(device, &x, &y, none).unwrap();
+        for (bytes, explanation) in [
+            (forward.workspace(), forward.explanation()),
+            (dx.workspace(), dx.explanation()),
+            (dw.workspace(), dw.explanation()),
+        ] {
+            assert_eq!(bytes, 0, "{explanation}");
+            let fits = explanation.algorithm != "naive" || explanation.reason.contains("room");
+            assert!(fits, "{explanation}");
+        }
+        let image = tensor::<bf16>(&x, &integers(1296, 1, 3));
+        let kernel = tensor::<bf16>(&weight, &integers(576, 2, 3));
+        let bias = tensor::<bf16>(&[8], &integers(8, 3, 3));
+        let mut out = Tensor::zeros(device, forward.result_shape()).unwrap();
+        let there = [&image, &kernel, &bias].map(|operand| on(device, operand));
+        let [at_x, at_weight, at_bias] = &there;
+        forward.run(at_x, at_weight, at_bias, &mut out, &mut Workspace::none()).unwrap();
+        assert_eq!(values(&out), values(&conv.forward(&image, &kernel, &bias).unwrap()));
+    }
+    // One worker has room where two have not.
+    let options = PlanOptions::new().algorithm(Algorithm::Im2col);
+    let bytes = |threads, options| {
+        let plan = || conv.plan_forward::<f32>(&Device::Cpu, &x, &weight, true, options);
+        rayon_pool(threads).install(plan).unwrap().workspace()
+    };
+    let one = bytes(1, options);
+    assert!(bytes(4, options) > one);
+    assert_eq!(bytes(4, options.workspace_limit(one)), one);
+}
+
 /// Explanations of a few layers, word by word.
 #[test]
 fn explanations_read_like_this() {

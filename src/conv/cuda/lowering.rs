@@ -8,13 +8,13 @@
 use std::ops::Range;
 
 use super::finish::{Sums, finish};
+use super::landing::land;
 use super::products::{Operand, Products};
-use super::shifted;
 use crate::conv::problem::Problem;
 use crate::device::cuda::{Draft, Region};
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{Axes, Layout};
+use crate::geometry::{Axes, Layout, unravel};
 use crate::{fold, unfold};
 
 /// Bytes of workspace, unless a single image takes more or the caller says otherwise. Enough for products that fill the largest GPU:
@@ -70,8 +70,24 @@ impl Workspace {
 }
 
 impl<'a> Lowering<'a> {
-    pub fn new(p: &'a Problem, blocks: Vec<Block>) -> Self {
+    /// All taps at once: a matrix product over patches, as `y = W·A`, `dx = fold(Wᵀ·dy)`, `dW = dy·Aᵀ`.
+    pub fn im2col(p: &'a Problem) -> Self {
+        let blocks = vec![Block { maps: p.axes.clone(), tap: [0; 3] }];
         Lowering { p, blocks, room: WORKSPACE }
+    }
+
+    /// Tap by tap: a matrix product over what that tap alone gathers, which is a shifted copy of the input,
+    /// or the input itself where there is no shift. Takes a K-th of the patches' workspace, and reads and
+    /// writes the sums K times.
+    pub fn shifted(p: &'a Problem) -> Result<Self> {
+        let block = |tap| {
+            let tap = unravel(tap, p.tap_extents());
+            let [d, h, w] = &*p.axes;
+            let maps = Axes::new([d.tap_axis(tap[0])?, h.tap_axis(tap[1])?, w.tap_axis(tap[2])?]);
+            Ok(Block { maps, tap })
+        };
+        let blocks = (0..p.taps()).map(block).collect::<Result<_>>()?;
+        Ok(Lowering { p, blocks, room: WORKSPACE })
     }
 
     /// Elements of one image's patches; 0 where they are the input itself.
@@ -273,7 +289,7 @@ impl<'a> Lowering<'a> {
                         let patching = self.patching(block, tile.len());
                         fold::cuda::fold(draft, &patching, products, target, false)?;
                     }
-                    _ => shifted::land(draft, p, block, tile.len(), products, target, index > 0)?,
+                    _ => land(draft, p, block.tap, tile.len(), products, target, index > 0)?,
                 }
             }
             // SAFETY: the sums are the tile's inputs.
@@ -341,8 +357,8 @@ mod tests {
     use half::bf16;
 
     use super::*;
+    use crate::conv::cuda::naive;
     use crate::conv::cuda::testing::run_once;
-    use crate::conv::cuda::{im2col, naive};
     use crate::device::Device;
     use crate::device::cuda::{CudaDevice, DeviceBuffer};
     use crate::geometry::Conv;
@@ -399,10 +415,10 @@ mod tests {
             for groups in [1, 2] {
                 let conv = Conv::new([3, 2]).padding([1, 0]).groups(groups).layout(layout);
                 let p = Problem::new(&conv.bind([5, 6]).unwrap(), 3, 4, 6).unwrap();
-                check::<f32>(&device, &p, im2col::lowering(&p));
-                check::<f32>(&device, &p, shifted::lowering(&p).unwrap());
-                check::<bf16>(&device, &p, im2col::lowering(&p));
-                check::<bf16>(&device, &p, shifted::lowering(&p).unwrap());
+                check::<f32>(&device, &p, Lowering::im2col(&p));
+                check::<f32>(&device, &p, Lowering::shifted(&p).unwrap());
+                check::<bf16>(&device, &p, Lowering::im2col(&p));
+                check::<bf16>(&device, &p, Lowering::shifted(&p).unwrap());
             }
         }
     }

@@ -3,8 +3,8 @@
 //! | algorithm | files | a thread or product computes | workspace |
 //! |---|---|---|---|
 //! | naive | `naive.rs`, `kernels/conv/naive.cu` | an element of the result | none |
-//! | shifted | `shifted.rs`, `lowering.rs`, `products.rs` | one tap of a tile of images | one tap's patches, and the sums of half types |
-//! | im2col | `im2col.rs`, `lowering.rs`, `products.rs` | a tile of images | the tile's patches, and the sums of half types |
+//! | shifted | `lowering.rs`, `landing.rs`, `products.rs` | one tap of a tile of images | one tap's patches, and the sums of half types |
+//! | im2col | `lowering.rs`, `products.rs` | a tile of images | the tile's patches, and the sums of half types |
 //! | implicit | `implicit.rs`, `kernels/conv/implicit.cu` | a block of the result | none, or partial sums of `dw` |
 //! | direct, depthwise | `direct.rs`, `kernels/conv/direct.cu` | some rows of one group's result | none, or partial sums of `dw` |
 //!
@@ -27,16 +27,17 @@ mod arguments;
 mod bias;
 mod direct;
 mod finish;
-mod im2col;
 mod implicit;
+mod landing;
 mod lowering;
 mod naive;
 mod products;
-mod shifted;
 #[cfg(all(test, feature = "simulator", unix))]
 mod testing;
 
 pub(super) use bias::backward_bias;
+
+use lowering::Lowering;
 
 use super::problem::Problem;
 use crate::device::cuda::{CudaDevice, Draft, Region};
@@ -73,9 +74,9 @@ pub(super) fn forward<T: Element>(
     match algorithm {
         Chosen::Naive => naive::forward(draft, p, x, weight, bias, y),
         Chosen::Shifted => {
-            lowered(shifted::lowering(p)?, options).forward(draft, x, weight, bias, y)
+            lowered(Lowering::shifted(p)?, options).forward(draft, x, weight, bias, y)
         }
-        Chosen::Im2col => lowered(im2col::lowering(p), options).forward(draft, x, weight, bias, y),
+        Chosen::Im2col => lowered(Lowering::im2col(p), options).forward(draft, x, weight, bias, y),
         Chosen::Implicit => implicit::forward(draft, p, x, weight, bias, y),
         Chosen::Direct => direct::forward(draft, p, x, weight, bias, y),
     }
@@ -118,10 +119,10 @@ pub(super) fn backward_input<T: Element>(
     match algorithm {
         Chosen::Naive => naive::backward_input(draft, p, dy, weight, bias, dx),
         Chosen::Shifted => {
-            lowered(shifted::lowering(p)?, options).backward_input(draft, dy, weight, bias, dx)
+            lowered(Lowering::shifted(p)?, options).backward_input(draft, dy, weight, bias, dx)
         }
         Chosen::Im2col => {
-            lowered(im2col::lowering(p), options).backward_input(draft, dy, weight, bias, dx)
+            lowered(Lowering::im2col(p), options).backward_input(draft, dy, weight, bias, dx)
         }
         Chosen::Implicit => implicit::backward_input(draft, p, dy, weight, bias, dx),
         Chosen::Direct => direct::backward_input(draft, p, dy, weight, bias, dx),
@@ -155,9 +156,9 @@ pub(super) fn backward_weight<T: Element>(
     match algorithm {
         Chosen::Naive => naive::backward_weight(draft, p, x, dy, dw),
         Chosen::Shifted => {
-            lowered(shifted::lowering(p)?, options).backward_weight(draft, x, dy, dw)
+            lowered(Lowering::shifted(p)?, options).backward_weight(draft, x, dy, dw)
         }
-        Chosen::Im2col => lowered(im2col::lowering(p), options).backward_weight(draft, x, dy, dw),
+        Chosen::Im2col => lowered(Lowering::im2col(p), options).backward_weight(draft, x, dy, dw),
         Chosen::Implicit => implicit::backward_weight(draft, p, x, dy, dw),
         Chosen::Direct => direct::backward_weight(draft, p, x, dy, dw),
     }
@@ -263,10 +264,7 @@ fn choose(
 }
 
 /// The lowering with as much workspace as the caller allows.
-fn lowered<'p>(
-    mut lowering: lowering::Lowering<'p>,
-    options: &PlanOptions,
-) -> lowering::Lowering<'p> {
+fn lowered<'p>(mut lowering: Lowering<'p>, options: &PlanOptions) -> Lowering<'p> {
     let limit = options.workspace_limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     lowering.room = limit.map_or(lowering.room, |limit| limit.min(lowering.room));
     lowering
@@ -285,5 +283,5 @@ fn is_depthwise(p: &Problem) -> bool {
 
 /// Whether the patches are the input, so that the convolution is a matrix product.
 fn is_product(p: &Problem) -> bool {
-    im2col::lowering(p).is_product()
+    Lowering::im2col(p).is_product()
 }

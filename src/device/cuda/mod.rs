@@ -70,7 +70,7 @@ impl Drop for Inner {
 pub struct KernelInfo {
     /// Its name and what it was compiled for.
     pub name: String,
-    /// Registers of a thread; 0 where that is not known, as when it was read from the cache by a stand-in.
+    /// Registers of a thread; 0 where that is not known, as when it was read from the cache by a rehearsal.
     pub registers: u32,
     /// Shared memory of a block, in bytes.
     pub shared_bytes: u32,
@@ -154,11 +154,11 @@ impl CudaDevice {
         self.driver().as_any().downcast_ref()
     }
 
-    /// A stand-in for a GPU of this compute capability that compiles and computes nothing.
+    /// A rehearsal of a GPU of this compute capability that compiles and computes nothing.
     #[cfg(feature = "cuda")]
     pub(super) fn compile_only(capability: u32, options: KernelOptions) -> Result<Self> {
         match Rehearsal::compiling(capability) {
-            Ok(offline) => Ok(Self::new(Box::new(offline), options)),
+            Ok(rehearsal) => Ok(Self::new(Box::new(rehearsal), options)),
             Err(reason) => {
                 let device = format!("compute capability {}", gpu::libraries::dotted(capability));
                 Err(Error::DeviceUnavailable { device, reason })
@@ -213,18 +213,18 @@ impl CudaDevice {
     }
 
     pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
-        let stand_in = self.stand_in();
-        work(&Device::Cuda(stand_in.clone()))?;
-        let specs = stand_in.0.compiler.specs();
+        let rehearsal = self.rehearsal();
+        work(&Device::Cuda(rehearsal.clone()))?;
+        let specs = rehearsal.0.compiler.specs();
         specs.par_iter().try_for_each(|spec| self.kernel(spec).map(drop))?;
         Ok(specs.len())
     }
 
     /// A device on which nothing is compiled or computed.
-    fn stand_in(&self) -> CudaDevice {
-        let stand_in = Box::new(Rehearsal::instead_of(self.driver()));
-        let compiler = Compiler::without_cache(&*stand_in);
-        Self::assemble(stand_in, compiler, self.options())
+    fn rehearsal(&self) -> CudaDevice {
+        let rehearsal = Box::new(Rehearsal::instead_of(self.driver()));
+        let compiler = Compiler::without_cache(&*rehearsal);
+        Self::assemble(rehearsal, compiler, self.options())
     }
 
     /// The kernels that were compiled, or read from the cache, so far: in the order of their names.

@@ -1,4 +1,4 @@
-//! A stand-in for a GPU: takes every call, computes nothing, and so tells which kernels some work needs.
+//! A rehearsal of a GPU: takes every call, computes nothing, and so tells which kernels some work needs.
 //! It may compile them with NVRTC, which needs no GPU.
 
 use std::any::Any;
@@ -12,7 +12,7 @@ use super::driver::{CompileFailure, Driver, Gemm, Kernel, Resources, Unit};
 use super::gpu::nvrtc::{self, Target};
 use crate::error::Result;
 
-/// A stand-in for a GPU, on which work is rehearsed.
+/// What takes a GPU's place while work is rehearsed.
 #[derive(Debug)]
 pub(super) struct Rehearsal {
     name: String,
@@ -31,7 +31,7 @@ pub(super) struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// A stand-in for this device, on which nothing is compiled.
+    /// A rehearsal of this device, on which nothing is compiled.
     pub(super) fn instead_of(driver: &dyn Driver) -> Self {
         Rehearsal {
             name: format!("rehearsal for {}", driver.name()),

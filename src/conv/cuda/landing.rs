@@ -1,9 +1,6 @@
-//! One matrix product per tap, accumulated, over what that tap alone gathers: a shifted copy of the
-//! input, or the input itself where the shift is none. Takes a K-th of the workspace of `im2col`, and
-//! reads and writes the sums K times.
+//! What products of one tap land on: the adjoint of gathering that tap, by `kernels/conv/sums.cu`.
 
 use super::arguments::inner_axes;
-use super::lowering::{Block, Lowering};
 use crate::conv::problem::Problem;
 use crate::device::cuda::structs::AddArgs;
 use crate::device::cuda::{
@@ -11,23 +8,12 @@ use crate::device::cuda::{
 };
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{Axes, unravel};
-
-pub(super) fn lowering(p: &Problem) -> Result<Lowering<'_>> {
-    let block = |tap| {
-        let tap = unravel(tap, p.tap_extents());
-        let [d, h, w] = &*p.axes;
-        let maps = Axes::new([d.tap_axis(tap[0])?, h.tap_axis(tap[1])?, w.tap_axis(tap[2])?]);
-        Ok(Block { maps, tap })
-    };
-    Ok(Lowering::new(p, (0..p.taps()).map(block).collect::<Result<_>>()?))
-}
 
 /// Adds the products of one tap to the sums, or overwrites these.
 pub(super) fn land<T: Element>(
     draft: &mut Draft,
     p: &Problem,
-    block: &Block,
+    tap: [usize; 3],
     images: usize,
     products: Region<T>,
     target: Region<T>,
@@ -43,7 +29,7 @@ pub(super) fn land<T: Element>(
         sums: target.pointer(),
         count: target.len() as i64,
         keep: add.into(),
-        tap: block.tap.map(|tap| tap as i64),
+        tap: tap.map(|tap| tap as i64),
         x: gathered.input_strides().into(),
         y: gathered.output_strides().into(),
         major,
