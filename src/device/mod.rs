@@ -15,6 +15,9 @@ use crate::device::cuda::KernelOptions;
 use crate::device::cuda::Simulation;
 use crate::error::{Error, Result};
 
+/// The alignment that all memory of a CUDA device has, in bytes, and the most that any kernel asks for.
+pub(crate) const FULL_ALIGNMENT: u64 = 16;
+
 /// A place where tensors live and operations run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

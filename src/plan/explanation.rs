@@ -3,7 +3,7 @@
 use std::fmt;
 
 #[cfg(gpu)]
-use crate::device::cuda::{Gemm, Resources, Spec};
+use crate::device::cuda::{Gemm, Queued, Resources, Spec};
 
 /// What a plan will do, and why.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,9 +70,21 @@ impl Pass {
         Pass { tile: Some(tile), ..self }
     }
 
+    /// A step of a program.
+    #[cfg(gpu)]
+    pub(super) fn queued(step: Queued<'_>) -> Self {
+        match step {
+            Queued::Launch { spec, grid, threads, needs } => {
+                Pass::launched(spec, grid, threads, needs)
+            }
+            Queued::Gemm(gemm) => Pass::multiplied(gemm),
+            Queued::Clear { bytes } => Pass::cleared(bytes),
+        }
+    }
+
     /// A launch.
     #[cfg(gpu)]
-    pub(crate) fn launched(spec: &Spec, grid: [u32; 3], threads: u32, needs: Resources) -> Self {
+    fn launched(spec: &Spec, grid: [u32; 3], threads: u32, needs: Resources) -> Self {
         Pass {
             kernel: spec.entry().into(),
             specialisation: spec.definitions(),
@@ -88,7 +100,7 @@ impl Pass {
 
     /// Products by cuBLAS.
     #[cfg(gpu)]
-    pub(crate) fn multiplied(gemm: &Gemm) -> Self {
+    fn multiplied(gemm: &Gemm) -> Self {
         let Gemm { dtype, output, m, n, k, batch, .. } = gemm;
         Pass {
             kernel: "cublas".into(),
@@ -99,7 +111,7 @@ impl Pass {
 
     /// Memory set to zero.
     #[cfg(gpu)]
-    pub(crate) fn cleared(bytes: usize) -> Self {
+    fn cleared(bytes: usize) -> Self {
         Pass { kernel: "clear".into(), specialisation: format!("{bytes} bytes"), ..Pass::default() }
     }
 }

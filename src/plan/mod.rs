@@ -14,16 +14,13 @@ pub use algorithm::Algorithm;
 pub use explanation::{Explanation, Pass};
 pub use workspace::Workspace;
 
-use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Program;
+use crate::device::{Device, FULL_ALIGNMENT};
 use crate::element::{Element, IndexWidth};
 use crate::error::{Error, Result};
 use crate::tensor::TensorView;
 use crate::workers::Workers;
-
-/// The alignment that all memory of a CUDA device has, in bytes, and the most that any kernel asks for.
-pub(crate) const FULL_ALIGNMENT: u64 = 16;
 
 /// What a caller wishes of a plan. By default, whatever is fastest.
 ///
@@ -159,7 +156,7 @@ impl<C> Plan<C> {
         explanation.workspace_bytes = steps.workspace();
         #[cfg(gpu)]
         if let Steps::Cuda(program) = &steps {
-            explanation.passes = program.passes().to_vec();
+            explanation.passes = program.queued().map(Pass::queued).collect();
         }
         if let Some(limit) = options.workspace_limit
             && explanation.workspace_bytes > limit

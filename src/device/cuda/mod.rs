@@ -38,7 +38,7 @@ pub(crate) use kernel::pointer::{Arguments, Pointer};
 pub(crate) use kernel::spec::{Spec, axis_bound, is_specialised};
 pub(crate) use kernel::structs;
 pub(crate) use kernel::structs::{Adjoint, Divisor};
-pub(crate) use program::{Draft, Program, Region};
+pub(crate) use program::{Draft, Program, Queued, Region};
 use rehearsal::Rehearsal;
 use tables::Tables;
 

@@ -9,12 +9,12 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::driver::{Gemm, Kernel};
+use super::driver::{Gemm, Kernel, Resources};
 use super::kernel::pointer::{Arguments, Pointer};
 use super::tables::Table;
 use super::{CudaDevice, DeviceBuffer, Spec};
+use crate::device::FULL_ALIGNMENT;
 use crate::error::{Error, Result};
-use crate::plan::{FULL_ALIGNMENT, Pass};
 
 /// Multiples at which pieces of a workspace begin, in bytes.
 const PIECE: usize = 256;
@@ -237,13 +237,11 @@ impl Draft {
             }
             _ => pointer,
         };
-        let mut passes = Vec::with_capacity(self.steps.len());
         let mut steps = Vec::with_capacity(self.steps.len());
         for step in self.steps {
             steps.push(match step {
                 DraftStep::Launch { spec, grid, threads, mut arguments, pointers } => {
                     let kernel = device.kernel(&spec)?;
-                    passes.push(Pass::launched(&spec, grid, threads, kernel.resources()));
                     let mut open = Vec::new();
                     for &at in pointers {
                         let word: &mut Pointer = bytemuck::cast_mut(&mut arguments[at / 8]);
@@ -253,20 +251,14 @@ impl Draft {
                         }
                     }
                     assert!(arguments.len() <= MOST_WORDS, "kernels have fewer arguments");
-                    Step::Launch { kernel, grid, threads, arguments, open: open.into() }
+                    Step::Launch { spec, kernel, grid, threads, arguments, open: open.into() }
                 }
-                DraftStep::Gemm(gemm) => {
-                    passes.push(Pass::multiplied(&gemm));
-                    Step::Gemm(gemm)
-                }
-                DraftStep::Clear { target, bytes } => {
-                    passes.push(Pass::cleared(bytes));
-                    Step::Clear { target, bytes }
-                }
+                DraftStep::Gemm(gemm) => Step::Gemm(gemm),
+                DraftStep::Clear { target, bytes } => Step::Clear { target, bytes },
             });
         }
         let (alignment, workspace) = (self.alignment, self.workspace);
-        Ok(Program { device, steps: steps.into(), passes, alignment, workspace, _tables: tables })
+        Ok(Program { device, steps: steps.into(), alignment, workspace, _tables: tables })
     }
 
     /// Prepares it, takes a workspace and runs: for what is done once.
@@ -293,7 +285,6 @@ const MOST_WORDS: usize = 160;
 pub(crate) struct Program {
     device: CudaDevice,
     steps: Box<[Step]>,
-    passes: Vec<Pass>,
     alignment: u64,
     workspace: usize,
     /// Which steps have addresses of.
@@ -303,6 +294,7 @@ pub(crate) struct Program {
 #[derive(Debug)]
 enum Step {
     Launch {
+        spec: Spec,
         kernel: Arc<dyn Kernel>,
         grid: [u32; 3],
         threads: u32,
@@ -317,10 +309,23 @@ enum Step {
     },
 }
 
+/// A step that a run queues.
+pub(crate) enum Queued<'a> {
+    Launch { spec: &'a Spec, grid: [u32; 3], threads: u32, needs: Resources },
+    Gemm(&'a Gemm),
+    Clear { bytes: usize },
+}
+
 impl Program {
-    /// Its steps, for people.
-    pub(crate) fn passes(&self) -> &[Pass] {
-        &self.passes
+    /// Its steps, for whoever explains them.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = Queued<'_>> {
+        self.steps.iter().map(|step| match step {
+            &Step::Launch { ref spec, ref kernel, grid, threads, .. } => {
+                Queued::Launch { spec, grid, threads, needs: kernel.resources() }
+            }
+            Step::Gemm(gemm) => Queued::Gemm(gemm),
+            Step::Clear { bytes, .. } => Queued::Clear { bytes: *bytes },
+        })
     }
 
     /// Bytes of the workspace.
@@ -349,7 +354,7 @@ impl Program {
         let driver = self.device.driver();
         for step in &self.steps {
             match step {
-                Step::Launch { kernel, grid, threads, arguments, open } => {
+                Step::Launch { kernel, grid, threads, arguments, open, .. } => {
                     log::debug!(
                         "{}: {grid:?} blocks of {threads} threads of {kernel:?}",
                         self.device
