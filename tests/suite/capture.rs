@@ -1,12 +1,12 @@
 //! CUDA graphs: a step of a pipeline, captured once and launched again and again. Needs a GPU.
 
 use convmat::cudarc::driver::{CudaContext, sys};
-use convmat::{Algorithm, Conv, Device, Tensor};
+use convmat::{Algorithm, Conv, Device, PlanOptions, Tensor};
 
 use crate::catalogue::{integers, on, tensor, values};
 
 #[test]
-fn into_forms_are_captured_in_a_graph() {
+fn runs_of_plans_are_captured_in_a_graph() {
     // Says whether there is a GPU without calling a library that is not there.
     if let Err(reason) = Device::cuda(0) {
         return eprintln!("skipped: {reason}");
@@ -25,11 +25,17 @@ fn into_forms_are_captured_in_a_graph() {
     let mut patches_there = Tensor::<f32>::zeros(&device, patches.shape()).unwrap();
     let mut y_there = Tensor::<f32>::zeros(&device, y.shape()).unwrap();
     let zeros = Tensor::<f32>::zeros(&device, x.shape()).unwrap();
+    let unfold = conv.plan_unfold::<f32>(&device, x.shape(), PlanOptions::new()).unwrap();
+    // By im2col, whose patches are in the workspace.
+    let options = PlanOptions::new().algorithm(Algorithm::Im2col);
+    let forward = conv.plan_forward::<f32>(&device, x.shape(), weight.shape(), false, options);
+    let forward = forward.unwrap();
+    let mut workspace = forward.make_workspace().unwrap();
     let mut step = |x: &Tensor<f32>| {
-        conv.unfold_into(x, &mut patches_there).unwrap();
-        conv.forward_into(x, &weight, None, &mut y_there, Algorithm::Implicit).unwrap();
+        unfold.run(x, &mut patches_there, &mut workspace).unwrap();
+        forward.run(x, &weight, None, &mut y_there, &mut workspace).unwrap();
     };
-    // Kernels cannot be loaded while a graph is captured.
+    // cuBLAS allocates at its first product, which a capture does not allow.
     step(&zeros);
     stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
     step(&x);
