@@ -1,6 +1,7 @@
 //! The command line, run as a process: here what it prints, in `results` what it writes, in `failures`
 //! how it fails, and in `interrupts` how it ends when it is told to.
 
+mod explanations;
 mod failures;
 #[cfg(target_os = "linux")]
 mod interrupts;

@@ -311,7 +311,7 @@ pub struct MatrixArgs {
 }
 
 fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
-    choice(&["auto", "naive", "shifted", "im2col", "implicit"])
+    choice(&["auto", "naive", "shifted", "im2col", "implicit", "direct", "depthwise"])
 }
 
 fn dtype(name: String) -> DType {
