@@ -1,8 +1,8 @@
 //! Tasks on the CPU: shared out among rayon's threads, each with memory of its own.
 //!
 //! A plan says beforehand how many workers there are at most and what memory each takes; a run allocates
-//! nothing. Tasks are handed out one after the other to whichever worker is free. Which worker gets a task
-//! never shows in a result: every element of it belongs to one task.
+//! nothing. A worker takes the tasks of a range of its own one after the other, and then those that others
+//! have left. Which worker gets a task never shows in a result: every element of it belongs to one task.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +15,9 @@ use crate::error::Result;
 
 /// Bytes at whose multiples memory begins: a cache line, and a vector.
 pub(crate) const ALIGNMENT: usize = 64;
+
+/// Ranges that tasks are divided into, at most: more workers share them.
+const RANGES: usize = 64;
 
 /// How many workers take part, and what memory each of them has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,27 +96,40 @@ impl Workers {
             let memory = &mut memory[..self.bytes];
             return (0..tasks).try_for_each(|task| work(task, &mut Scratch { rest: memory }));
         }
-        let next = AtomicUsize::new(0);
-        let worker = |memory: &mut [u8]| -> Result<()> {
-            loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
-                    return Ok(());
-                }
-                let done = work(task, &mut Scratch { rest: memory });
-                if done.is_err() {
-                    next.store(tasks, Ordering::Relaxed);
-                    return done;
+        // Every worker begins with a range of its own and then helps the others: from one run to the next
+        // a processor works on the same elements, which it may still have in its cache.
+        let ranges = self.count.min(RANGES);
+        let end_of = |range: usize| (range + 1) * tasks / ranges;
+        let next: [AtomicUsize; RANGES] =
+            std::array::from_fn(|range| AtomicUsize::new(range * tasks / ranges));
+        let worker = |number: usize, memory: &mut [u8]| -> Result<()> {
+            let own = number * ranges / self.count;
+            for range in (own..ranges).chain(0..own) {
+                loop {
+                    let task = next[range].fetch_add(1, Ordering::Relaxed);
+                    if task >= end_of(range) {
+                        break;
+                    }
+                    let done = work(task, &mut Scratch { rest: memory });
+                    if done.is_err() {
+                        next.iter().for_each(|next| next.store(tasks, Ordering::Relaxed));
+                        return done;
+                    }
                 }
             }
+            Ok(())
         };
         if self.bytes == 0 {
             return (0..self.count)
                 .into_par_iter()
                 .with_max_len(1)
-                .try_for_each(|_| worker(&mut []));
+                .try_for_each(|number| worker(number, &mut []));
         }
-        memory.par_chunks_exact_mut(self.bytes).with_max_len(1).try_for_each(worker)
+        memory
+            .par_chunks_exact_mut(self.bytes)
+            .with_max_len(1)
+            .enumerate()
+            .try_for_each(|(number, memory)| worker(number, memory))
     }
 }
 
