@@ -5,6 +5,7 @@ use super::cpu;
 use super::cuda;
 use super::problem::Problem;
 use super::transposed::{Adjoint, plan_adjoint};
+use super::with_weight::run_with_weight;
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Draft;
@@ -327,7 +328,7 @@ impl<T: Element> BackwardInputPlan<T> {
         dx: impl Into<TensorViewMut<'x, T>>,
         workspace: &mut Workspace<'_>,
     ) -> Result<()> {
-        super::transposed::run(&self.plan, dy.into(), weight.into(), None, dx.into(), workspace)
+        run_with_weight(&self.plan, dy.into(), weight.into(), None, dx.into(), workspace)
     }
 }
 

@@ -3,6 +3,7 @@
 #[cfg(gpu)]
 use super::cuda;
 use super::problem::Problem;
+use super::with_weight::run_with_weight;
 use super::{check_weight, cpu};
 use crate::device::Device;
 #[cfg(gpu)]
@@ -18,11 +19,6 @@ plan_type! {
     /// A plan of [`Conv::forward`], made by [`Conv::plan_forward`].
     ForwardPlan, cpu::Forward
 }
-
-/// The operands' numbers; a bias comes before the result.
-const X: usize = 0;
-const WEIGHT: usize = 1;
-const BIAS_NUMBER: usize = 2;
 
 impl<const D: usize> Conv<D> {
     /// The convolution of `x` with `weight`, plus `bias` on every position: PyTorch's
@@ -204,32 +200,6 @@ impl<T: Element> ForwardPlan<T> {
         y: impl Into<TensorViewMut<'y, T>>,
         workspace: &mut Workspace<'_>,
     ) -> Result<()> {
-        let (x, weight, bias, y) = (x.into(), weight.into(), bias.into().0, y.into());
-        let plan = &self.plan;
-        plan.check_bias(bias.as_ref(), BIAS_NUMBER)?;
-        plan.check(&[
-            (X, x.shape(), &x.device()),
-            (WEIGHT, weight.shape(), &weight.device()),
-            (plan.last(), y.shape(), &y.device()),
-        ])?;
-        match plan.steps() {
-            Steps::Cpu { plan, workers } => {
-                let memory = workspace.host(workers.workspace())?;
-                let bias = bias.as_ref().map(TensorView::host);
-                plan.run(workers, x.host(), weight.host(), bias, y.host(), memory)
-            }
-            #[cfg(gpu)]
-            Steps::Cuda(program) => {
-                let (x, weight, y) = (x.address(), weight.address(), y.address());
-                let bias = bias.as_ref().map(TensorView::address);
-                // SAFETY: the operands were checked, and are borrowed.
-                unsafe {
-                    match bias {
-                        None => plan.queue(program, &[x, weight, y], workspace),
-                        Some(bias) => plan.queue(program, &[x, weight, bias, y], workspace),
-                    }
-                }
-            }
-        }
+        run_with_weight(&self.plan, x.into(), weight.into(), bias.into().0, y.into(), workspace)
     }
 }

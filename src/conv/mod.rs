@@ -32,6 +32,7 @@ mod cuda;
 mod forward;
 mod problem;
 mod transposed;
+mod with_weight;
 
 pub use backward::{BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan};
 pub use forward::ForwardPlan;

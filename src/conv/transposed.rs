@@ -5,6 +5,7 @@ use std::sync::Arc;
 #[cfg(gpu)]
 use super::cuda;
 use super::problem::Problem;
+use super::with_weight::run_with_weight;
 use super::{check_weight, cpu};
 use crate::device::Device;
 #[cfg(gpu)]
@@ -85,7 +86,7 @@ impl<const D: usize> Conv<D> {
         let options = PlanOptions::for_addresses(&addresses).algorithm(algorithm);
         let adjoint = Adjoint::layer(&geometry, bias.is_some());
         let plan = plan_adjoint::<T, D>(adjoint, &device, [x.shape(), weight.shape()], options)?;
-        run(&plan, x, weight, bias, y, &mut plan.make_workspace()?)
+        run_with_weight(&plan, x, weight, bias, y, &mut plan.make_workspace()?)
     }
 
     /// A plan of [`Conv::transposed`] for operands of these shapes, with a bias or without.
@@ -149,7 +150,7 @@ impl<T: Element> TransposedPlan<T> {
         y: impl Into<TensorViewMut<'y, T>>,
         workspace: &mut Workspace<'_>,
     ) -> Result<()> {
-        run(&self.plan, x.into(), weight.into(), bias.into().0, y.into(), workspace)
+        run_with_weight(&self.plan, x.into(), weight.into(), bias.into().0, y.into(), workspace)
     }
 }
 
@@ -226,40 +227,4 @@ fn adjoint_plan<T: Element, const D: usize>(
         }
     };
     Plan::new(device, &options, explanation, operands, steps)
-}
-
-/// Runs a plan of the adjoint.
-pub(super) fn run<T: Element>(
-    plan: &Plan<cpu::BackwardInput>,
-    dy: TensorView<'_, T>,
-    weight: TensorView<'_, T>,
-    bias: Option<TensorView<'_, T>>,
-    dx: TensorViewMut<'_, T>,
-    workspace: &mut Workspace<'_>,
-) -> Result<()> {
-    plan.check_bias(bias.as_ref(), 2)?;
-    plan.check(&[
-        (0, dy.shape(), &dy.device()),
-        (1, weight.shape(), &weight.device()),
-        (plan.last(), dx.shape(), &dx.device()),
-    ])?;
-    match plan.steps() {
-        Steps::Cpu { plan, workers } => {
-            let memory = workspace.host(workers.workspace())?;
-            let bias = bias.as_ref().map(TensorView::host);
-            plan.run(workers, dy.host(), weight.host(), bias, dx.host(), memory)
-        }
-        #[cfg(gpu)]
-        Steps::Cuda(program) => {
-            let (dy, weight, dx) = (dy.address(), weight.address(), dx.address());
-            let bias = bias.as_ref().map(TensorView::address);
-            // SAFETY: the operands were checked, and are borrowed.
-            unsafe {
-                match bias {
-                    None => plan.queue(program, &[dy, weight, dx], workspace),
-                    Some(bias) => plan.queue(program, &[dy, weight, bias, dx], workspace),
-                }
-            }
-        }
-    }
 }

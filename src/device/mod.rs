@@ -18,6 +18,12 @@ use crate::error::{Error, Result};
 /// The alignment that all memory of a CUDA device has, in bytes, and the most that any kernel asks for.
 pub(crate) const FULL_ALIGNMENT: u64 = 16;
 
+/// The largest power of two, up to [`FULL_ALIGNMENT`], that divides all of these addresses.
+pub(crate) fn common_alignment(addresses: &[u64]) -> u64 {
+    let all = addresses.iter().fold(FULL_ALIGNMENT, |all, address| all | address);
+    1 << all.trailing_zeros()
+}
+
 /// A place where tensors live and operations run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -15,8 +15,10 @@ pub use explanation::{Explanation, Pass};
 pub use workspace::Workspace;
 
 #[cfg(gpu)]
+use crate::device::FULL_ALIGNMENT;
+#[cfg(gpu)]
 use crate::device::cuda::Program;
-use crate::device::{Device, FULL_ALIGNMENT};
+use crate::device::{Device, common_alignment};
 use crate::element::{Element, IndexWidth};
 use crate::error::{Error, Result};
 use crate::tensor::TensorView;
@@ -80,8 +82,7 @@ impl PlanOptions {
 
     /// For operands at these addresses.
     pub(crate) fn for_addresses(addresses: &[u64]) -> Self {
-        let all = addresses.iter().fold(FULL_ALIGNMENT, |all, address| all | address);
-        PlanOptions::new().alignment(1 << all.trailing_zeros())
+        PlanOptions::new().alignment(common_alignment(addresses))
     }
 
     /// The alignment, checked.

@@ -187,6 +187,20 @@ pub(crate) enum BackwardInput {
     Implicit(implicit::Correlations),
 }
 
+/// A plan of what a weight makes of an activation: the convolution, or its adjoint.
+pub(crate) trait WithWeight {
+    /// Writes all of `target`.
+    fn run<T: Element>(
+        &self,
+        workers: &Workers,
+        source: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        target: &mut [T],
+        memory: &mut [u8],
+    ) -> Result<()>;
+}
+
 /// The plan of `dw = Σ dy·Aᵀ`.
 #[derive(Debug)]
 pub(crate) enum BackwardWeight {
@@ -231,9 +245,11 @@ impl Forward {
         explain(explanation, algorithm, reason, bias);
         Ok((plan, workers))
     }
+}
 
+impl WithWeight for Forward {
     /// `y = conv(x, w) + bias`; all of `y` is overwritten.
-    pub(super) fn run<T: Element>(
+    fn run<T: Element>(
         &self,
         workers: &Workers,
         x: &[T],
@@ -299,9 +315,11 @@ impl BackwardInput {
         explain(explanation, algorithm, reason, bias);
         Ok((plan, workers))
     }
+}
 
+impl WithWeight for BackwardInput {
     /// `dx = convᵀ(dy, w) + bias`; all of `dx` is overwritten.
-    pub(super) fn run<T: Element>(
+    fn run<T: Element>(
         &self,
         workers: &Workers,
         dy: &[T],

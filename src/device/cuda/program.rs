@@ -13,7 +13,7 @@ use super::driver::{Gemm, Kernel, Resources};
 use super::kernel::pointer::{Arguments, Pointer};
 use super::tables::Table;
 use super::{CudaDevice, DeviceBuffer, Spec};
-use crate::device::FULL_ALIGNMENT;
+use crate::device::{FULL_ALIGNMENT, common_alignment};
 use crate::error::{Error, Result};
 
 /// Multiples at which pieces of a workspace begin, in bytes.
@@ -117,8 +117,7 @@ impl Draft {
 
     /// A program for operands at these addresses.
     pub(crate) fn for_addresses(device: &CudaDevice, addresses: &[u64]) -> Self {
-        let all = addresses.iter().fold(FULL_ALIGNMENT, |all, address| all | address);
-        Draft::new(device, 1 << all.trailing_zeros())
+        Draft::new(device, common_alignment(addresses))
     }
 
     pub(crate) fn device(&self) -> &CudaDevice {
