@@ -100,7 +100,7 @@ impl Lines {
         self.taps.len()
     }
 
-    /// `sums = Σ weights·plane` over all taps. The sums are those of a row in `implicit.rs`; `slab` and
+    /// `sums = Σ weights·plane` over all taps. The sums are those of a row in `correlation.rs`; `slab` and
     /// `table` are memory to use.
     pub fn multiply<T: Element>(
         &self,

@@ -5,8 +5,8 @@
 //! | naive | `naive.rs` | elements | none |
 //! | shifted | `shifted.rs` | images, groups, channels, boxes of positions | per worker a slab and what is summed up, a few MiB; a copy of the weight with its taps outermost |
 //! | im2col | `im2col.rs` | the same; small images together | per worker a tile of patches and what is summed up, a few MiB |
-//! | implicit | `implicit.rs`, `dots.rs` | the same | per worker a slab and what is summed up, a few MiB |
-//! | depthwise | `implicit.rs`, `depthwise.rs` | the same | the same |
+//! | implicit | `implicit.rs`, `correlation.rs`, `dots.rs` | the same | per worker a slab and what is summed up, a few MiB |
+//! | depthwise | `implicit.rs`, `correlation.rs`, `depthwise.rs` | the same | the same |
 //!
 //! `auto` is `depthwise` for groups of one channel and one output whose lines are many and fill vectors
 //! well. Else it is `implicit`, which stores less and takes groups in its stride, except where the shape
@@ -29,6 +29,7 @@
 //! No split depends on the number of threads, and every sum has one order.
 
 mod bias;
+mod correlation;
 mod depthwise;
 mod dots;
 mod im2col;

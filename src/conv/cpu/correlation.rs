@@ -1,0 +1,399 @@
+//! One correlation of a source with weights, box by box of its outputs: what the operations of `implicit.rs`
+//! are made of.
+
+use std::ops::Range;
+
+use super::depthwise;
+use super::runs::{widened, widens};
+use crate::conv::problem::Strides;
+use crate::element::{Accumulator, Element};
+use crate::error::Result;
+use crate::geometry::{Axes, Box3, ravel, volume};
+use crate::patches::pieces::{Pieces, digits};
+use crate::patches::slab::{Slab, boxes};
+use crate::plan::Pass;
+use crate::product::cpu::{Products, RegisterTiles, Step, tile};
+use crate::workers::{Room, Shared, Workers};
+
+/// Rows of the result that a task computes, at most.
+const ROWS: usize = 512;
+/// Elements of the result that a task computes, at most, unless a single line has more.
+const SUMS: usize = 128 << 10;
+/// Elements in the slab of one channel, at most, unless a single line has more.
+const SLAB: usize = 32 << 10;
+/// Elements in the slabs of a task's channels, at most, unless a single one has more.
+const SLABS: usize = 256 << 10;
+/// Terms that a tile sums at a time, at most, unless a single channel has more.
+const TERMS: usize = 256;
+/// `target[n, m, at(o)] = bias[m] + Σ w[m, c, tap]·source[n, c, i(o, tap)]`, group by group, where
+/// `at` is affine on each axis.
+#[derive(Debug)]
+pub(super) struct Correlation {
+    batch: usize,
+    groups: usize,
+    /// Channels of the source, and rows (channels of the target), in a group.
+    channels: usize,
+    rows: Pieces,
+    source: Strides,
+    target: Strides,
+    target_extents: [usize; 3],
+    /// Where outputs are in the target, on each axis.
+    places: [Place; 3],
+    weight: Weight,
+    areas: Vec<Area>,
+}
+
+/// What a correlation is made from.
+pub(super) struct Layer {
+    pub batch: usize,
+    pub groups: usize,
+    pub channels: usize,
+    pub rows: usize,
+    pub axes: Axes,
+    pub source: Strides,
+    pub target: Strides,
+    pub target_extents: [usize; 3],
+    pub places: [Place; 3],
+    pub weight: Weight,
+}
+
+/// The target position of the first output on an axis, and the distance to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub first: usize,
+    pub step: usize,
+}
+
+/// Where a correlation's weights are, in elements.
+#[derive(Debug)]
+pub(super) struct Weight {
+    pub group: usize,
+    pub row: usize,
+    pub channel: usize,
+    pub taps: Vec<usize>,
+}
+
+/// A box of outputs, and how they are computed.
+#[derive(Debug)]
+struct Area {
+    outputs: Box3,
+    by: By,
+}
+
+#[derive(Debug)]
+enum By {
+    /// Rows are the rows of register tiles.
+    Rows(Rows),
+    /// Lines of the one row are.
+    Lines(depthwise::Lines),
+}
+
+/// How tiles of rows read a box's patches.
+#[derive(Debug)]
+struct Rows {
+    slab: Slab,
+    /// Channels whose slabs are filled at a time.
+    channels: Pieces,
+    /// The terms of the sum over the taps of so many channels.
+    steps: Vec<Step>,
+}
+
+/// The weights of some rows and channels of a group: row m of a [`Step`] at `step.weight + m·row`.
+struct Weights<'a, A> {
+    data: &'a [A],
+    row: usize,
+}
+
+impl Correlation {
+    /// Whether any box is computed by lines.
+    pub fn by_lines(&self) -> bool {
+        self.areas.iter().any(|area| matches!(area.by, By::Lines(_)))
+    }
+
+    /// The plan, and what room its tasks take.
+    pub fn new<T: Element>(layer: Layer, by_lines: bool) -> Result<(Self, Room)> {
+        let Layer { axes, weight, channels, .. } = &layer;
+        let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
+        let rows = Pieces::new(layer.rows, layer.rows.min(ROWS));
+        let boxes = boxes(axes.output_extents(), |outputs| {
+            volume(outputs) * rows.longest() <= SUMS && Slab::len_for(axes, outputs) <= SLAB
+        });
+        let by_lines = by_lines && layer.rows * channels == 1 && depthwise::pays(axes, lanes);
+        let padded_axes = if by_lines { Some(depthwise::padded_axes(axes)?) } else { None };
+        let taps = weight.taps.len();
+        // Widened weights lie close together: row, channel, tap.
+        let dense: Vec<usize> = (0..taps).collect();
+        let (channel_step, tap_steps) =
+            if widens::<T>() { (taps, &dense) } else { (weight.channel, &weight.taps) };
+        let area = |outputs: Box3| {
+            let whole = outputs[2].len() == axes[2].outputs();
+            let lines = padded_axes
+                .as_ref()
+                .filter(|_| whole)
+                .map(|padded| depthwise::Lines::new(axes, padded, &outputs, lanes));
+            if let Some(lines) = lines.filter(depthwise::Lines::fits) {
+                return Area { outputs, by: By::Lines(lines) };
+            }
+            let slab = Slab::new(axes, outputs.clone());
+            let at_a_time = (SLABS / slab.len()).min(TERMS / taps).max(1);
+            let channels = Pieces::new(*channels, at_a_time);
+            let mut steps = Vec::with_capacity(channels.longest() * taps);
+            for channel in 0..channels.longest() {
+                steps.extend(slab.taps().zip(tap_steps).map(|(tap, offset)| Step {
+                    weight: channel * channel_step + offset,
+                    patch: channel * slab.len() + slab.block(tap, 0),
+                    rows: !0,
+                }));
+            }
+            Area { outputs, by: By::Rows(Rows { slab, channels, steps }) }
+        };
+        let areas: Vec<_> = boxes.into_iter().map(area).collect();
+        let room = areas.iter().map(|area| area.room::<T>(rows.longest(), lanes));
+        let room = room.fold(Room::default(), Room::or);
+        let Layer { batch, groups, channels, source, target, target_extents, .. } = layer;
+        let Layer { places, weight, .. } = layer;
+        let correlation = Correlation {
+            batch,
+            groups,
+            channels,
+            rows,
+            source,
+            target,
+            target_extents,
+            places,
+            weight,
+            areas,
+        };
+        Ok((correlation, room))
+    }
+
+    pub fn tasks(&self) -> usize {
+        self.batch * self.groups * self.rows.count() * self.areas.len()
+    }
+
+    /// What is done, for people.
+    pub fn explain<T: Element>(&self, which: &str) -> Pass {
+        let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
+        let by_lines = self.areas.iter().any(|area| matches!(area.by, By::Lines(_)));
+        let kernel = if by_lines { "multiply lines" } else { "multiply from slabs" };
+        let widened = if widens::<T>() {
+            format!(", weights widened to {}", <T::Acc as Element>::DTYPE)
+        } else {
+            String::new()
+        };
+        let columns = self.areas.iter().map(|area| volume(&area.outputs)).max().unwrap_or(0);
+        Pass::on_cpu(kernel, self.tasks())
+            .by(format!("register tiles of {lanes} lanes{widened}{which}"))
+            .with_tile([self.rows.longest(), columns])
+    }
+
+    pub fn run<T: Element>(
+        &self,
+        workers: &Workers,
+        source: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        target: &Shared<T>,
+        memory: &mut [u8],
+    ) -> Result<()> {
+        let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
+        let group_rows = self.target_rows();
+        let radices = [self.batch, self.groups, self.rows.count(), self.areas.len()];
+        workers.share_out(self.tasks(), memory, |task, scratch| {
+            let [image, group, piece, area] = digits(task, radices);
+            let (area, rows) = (&self.areas[area], self.rows.get(piece));
+            let Sizes { line, pitch, sums, data, wide } = area.sizes::<T>(rows.len(), lanes);
+            let sums = scratch.take::<T::Acc>(sums);
+            let data = scratch.take::<T::Acc>(data);
+            let wide = scratch.take::<T::Acc>(wide);
+            let source = &source[image * self.source.image..][..self.source.image];
+            let plane =
+                |channel: usize| &source[(group * self.channels + channel) * self.source.channel..];
+            match &area.by {
+                By::Lines(lines) => {
+                    let first = group * self.weight.group;
+                    let weight = |tap: usize| weight[first + self.weight.taps[tap]].to_acc();
+                    lines.multiply(plane(0), self.source.position, weight, data, wide, sums);
+                }
+                By::Rows(Rows { slab, channels, steps }) => {
+                    for channels in channels.each() {
+                        let len = channels.len() * slab.len();
+                        let each = channels.clone().zip(data[..len].chunks_exact_mut(slab.len()));
+                        each.for_each(|(channel, data)| {
+                            slab.fill(plane(channel), self.source.position, data, T::to_acc)
+                        });
+                        let weights = self.weights(weight, group, &rows, &channels, wide);
+                        let steps = &steps[..channels.len() * self.weight.taps.len()];
+                        let add = channels.start > 0;
+                        let data = &data[..len + lanes];
+                        multiply(slab, data, steps, &weights, rows.len(), sums, add);
+                    }
+                }
+            }
+            for (row, sums) in rows.zip(sums.chunks_exact_mut(area.outputs[0].len() * pitch)) {
+                let channel = group * group_rows + row;
+                if let Some(bias) = bias {
+                    let bias = bias[channel].to_acc();
+                    sums.iter_mut().for_each(|sum| *sum += bias);
+                }
+                // SAFETY: each task has rows and outputs of its own.
+                unsafe { self.write(image, channel, &area.outputs, line, sums, target) };
+            }
+            Ok(())
+        })
+    }
+
+    /// Rows of a group.
+    fn target_rows(&self) -> usize {
+        self.rows.extent()
+    }
+
+    /// The weights of some rows and channels of a group: where they are if elements are accumulators,
+    /// and else widened into `wide`, in the order row, channel, tap.
+    fn weights<'a, T: Element>(
+        &'a self,
+        weight: &'a [T],
+        group: usize,
+        rows: &Range<usize>,
+        channels: &Range<usize>,
+        wide: &'a mut [T::Acc],
+    ) -> Weights<'a, T::Acc> {
+        let Weight { group: group_step, row, channel, taps } = &self.weight;
+        let start = group * group_step + rows.start * row + channels.start * channel;
+        if let Some(data) = T::as_acc(&weight[start..]) {
+            return Weights { data, row: *row };
+        }
+        let terms = channels.len() * taps.len();
+        let wide = &mut wide[..rows.len() * terms];
+        for (m, wide) in wide.chunks_exact_mut(terms).enumerate() {
+            for (c, wide) in wide.chunks_exact_mut(taps.len()).enumerate() {
+                let from = &weight[start + m * row + c * channel..];
+                wide.iter_mut().zip(taps).for_each(|(wide, &tap)| *wide = from[tap].to_acc());
+            }
+        }
+        Weights { data: wide, row: terms }
+    }
+
+    /// Writes a row of sums to the target's channel. Those of each outer output, a block as in a slab,
+    /// are padded to whole vectors; their lines are `pitch` apart.
+    ///
+    /// # Safety
+    /// Nothing else may use these elements of the target.
+    unsafe fn write<T: Element>(
+        &self,
+        image: usize,
+        channel: usize,
+        outputs: &Box3,
+        pitch: usize,
+        sums: &[T::Acc],
+        target: &Shared<T>,
+    ) {
+        let [_, place_h, place_w] = self.places;
+        let width = outputs[2].len();
+        let block = sums.len() / outputs[0].len();
+        let contiguous = self.target.position == 1 && place_w.step == 1;
+        // Whole blocks, where the lines of the target follow each other as those of the box do.
+        let whole =
+            contiguous && place_h.step == 1 && width == self.target_extents[2] && pitch == width;
+        let (len, pitch) = if whole { (outputs[1].len() * width, block) } else { (width, pitch) };
+        for (d, block) in outputs[0].clone().zip(sums.chunks_exact(block)) {
+            for (h, line) in outputs[1].clone().zip(block.chunks(pitch)) {
+                let line = &line[..len];
+                let o = [d, h, outputs[2].start];
+                let at = [0, 1, 2].map(|axis| {
+                    let Place { first, step } = self.places[axis];
+                    first + o[axis] * step
+                });
+                let start = self.target.at(image, channel, ravel(at, self.target_extents));
+                // SAFETY: promised by the caller.
+                unsafe {
+                    if contiguous {
+                        T::narrow(line, target.run(start, len));
+                    } else {
+                        target.scatter(start, place_w.step * self.target.position, line);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a task's memory is made of, in elements, and how its sums lie there: lines of a box are `line`
+/// apart, and those of one outer output `pitch` behind those of the one before.
+struct Sizes {
+    line: usize,
+    pitch: usize,
+    sums: usize,
+    data: usize,
+    wide: usize,
+}
+
+impl Area {
+    /// For so many rows.
+    fn sizes<T: Element>(&self, rows: usize, lanes: usize) -> Sizes {
+        let [depth, height, width] = self.outputs.each_ref().map(Range::len);
+        let (line, data, wide) = match &self.by {
+            By::Lines(lines) => (lines.pitch(), lines.slab_len(), lines.table_len()),
+            By::Rows(Rows { slab, channels, steps }) => {
+                let wide = widened::<T>(rows * steps.len());
+                (width, channels.longest() * slab.len() + lanes, wide)
+            }
+        };
+        let pitch = (height * line).next_multiple_of(lanes);
+        Sizes { line, pitch, sums: rows * depth * pitch, data, wide }
+    }
+
+    fn room<T: Element>(&self, rows: usize, lanes: usize) -> Room {
+        let Sizes { sums, data, wide, .. } = self.sizes::<T>(rows, lanes);
+        Room::default().and::<T::Acc>(sums).and::<T::Acc>(data).and::<T::Acc>(wide)
+    }
+}
+
+/// `sums[m] (+)= Σ weights[m][step]·slabs[step]` for all rows, over all outputs of the slab.
+fn multiply<A: Accumulator>(
+    slab: &Slab,
+    slabs: &[A],
+    steps: &[Step],
+    weights: &Weights<A>,
+    rows: usize,
+    sums: &mut [A],
+    add: bool,
+) {
+    let tiles = A::best_tiles();
+    let pitch = slab.block_len().next_multiple_of(tiles.lanes);
+    let row_pitch = slab.depth() * pitch;
+    let furthest = |field: fn(&Step) -> usize| steps.iter().map(field).max().unwrap_or(0);
+    let last_patch = furthest(|step| step.patch) + (slab.depth() - 1) * slab.depth_step() + pitch;
+    assert!(last_patch <= slabs.len() && rows * row_pitch <= sums.len());
+    assert!(furthest(|step| step.weight) + (rows - 1) * weights.row < weights.data.len());
+    for d in 0..slab.depth() {
+        let patches = &slabs[d * slab.depth_step()..];
+        let mut row = 0;
+        while row < rows {
+            let tile = tile(tiles.products, rows - row);
+            let panels = (row..rows + 1 - tile.rows).step_by(tile.rows);
+            let mut column = 0;
+            while column < pitch {
+                let (vectors, kernel) = tile.kernel((pitch - column) / tiles.lanes);
+                for row in panels.clone() {
+                    let operands = Products {
+                        steps: steps.as_ptr(),
+                        count: steps.len(),
+                        weights: weights.data[row * weights.row..].as_ptr(),
+                        row: weights.row,
+                        patches: patches[column..].as_ptr(),
+                        sums: sums[row * row_pitch + d * pitch + column..].as_mut_ptr(),
+                        pitch: row_pitch,
+                        add,
+                    };
+                    // SAFETY: by the assertions above, all rows of weights and sums exist, and a block
+                    // rounded up to whole vectors may be read behind every step; this machine has the
+                    // instructions of its best tiles.
+                    unsafe { kernel(operands) };
+                }
+                column += vectors * tiles.lanes;
+            }
+            row += panels.len() * tile.rows;
+        }
+    }
+}
