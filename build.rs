@@ -415,15 +415,17 @@ fn collect_checks<'a>(
     }
 }
 
-/// C++ that compiles if the struct is laid out as here.
+/// C++ that compiles if the struct is laid out as here. There is no padding, so its size and those of its
+/// fields, in their order, say it all; `__builtin_offsetof` is unknown to some versions of NVRTC.
 fn check(of: &Struct) -> String {
     let name = &of.name;
-    let offsets = of.fields.iter().map(|Field { name: field, offset, .. }| {
-        format!(" && __builtin_offsetof({name}, {field}) == {offset}")
+    let ends = of.fields.iter().skip(1).map(|next| next.offset).chain([of.bytes]);
+    let sizes = of.fields.iter().zip(ends).map(|(Field { name: field, offset, .. }, end)| {
+        format!(" && sizeof({name}::{field}) == {}", end - offset)
     });
     format!(
         "static_assert(sizeof({name}) == {}{}, \"{name} is laid out differently on the host\");\n",
         of.bytes,
-        offsets.collect::<String>()
+        sizes.collect::<String>()
     )
 }
