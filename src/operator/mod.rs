@@ -1,0 +1,3 @@
+//! Layers, matrices and closures as linear operators.
+
+pub(crate) mod layer;

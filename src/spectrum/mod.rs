@@ -1,0 +1,1 @@
+//! The singular values of linear operators.
