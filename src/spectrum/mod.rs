@@ -1,1 +1,11 @@
 //! The singular values of linear operators.
+
+mod circular;
+mod circular_kernel;
+mod circular_solver;
+mod symbol;
+
+#[cfg(test)]
+mod circular_tests;
+#[cfg(test)]
+mod symbol_tests;
