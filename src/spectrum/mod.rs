@@ -3,6 +3,7 @@
 mod circular;
 mod circular_kernel;
 mod circular_solver;
+mod frobenius;
 mod symbol;
 
 #[cfg(test)]
