@@ -52,18 +52,19 @@ impl CircularSpectrum {
         let grid = std::array::from_fn(|a| if symbol.span[a] == 0 { 1 } else { extents[a] });
         let (half, shape, rank) = (half_of(grid)?, [symbol.rows, symbol.columns()], symbol.rank());
         let frequencies: Vec<Frequency> = half.iter().map(|&(frequency, _)| frequency).collect();
-        let blocks: Vec<&[Frequency]> = frequencies.chunks(symbol.block()).collect();
-        let block_values = |task: usize| {
-            let (group, block) = (task / blocks.len(), blocks[task % blocks.len()]);
-            values(&symbol.at(group, block, grid)?, shape, accuracy)
+        let of_block = |block: &[Frequency]| -> Result<Vec<Vec<f64>>> {
+            let phases = symbol.phases(block, grid)?;
+            let of_group = |group| values(&symbol.at(group, &phases)?, shape, accuracy);
+            (0..symbol.groups).map(of_group).collect()
         };
-        let parts: Vec<Vec<f64>> = (0..symbol.groups * blocks.len())
-            .into_par_iter()
-            .map(block_values)
-            .collect::<Result<_>>()?;
+        let parts: Vec<Vec<Vec<f64>>> =
+            frequencies.par_chunks(symbol.block()).map(of_block).collect::<Result<_>>()?;
         let mut computed =
             try_with_capacity("the singular values", symbol.groups * half.len() * rank)?;
-        computed.extend(parts.iter().flatten().map(|value| value * symbol.scale));
+        for group in 0..symbol.groups {
+            let values = parts.iter().flat_map(|part| &part[group]);
+            computed.extend(values.map(|value| value * symbol.scale));
+        }
         let alike = extents.iter().product::<usize>() / grid.iter().product::<usize>();
         let mut counted = try_with_capacity("the singular values", computed.len())?;
         for (at, &value) in computed.iter().enumerate() {
@@ -196,7 +197,7 @@ impl CircularSpectrum {
             return Ok(Vec::new());
         };
         let extents = self.layer.axes.output_extents();
-        let matrix = symbol.at(group, &[frequency], extents)?;
+        let matrix = symbol.at(group, &symbol.phases(&[frequency], extents)?)?;
         let parts = decompose(&matrix, [symbol.rows, symbol.columns()], !pair)?;
         let wave = Wave::new(&self.layer, symbol, group, frequency)?;
         let mut triplets = Vec::new();

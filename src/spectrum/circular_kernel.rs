@@ -51,7 +51,7 @@ impl TorusKernel {
         let stride = layer.axes.each_ref().map(AxisMap::stride);
         for group in 0..layer.groups {
             let one = |&(frequency, pair): &(Frequency, bool)| {
-                let matrix = symbol.at(group, &[frequency], grid)?;
+                let matrix = symbol.at(group, &symbol.phases(&[frequency], grid)?)?;
                 let parts = decompose(&matrix, [symbol.rows, symbol.columns()], !pair)?;
                 parts.with_values(|value| f(value * symbol.scale))
             };

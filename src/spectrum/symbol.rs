@@ -44,8 +44,6 @@ struct AxisTap {
 struct Class {
     residue: [usize; 3],
     shifts: Vec<[i64; 3]>,
-    /// The taps' numbers, row-major.
-    taps: Vec<usize>,
     /// Where the weights of the class begin within a group's.
     start: usize,
 }
@@ -120,6 +118,7 @@ impl Symbol {
         let (extents, all_taps) = (layer.axes.tap_extents(), layer.axes.taps());
         checked_product("the columns of a symbol", &[rows, channels, counts.iter().product()])?;
         let mut classes = try_with_capacity("the classes of taps", counts.iter().product())?;
+        let mut numbers: Vec<usize> = Vec::new();
         let mut start = 0;
         for at in 0..counts.iter().product() {
             let at = unravel(at, counts);
@@ -130,9 +129,10 @@ impl Symbol {
             let (shifts, taps): (Vec<_>, Vec<_>) = each
                 .map(|taps| (taps.map(|tap| tap.shift), ravel(taps.map(|tap| tap.tap), extents)))
                 .unzip();
-            let len = taps.len() * rows * channels;
-            classes.push(Class { residue: class.map(|class| class.residue), shifts, taps, start });
-            start += len;
+            let residue = class.map(|class| class.residue);
+            classes.push(Class { residue, shifts, start });
+            start += taps.len() * rows * channels;
+            numbers.extend(taps);
         }
         let span = by_axis.each_ref().map(|classes| {
             let span = |class: &AxisClass| {
@@ -144,12 +144,10 @@ impl Symbol {
         let scale = power_of_two(layer.weight.iter().fold(0f64, |max, w| max.max(w.abs())));
         let mut weight = try_with_capacity("the weights of a symbol", start * layer.groups)?;
         for group in layer.weight.chunks_exact(rows * channels * all_taps) {
-            for class in &classes {
-                for &tap in &class.taps {
-                    let element = |c: usize, o: usize| group[(o * channels + c) * all_taps + tap];
-                    let each = (0..channels).flat_map(|c| (0..rows).map(move |o| (c, o)));
-                    weight.extend(each.map(|(c, o)| c64::new(element(c, o) / scale, 0.0)));
-                }
+            for tap in &numbers {
+                let element = |c: usize, o: usize| group[(o * channels + c) * all_taps + tap];
+                let each = (0..channels).flat_map(|c| (0..rows).map(move |o| (c, o)));
+                weight.extend(each.map(|(c, o)| c64::new(element(c, o) / scale, 0.0)));
             }
         }
         let groups = layer.groups;
@@ -178,7 +176,7 @@ impl Symbol {
 
     /// How many symbols are best made at once.
     pub(super) fn block(&self) -> usize {
-        (BLOCK_BYTES / (size_of::<c64>() * self.len().max(1))).clamp(1, 256)
+        (BLOCK_BYTES / (size_of::<c64>() * self.len().max(1))).clamp(1, 64)
     }
 
     /// Multiplications that making a symbol takes.
@@ -186,38 +184,51 @@ impl Symbol {
         self.group_len as f64
     }
 
-    /// The symbols of a group at some frequencies of a grid, one after the other, each column by column and
-    /// divided by `scale`.
-    pub(super) fn at(
-        &self,
-        group: usize,
-        frequencies: &[Frequency],
-        extents: [usize; 3],
-    ) -> Result<Vec<c64>> {
-        let (len, run) = (self.len(), self.rows * self.channels);
-        let mut symbols = filled("the symbols of a layer", len * frequencies.len(), c64::ZERO)?;
-        let weight = &self.weight[group * self.group_len..][..self.group_len];
-        for (class, row) in self.classes.iter().zip((0..).step_by(run)) {
-            let taps = class.taps.len();
-            if taps == 0 {
-                continue;
-            }
-            let mut phases = try_with_capacity("the phases of taps", taps * frequencies.len())?;
+    /// The phases of all taps at some frequencies of a grid, the same for all groups.
+    pub(super) fn phases(&self, frequencies: &[Frequency], extents: [usize; 3]) -> Result<Phases> {
+        let taps: usize = self.classes.iter().map(|class| class.shifts.len()).sum();
+        let len = checked_product("the phases of taps", &[taps, frequencies.len()])?;
+        let mut phases = try_with_capacity("the phases of taps", len)?;
+        for class in &self.classes {
             for frequency in frequencies {
                 phases.extend(class.shifts.iter().map(|shift| phase(*frequency, *shift, extents)));
             }
-            let all = MatMut::from_column_major_slice_mut(&mut symbols, len, frequencies.len());
+        }
+        Ok(Phases { count: frequencies.len(), phases })
+    }
+
+    /// The symbols of a group at these phases, one after the other, each column by column and divided by
+    /// `scale`.
+    pub(super) fn at(&self, group: usize, phases: &Phases) -> Result<Vec<c64>> {
+        let (len, run) = (self.len(), self.rows * self.channels);
+        let mut symbols = filled("the symbols of a layer", len * phases.count, c64::ZERO)?;
+        let weight = &self.weight[group * self.group_len..][..self.group_len];
+        let mut phases_start = 0;
+        for (class, row) in self.classes.iter().zip((0..).step_by(run)) {
+            let taps = class.shifts.len();
+            if taps == 0 {
+                continue;
+            }
+            let of_class = &phases.phases[phases_start..][..taps * phases.count];
+            phases_start += of_class.len();
+            let all = MatMut::from_column_major_slice_mut(&mut symbols, len, phases.count);
             matmul(
                 all.subrows_mut(row, run),
                 Accum::Replace,
                 MatRef::from_column_major_slice(&weight[class.start..][..run * taps], run, taps),
-                MatRef::from_column_major_slice(&phases, taps, frequencies.len()),
+                MatRef::from_column_major_slice(of_class, taps, phases.count),
                 c64::ONE,
                 Par::Seq,
             );
         }
         Ok(symbols)
     }
+}
+
+/// The phases of all taps at some frequencies: of each class, `[frequencies, taps]`.
+pub(super) struct Phases {
+    count: usize,
+    phases: Vec<c64>,
 }
 
 /// From one tap of a class to the next: τ.
