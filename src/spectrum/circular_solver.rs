@@ -84,6 +84,33 @@ pub(super) fn values(
     Ok(values)
 }
 
+/// The largest singular value of a symbol that is real, in real arithmetic.
+pub(super) fn largest_real(symbol: &[c64], [rows, columns]: [usize; 2]) -> Result<f64> {
+    let rank = rows.min(columns);
+    if rank <= 1 {
+        return Ok(norm(symbol));
+    }
+    let symbol = MatRef::from_column_major_slice(symbol, rows, columns);
+    let symbol = Mat::from_fn(rows, columns, |i, j| symbol[(i, j)].re);
+    let wide = if rows <= columns { symbol.as_ref() } else { symbol.transpose() };
+    let mut gram = Mat::<f64>::zeros(rank, rank);
+    faer::linalg::matmul::matmul(
+        gram.as_mut(),
+        Accum::Replace,
+        wide,
+        wide.transpose(),
+        1.0,
+        Par::Seq,
+    );
+    let (no, par) = (ComputeEigenvectors::No, Par::Seq);
+    let mut memory = memory(self_adjoint_evd_scratch::<f64>(rank, no, par, default()))?;
+    let mut diagonal = Diag::zeros(rank);
+    let stack = MemStack::new(&mut memory);
+    self_adjoint_evd(gram.as_ref(), diagonal.as_mut(), None, par, stack, default())
+        .map_err(|_| not_converged([rows, columns]))?;
+    Ok(diagonal.column_vector().iter().fold(0.0, |max: f64, &square: &f64| max.max(square)).sqrt())
+}
+
 /// The lower triangle of the smaller of S·S* and S*·S.
 pub(super) fn gram_into(symbol: MatRef<'_, c64>, gram: &mut Mat<c64>) {
     let (left, right) = if symbol.nrows() <= symbol.ncols() {
