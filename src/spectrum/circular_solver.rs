@@ -2,8 +2,10 @@
 
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
+use faer::linalg::evd::tridiag::{tridiag_in_place, tridiag_in_place_scratch};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
+use faer::linalg::qr::no_pivoting::factor::recommended_block_size;
 use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
 use faer::prelude::default;
 use faer::{Accum, Mat, MatRef, Par, c64};
@@ -44,28 +46,24 @@ pub(super) fn values(
     }
     match accuracy {
         Accuracy::Single => {
-            let mut memory = memory(self_adjoint_evd_scratch::<c64>(
-                rank,
-                ComputeEigenvectors::No,
-                Par::Seq,
-                default(),
-            ))?;
-            let (mut gram, mut diagonal) = (Mat::zeros(rank, rank), Diag::zeros(rank));
+            let mut memory = memory(tridiag_in_place_scratch::<c64>(rank, Par::Seq, default()))?;
+            let block = recommended_block_size::<c64>(rank, rank);
+            let (mut gram, mut reflectors) = (Mat::zeros(rank, rank), Mat::zeros(block, rank - 1));
+            let (mut diagonal, mut squares) = (vec![0.0; rank], vec![0.0; rank]);
             for symbol in symbols.chunks_exact(len) {
                 gram_into(MatRef::from_column_major_slice(symbol, rows, columns), &mut gram);
                 let stack = MemStack::new(&mut memory);
-                self_adjoint_evd(
-                    gram.as_ref(),
-                    diagonal.as_mut(),
-                    None,
-                    Par::Seq,
-                    stack,
-                    default(),
-                )
-                .map_err(|_| not_converged([rows, columns]))?;
-                // In ascending order; rounding makes a zero negative.
-                let squares = diagonal.column_vector().iter().rev();
-                values.extend(squares.map(|square: &c64| square.re.max(0.0).sqrt()));
+                let (matrix, reflectors) = (gram.as_mut(), reflectors.as_mut());
+                tridiag_in_place(matrix, reflectors, Par::Seq, stack, default());
+                for i in 0..rank {
+                    diagonal[i] = gram[(i, i)].re;
+                    squares[i] = if i + 1 < rank { gram[(i + 1, i)].norm_sqr() } else { 0.0 };
+                }
+                tridiagonal_values(&mut diagonal, &mut squares)
+                    .ok_or_else(|| not_converged([rows, columns]))?;
+                diagonal.sort_unstable_by(|a, b| b.total_cmp(a));
+                // Rounding makes a zero negative.
+                values.extend(diagonal.iter().map(|square| square.max(0.0).sqrt()));
             }
         }
         Accuracy::Double => {
@@ -82,6 +80,62 @@ pub(super) fn values(
         }
     }
     Ok(values)
+}
+
+/// The eigenvalues of a symmetric tridiagonal matrix, in place of its diagonal: the rational QL iteration of
+/// Reinsch (1973, `tqlrat`), which takes no roots. `squares` are those of the elements beside the diagonal,
+/// followed by a zero. `None` if it does not converge.
+fn tridiagonal_values(diagonal: &mut [f64], squares: &mut [f64]) -> Option<()> {
+    const ITERATIONS: usize = 60;
+    let n = diagonal.len();
+    let (mut shifted, mut largest, mut tiny, mut tiny_square) = (0.0, 0.0f64, 0.0, 0.0);
+    for l in 0..n {
+        let size = diagonal[l].abs() + squares[l].sqrt();
+        if size > largest {
+            largest = size;
+            tiny = f64::EPSILON * size;
+            tiny_square = tiny * tiny;
+        }
+        // The last square is zero.
+        let m = (l..n).find(|&m| squares[m] <= tiny_square)?;
+        let mut iterations = 0;
+        while m > l {
+            if iterations == ITERATIONS {
+                return None;
+            }
+            iterations += 1;
+            let (s, g) = (squares[l].sqrt(), diagonal[l]);
+            let p = (diagonal[l + 1] - g) / (2.0 * s);
+            diagonal[l] = s / (p + p.hypot(1.0).copysign(p));
+            let shift = g - diagonal[l];
+            diagonal[l + 1..].iter_mut().for_each(|d| *d -= shift);
+            shifted += shift;
+            let or_tiny = |g: f64| if g == 0.0 { tiny } else { g };
+            let mut g = or_tiny(diagonal[m]);
+            let (mut h, mut s) = (g, 0.0);
+            for i in (l..m).rev() {
+                let p = g * h;
+                let r = p + squares[i];
+                squares[i + 1] = s * r;
+                s = squares[i] / r;
+                diagonal[i + 1] = h + s * (h + diagonal[i]);
+                g = or_tiny(diagonal[i] - squares[i] / g);
+                h = g * p / r;
+            }
+            squares[l] = s * g;
+            diagonal[l] = h;
+            // The square is h times that: it may underflow.
+            if h == 0.0 || squares[l].abs() <= (tiny_square / h).abs() {
+                break;
+            }
+            squares[l] *= h;
+            if squares[l] == 0.0 {
+                break;
+            }
+        }
+        diagonal[l] += shifted;
+    }
+    Some(())
 }
 
 /// The largest singular value of a symbol that is real, in real arithmetic.
