@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::bound_gram::{Grams, gram_work};
 use super::circular::is_circle;
-use super::circular_solver::{Accuracy, values};
+use super::circular_solver::{Accuracy, largest_real, values};
 use super::symbol::{Frequency, Symbol, half_of, output_step};
 use crate::error::Result;
 use crate::geometry::{AxisMap, PaddingMode};
@@ -62,7 +62,7 @@ pub(crate) fn norm_bound(layer: &Layer) -> Result<NormBound> {
             0 => 1,
             _ => layer.axes[axis].outputs(),
         });
-        let method = if work(&symbol, grid, Method::Exact) <= BUDGET {
+        let method = if grid == [1; 3] || work(&symbol, grid, Method::Exact) <= BUDGET {
             Some(Method::Exact)
         } else {
             // A torus with fewer frequencies than a good grid has phases.
@@ -126,9 +126,16 @@ fn largest(symbol: &Symbol, grid: [usize; 3], step: [usize; 3], method: Method) 
         std::array::from_fn(|a| (frequency[a] as u128 * step[a] as u128 % grid[a] as u128) as usize)
     };
     let frequencies: Vec<Frequency> = half.iter().map(stepped).collect();
+    let shape = [symbol.rows, symbol.columns()];
     let value = match method {
+        Method::Exact if grid == [1; 3] => {
+            let phases = symbol.phases(&frequencies, grid)?;
+            let norm = |group| largest_real(&symbol.at(group, &phases)?, shape);
+            let norms: Vec<f64> =
+                (0..symbol.groups).into_par_iter().map(norm).collect::<Result<_>>()?;
+            norms.into_iter().fold(0.0, f64::max) * (1.0 + ROUNDING)
+        }
         Method::Exact => {
-            let shape = [symbol.rows, symbol.columns()];
             let of_block = |block: &[Frequency]| -> Result<f64> {
                 let phases = symbol.phases(block, grid)?;
                 let mut largest = 0.0f64;
@@ -152,8 +159,8 @@ fn largest(symbol: &Symbol, grid: [usize; 3], step: [usize; 3], method: Method) 
     Ok(value * symbol.scale)
 }
 
-/// How often each Gram matrix is made for a proof: to see what is reached, to prove it, and some again.
-const GRAM_USES: f64 = 2.5;
+/// How often a Gram matrix is made for a proof: once, and some again where the limit was too low.
+const GRAM_USES: f64 = 1.5;
 
 /// Floating-point operations, about, as fast as those of products: fitted to times of faer's algorithms for
 /// 16, 64 and 128 rows, of which the smaller take longer for what they do.
@@ -163,11 +170,12 @@ fn work(symbol: &Symbol, grid: [usize; 3], method: Method) -> f64 {
     match method {
         Method::Exact => {
             let symbols = 8.0 * symbol.work() + 4.0 * p * symbol.len() as f64;
-            let eigenvalues = if p > 1.0 { 30.0 * p.powi(3) + 3500.0 * p.powi(2) } else { 0.0 };
+            let eigenvalues =
+                if p > 1.0 { 30.0 * p.powi(3) + 2500.0 * p.powi(2) + 35000.0 * p } else { 0.0 };
             groups * phases * (symbols + eigenvalues)
         }
         Method::Certified => {
-            let proofs = 6.0 * p.powi(3) + 500.0 * p.powi(2);
+            let proofs = 5.0 * p.powi(3) + 400.0 * p.powi(2) + 20000.0 * p;
             gram_work(symbol, phases, GRAM_USES).0 + groups * phases * proofs
         }
     }

@@ -120,16 +120,17 @@ impl CircularSpectrum {
         let mut all: Vec<Triplet> = parts.into_iter().flatten().collect();
         all.sort_by(|a, b| b.value.total_cmp(&a.value));
         all.truncate(count);
-        let join = |part: fn(&Triplet) -> &Vec<f64>, len: usize| -> Result<Vec<f64>> {
+        let join = |of_outputs: bool, len: usize| -> Result<Vec<f64>> {
             let len = checked_product("the singular vectors", &[count, len])?;
             let mut joined = try_with_capacity("the singular vectors", len)?;
-            all.iter().for_each(|triplet| joined.extend_from_slice(part(triplet)));
+            let parts = all.iter().map(|triplet| if of_outputs { &triplet.u } else { &triplet.v });
+            parts.for_each(|part| joined.extend_from_slice(part));
             Ok(joined)
         };
+        // The adjoint has them the other way round.
         let [rows, columns] = self.layer.shape();
-        let (left, right): (fn(&Triplet) -> &Vec<f64>, fn(&Triplet) -> &Vec<f64>) =
-            if self.layer.transposed { (|t| &t.v, |t| &t.u) } else { (|t| &t.u, |t| &t.v) };
-        let (left, right) = (join(left, rows)?, join(right, columns)?);
+        let (left, right) =
+            (join(!self.layer.transposed, rows)?, join(self.layer.transposed, columns)?);
         Ok(CircularTriplets { values: all.iter().map(|t| t.value).collect(), left, right })
     }
 

@@ -62,6 +62,20 @@ fn values_are_those_of_the_matrix() {
 }
 
 #[test]
+fn values_of_many_channels_are_those_of_the_matrix() {
+    let mut random = Random::new(7);
+    let conv = Conv::new([3]).padding([1]).padding_mode(PaddingMode::Circular);
+    for (channels, size) in [([24, 20], 6), ([9, 33], 5)] {
+        let layer = random_layer(&mut random, conv, [size], channels, false).unwrap();
+        let expected = dense_values(&dense(&layer));
+        for (accuracy, tolerance) in [(Accuracy::Double, 1e-13), (Accuracy::Single, 1e-7)] {
+            let spectrum = CircularSpectrum::new(&layer, accuracy).unwrap();
+            assert_near(spectrum.values(), &expected, tolerance);
+        }
+    }
+}
+
+#[test]
 fn triplets_are_singular_and_orthonormal() {
     let mut random = Random::new(2);
     for case in 0..60 {

@@ -25,6 +25,13 @@ mod result;
 mod small;
 mod symbol;
 
+pub use bound::NormBound;
+pub(crate) use bound::norm_bound;
+pub use circular::{CircularSpectrum, CircularTriplets};
+pub use circular_kernel::TorusKernel;
+pub(crate) use circular_solver::Accuracy;
+pub(crate) use frobenius::frobenius_norm;
+
 #[cfg(test)]
 mod bound_tests;
 #[cfg(test)]
