@@ -1,10 +1,11 @@
-//! The command line, run as a process: here what it prints, in `results` what it writes, in `failures`
-//! how it fails, and in `interrupts` how it ends when it is told to.
+//! The command line, run as a process: here what it prints, in `results` what it writes, in `plots` what
+//! it draws, in `failures` how it fails, and in `interrupts` how it ends when it is told to.
 
 mod explanations;
 mod failures;
 #[cfg(target_os = "linux")]
 mod interrupts;
+mod plots;
 mod results;
 
 use std::fs;

@@ -8,6 +8,7 @@ use convmat::io::Source;
 use convmat::{Algorithm, DType};
 
 use crate::geometry::{GeometryFlags, TransposedFlags};
+use crate::plot::Target;
 use crate::values::{Extents, choice, number};
 
 const STYLES: Styles = Styles::styled()
@@ -272,7 +273,8 @@ pub struct ConvBackwardArgs {
 The matrix M takes one flattened example to its output, y = M·x: rows are (output channel, position), \
 columns (input channel, position), row-major whatever the layout of W. A bias becomes one last column, \
 to be multiplied by 1. The file loads with scipy.sparse.load_npz; as SciPy has no bfloat16, a bf16 \
-weight makes an f32 matrix.
+weight makes an f32 matrix. The picture has a cell for every entry or, where the matrix is larger than \
+the picture, darker cells where there are more entries.
 
 Examples:
   convmat matrix w.npy --input-size 56x56 --padding 1 -o matrix.npz
@@ -282,6 +284,7 @@ pub struct MatrixArgs {
     /// Weight [O, C/G, kernel…]; with --transposed [C, O/G, kernel…]
     #[arg(value_name = "W", value_parser = source)]
     pub w: Source,
+  convmat matrix w.npy --input-size 14 --padding 1 -o matrix.npz --plot pattern.svg
 
     /// Bias [O], the matrix's last column
     #[arg(long, value_name = "B", value_parser = source)]
@@ -308,6 +311,10 @@ pub struct MatrixArgs {
     /// File to write, an archive as scipy.sparse.save_npz makes it
     #[arg(short, long, value_name = "M.npz", value_parser = source, help_heading = None)]
     pub output: Source,
+
+    /// Draw the pattern of the matrix: .svg or .png
+    #[arg(long, value_name = "M.svg|M.png", help_heading = None)]
+    pub plot: Option<Target>,
 }
 
 fn algorithm() -> impl TypedValueParser<Value = Algorithm> {

@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod failure;
 mod geometry;
+mod plot;
 mod progress;
 mod report;
 mod session;

@@ -11,6 +11,7 @@ use convmat::{DType, Device, Element, Explanation, Tensor, TensorView};
 
 use crate::failure::{Failure, Names};
 use crate::progress::Progress;
+use crate::plot::Target;
 use crate::report::{self, Report};
 
 /// Outputs from this size on, in bytes, are shown with a progress bar.
@@ -107,7 +108,7 @@ impl Session {
         let path = output.path();
         let key = output.key().unwrap_or(name);
         let bytes = tensor.len() * T::DTYPE.size();
-        self.write(path, bytes, |progress| match output.format() {
+        self.write("--output", path, bytes, |progress| match output.format() {
             Format::Npy => io::write_npy_with_progress(path, &tensor, |n| progress.advance(n)),
             Format::Safetensors => io::write_safetensors(path, &[(key, AnyView::new(&tensor)?)]),
             _ => write_npz(path, progress, &[(key, tensor.view())]),
@@ -131,7 +132,7 @@ impl Session {
         let tensors = tensors.map_err(|e| self.names.explain(e))?;
         let views: Vec<_> = tensors.iter().map(|(name, t)| (*name, t.view())).collect();
         let bytes = tensors.iter().map(|(_, t)| t.len() * T::DTYPE.size()).sum();
-        self.write(path, bytes, |progress| write_npz(path, progress, &views))?;
+        self.write("--output", path, bytes, |progress| write_npz(path, progress, &views))?;
         let dtype = T::DTYPE.to_string();
         let mut arrays = serde_json::Map::new();
         for (name, tensor) in &tensors {
@@ -144,7 +145,16 @@ impl Session {
         Ok(())
     }
 
-    /// Runs and times work that writes about this number of bytes to `path`.
+    /// Writes a picture.
+    pub fn save_plot(&mut self, target: &Target, bytes: &[u8]) -> Result<(), Failure> {
+        let path = target.path();
+        self.write("--plot", path, bytes.len(), |_| io::write_file(path, bytes))?;
+        self.report.row("plot", format!("{}, {}", path.display(), report::size(bytes.len())));
+        self.report.set("plot", path.display().to_string());
+        Ok(())
+    }
+
+    /// Runs and times work that writes about this number of bytes to `path`, which this flag gives.
     pub fn write(
         &mut self,
         path: &Path,
@@ -158,7 +168,7 @@ impl Session {
         };
         let result = timed(&mut self.write, || work(&progress));
         drop(progress);
-        result.map_err(|e| Failure::writing(path, e))
+        result.map_err(|e| Failure::writing(flag, path, e))
     }
 
     /// The report, with the times added.
@@ -182,6 +192,7 @@ impl Session {
 }
 
 /// Runs something and adds the seconds it takes to `total`.
+        flag: &str,
 fn timed<R>(total: &mut f64, work: impl FnOnce() -> R) -> R {
     let start = Instant::now();
     let result = work();
@@ -201,7 +212,13 @@ fn write_npz<T: Element>(
 
 /// Fails if `--output` cannot be written, so that this is known before long work.
 pub fn check_writable(output: &Path) -> Result<(), Failure> {
-    io::check_writable(output).map_err(|e| Failure::writing(output, e))
+    io::check_writable(output).map_err(|e| Failure::writing("--output", output, e))
+}
+
+/// The same for `--plot`.
+pub fn check_plot(target: Option<&Target>) -> Result<(), Failure> {
+    let Some(path) = target.map(Target::path) else { return Ok(()) };
+    io::check_writable(path).map_err(|e| Failure::writing("--plot", path, e))
 }
 
 /// A tensor as read from its file.

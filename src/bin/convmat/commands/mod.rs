@@ -69,7 +69,7 @@ fn save_matrix<T: Element>(
     let (nnz, width) = (matrix.nnz(), matrix.index_width());
     let [rows, columns] = matrix.shape();
     let bytes = nnz * (T::DTYPE.size() + width.size()) + (rows + 1) * width.size();
-    session.write(path, bytes, |progress| {
+    session.write("--output", path, bytes, |progress| {
         let writer = NpzWriter::create(path)?;
         matrix.write_npz(writer.on_progress(|n| progress.advance(n)))
     })?;
