@@ -110,6 +110,7 @@ pub mod io;
 mod matrix;
 mod memory;
 mod operator;
+mod panel;
 mod patches;
 mod plan;
 mod product;

@@ -1,6 +1,7 @@
 //! Borrowed tensors: what operations take.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::device::Device;
 #[cfg(gpu)]
@@ -35,6 +36,14 @@ enum DataMut<'a, T> {
     Cpu(&'a mut [T]),
     #[cfg(gpu)]
     Cuda(DeviceSliceMut<'a, T>),
+}
+
+/// Which elements some entries of the first axis are, and their shape.
+fn row_range(shape: &[usize], rows: &Range<usize>) -> (Range<usize>, Vec<usize>) {
+    let len: usize = shape[1..].iter().product();
+    let mut shape = shape.to_vec();
+    shape[0] = rows.len();
+    (rows.start * len..rows.end * len, shape)
 }
 
 pub(super) fn check_length(len: usize, shape: &[usize]) -> Result<()> {
@@ -106,6 +115,23 @@ impl<'a, T: Element> TensorView<'a, T> {
         }
     }
 
+    /// The same elements under another shape of as many.
+    pub(crate) fn with_shape(&self, shape: &[usize]) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), self.shape.iter().product::<usize>());
+        TensorView { data: self.data.clone(), shape: Cow::Owned(shape.to_vec()) }
+    }
+
+    /// Some of the entries of the first axis.
+    pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Self {
+        let (elements, shape) = row_range(&self.shape, &rows);
+        let data = match &self.data {
+            Data::Cpu(data) => Data::Cpu(&data[elements]),
+            #[cfg(gpu)]
+            Data::Cuda(data) => Data::Cuda(data.slice(elements)),
+        };
+        TensorView { data, shape: Cow::Owned(shape) }
+    }
+
     /// The elements in row-major order, copied to the host if they are elsewhere.
     ///
     /// # Errors
@@ -159,6 +185,67 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
             DataMut::Cpu(_) => Device::Cpu,
             #[cfg(gpu)]
             DataMut::Cuda(data) => Device::Cuda(data.device().clone()),
+        }
+    }
+
+    /// The same elements under another shape of as many.
+    pub(crate) fn with_shape(self, shape: &[usize]) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), self.shape.iter().product::<usize>());
+        TensorViewMut { data: self.data, shape: Cow::Owned(shape.to_vec()) }
+    }
+
+    /// Some of the entries of the first axis.
+    pub(crate) fn slice_rows(self, rows: Range<usize>) -> Self {
+        let (elements, shape) = row_range(&self.shape, &rows);
+        let data = match self.data {
+            DataMut::Cpu(data) => DataMut::Cpu(&mut data[elements]),
+            #[cfg(gpu)]
+            DataMut::Cuda(data) => DataMut::Cuda(data.slice(elements)),
+        };
+        TensorViewMut { data, shape: Cow::Owned(shape) }
+    }
+
+    /// The same elements, borrowed from this view.
+    pub(crate) fn reborrow(&mut self) -> TensorViewMut<'_, T> {
+        let data = match &mut self.data {
+            DataMut::Cpu(data) => DataMut::Cpu(data),
+            #[cfg(gpu)]
+            DataMut::Cuda(data) => DataMut::Cuda(data.reborrow()),
+        };
+        TensorViewMut { data, shape: self.shape.clone() }
+    }
+
+    /// The same elements, to be read.
+    pub(crate) fn as_view(&self) -> TensorView<'_, T> {
+        let data = match &self.data {
+            DataMut::Cpu(data) => Data::Cpu(data),
+            #[cfg(gpu)]
+            DataMut::Cuda(data) => Data::Cuda(data.as_slice()),
+        };
+        TensorView { data, shape: self.shape.clone() }
+    }
+
+    /// Sets the bytes of all elements to zero.
+    pub(crate) fn clear(self) -> Result<()> {
+        match self.data {
+            DataMut::Cpu(data) => {
+                data.fill(T::zeroed());
+                Ok(())
+            }
+            #[cfg(gpu)]
+            DataMut::Cuda(mut data) => data.clear(),
+        }
+    }
+
+    /// Overwrites all elements with the host's, in row-major order; `source` has as many.
+    pub(crate) fn write(self, source: &[T]) -> Result<()> {
+        match self.data {
+            DataMut::Cpu(data) => {
+                data.copy_from_slice(source);
+                Ok(())
+            }
+            #[cfg(gpu)]
+            DataMut::Cuda(mut data) => data.write(source),
         }
     }
 

@@ -167,6 +167,13 @@ impl<'a, T: Pod> DeviceSlice<'a, T> {
         self.address
     }
 
+    /// Some of the elements.
+    pub(crate) fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len);
+        let address = self.address + (range.start * size_of::<T>()) as u64;
+        DeviceSlice { address, len: range.len(), ..self.clone() }
+    }
+
     /// Copies the elements to the host, after the work queued so far.
     pub(crate) fn to_vec(&self) -> Result<Vec<T>> {
         let mut data: Vec<T> = try_zeroed("a tensor's elements on the host", self.len)?;
@@ -235,6 +242,31 @@ impl<'a, T: Pod> DeviceSliceMut<'a, T> {
 
     pub(crate) fn len(&self) -> usize {
         self.whole.len
+    }
+
+    /// Some of the elements.
+    pub(crate) fn slice(self, range: std::ops::Range<usize>) -> Self {
+        DeviceSliceMut { whole: self.whole.slice(range), elements: PhantomData }
+    }
+
+    /// Sets the bytes of all elements to zero.
+    pub(crate) fn clear(&mut self) -> Result<()> {
+        if self.len() == 0 {
+            return Ok(());
+        }
+        let bytes = self.len() * size_of::<T>();
+        // SAFETY: the range is borrowed from its owner for writing.
+        unsafe { self.device().driver().clear(self.address(), bytes) }
+    }
+
+    /// The same elements, borrowed from this slice.
+    pub(crate) fn reborrow(&mut self) -> DeviceSliceMut<'_, T> {
+        DeviceSliceMut { whole: self.whole.clone(), elements: PhantomData }
+    }
+
+    /// The same elements, to be read.
+    pub(crate) fn as_slice(&self) -> DeviceSlice<'_, T> {
+        self.whole.clone()
     }
 
     /// Overwrites all elements with the host's; `source` has as many.
