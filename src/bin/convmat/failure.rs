@@ -27,6 +27,11 @@ impl Failure {
         self.exit_status
     }
 
+    /// The same failure, with the place in a file where its reason is.
+    pub fn within(self, place: impl fmt::Display) -> Self {
+        Failure { message: format!("{place}: {}", self.message), ..self }
+    }
+
     /// A failure to read the tensor that messages call `label`.
     pub fn reading(label: &str, error: Error) -> Self {
         match error {

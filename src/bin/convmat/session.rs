@@ -1,6 +1,7 @@
 //! One run of the program: it reads operands, calls the library and writes one file. Each step is timed
 //! and reported.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,9 +11,10 @@ use convmat::io::{self, AnyView, Array, ArrayType, Format, NpzWriter, Source};
 use convmat::{DType, Device, Element, Explanation, Tensor, TensorView};
 
 use crate::failure::{Failure, Names};
-use crate::progress::Progress;
 use crate::plot::Target;
+use crate::progress::Progress;
 use crate::report::{self, Report};
+use crate::signals::Deferred;
 
 /// Outputs from this size on, in bytes, are shown with a progress bar.
 const LARGE: usize = 1 << 24;
@@ -22,6 +24,8 @@ pub struct Session {
     pub device: Device,
     pub names: Names,
     pub report: Report,
+    /// Whether Ctrl-C ended an iteration, whose results so far are reported.
+    pub interrupted: bool,
     /// Whether plans are reported, and those so far.
     explain: bool,
     plans: Vec<Explanation>,
@@ -38,7 +42,8 @@ impl Session {
         report.set("device", device.to_string());
         let (read, compute, write) = (0.0, 0.0, 0.0);
         let plans = Vec::new();
-        Ok(Session { device, names, report, explain, plans, read, compute, write })
+        let interrupted = false;
+        Ok(Session { device, names, report, interrupted, explain, plans, read, compute, write })
     }
 
     /// Reads the tensor that the library calls `name` and the user `argument`.
@@ -50,12 +55,16 @@ impl Session {
     ) -> Result<Operand, Failure> {
         let label = format!("{argument} ({source})");
         self.names.set(name, &label);
-        let progress = Progress::spinner(&format!("reading {source}"));
-        let array = timed(&mut self.read, || io::read(source));
-        drop(progress);
+        let array = self.reading(source, || io::read(source));
         let array = array.map_err(|e| Failure::reading(&label, e))?;
         self.report.operand(name, source, array.shape(), array.dtype());
-        Ok(Operand { label, array })
+        Ok(Operand::new(label, array))
+    }
+
+    /// Runs and times the reading of a file.
+    pub fn reading<R>(&mut self, source: &Source, read: impl FnOnce() -> R) -> R {
+        let _progress = Progress::spinner(&format!("reading {source}"));
+        timed(&mut self.read, read)
     }
 
     /// [`Session::load`] for an operand that may be absent.
@@ -94,6 +103,32 @@ impl Session {
         let done = || work().and_then(|result| device.synchronize().map(|()| result));
         let result = timed(&mut self.compute, done);
         drop(progress);
+        result.map_err(|e| self.names.explain(e))
+    }
+
+    /// Runs and times an iteration of the library, which is given what to call as it goes on. On a terminal
+    /// this shows how far it is; and from the first call on, Ctrl-C ends the iteration and nothing else.
+    pub fn iterate<R>(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&mut dyn FnMut(&convmat::Progress) -> ControlFlow<()>) -> convmat::Result<R>,
+    ) -> Result<R, Failure> {
+        let start = Instant::now();
+        let (mut shown, mut deferred, mut interrupted) = (None, None, false);
+        let spinner = Progress::spinner(what);
+        let mut report = |p: &convmat::Progress| {
+            let bar = shown.get_or_insert_with(|| Progress::until(what, p.wanted as u64));
+            bar.tell(p.converged as u64, || {
+                let rate = p.applications as f64 / start.elapsed().as_secs_f64().max(1e-9);
+                let residual = report::rounded(p.residual, 2);
+                format!("{what}: residual {residual}, {} applications/s", report::rounded(rate, 3))
+            });
+            interrupted |= deferred.get_or_insert_with(Deferred::new).is_asked();
+            if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let result = timed(&mut self.compute, || work(&mut report));
+        drop((spinner, shown, deferred));
+        self.interrupted |= interrupted;
         result.map_err(|e| self.names.explain(e))
     }
 
@@ -157,6 +192,7 @@ impl Session {
     /// Runs and times work that writes about this number of bytes to `path`, which this flag gives.
     pub fn write(
         &mut self,
+        flag: &str,
         path: &Path,
         bytes: usize,
         work: impl FnOnce(&Progress) -> convmat::Result<()>,
@@ -192,7 +228,6 @@ impl Session {
 }
 
 /// Runs something and adds the seconds it takes to `total`.
-        flag: &str,
 fn timed<R>(total: &mut f64, work: impl FnOnce() -> R) -> R {
     let start = Instant::now();
     let result = work();
@@ -228,6 +263,11 @@ pub struct Operand {
 }
 
 impl Operand {
+    /// An array that messages call `label`.
+    pub fn new(label: String, array: Array) -> Self {
+        Operand { label, array }
+    }
+
     /// What the user calls it: the argument and, in brackets, the file.
     pub fn label(&self) -> &str {
         &self.label

@@ -57,7 +57,7 @@ fn patterns_are_drawn_in_the_format_of_the_name() {
 
 /// Left and right end and height of a run of cells.
 fn cell(line: &str) -> Option<[f64; 3]> {
-    let path = line.strip_prefix("<path d=\"M")?;
+    let path = line.strip_prefix('M')?;
     let (x, rest) = path.split_once(' ')?;
     let (_, rest) = rest.split_once('H')?;
     let (end, rest) = rest.split_once('v')?;

@@ -6,6 +6,7 @@ mod devices;
 mod filter;
 mod matrix;
 mod patches;
+mod spectrum;
 
 use std::path::Path;
 
@@ -29,6 +30,7 @@ pub fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
         Command::Conv(args) => conv::run(args, session),
         Command::ConvBackward(args) => backward::run(args, session),
         Command::Matrix(args) => matrix::run(args, session),
+        Command::Spectrum(args) => spectrum::run(args, session),
     }
 }
 

@@ -163,7 +163,11 @@ impl Frame<'_> {
         }
         let (x, y) = ((left + right) / 2.0, (top + bottom) / 2.0);
         canvas.text(self.x_label, [x, bottom + 46.0], LABEL_SIZE, Anchor::Middle, BLACK)?;
-        canvas.text(self.y_label, [left - 84.0, y], LABEL_SIZE, Anchor::Upwards, BLACK)
+        // Beside the longest of the ticks' labels.
+        let letters = |tick: &Tick| tick.label.as_ref().map_or(0, |label| label.chars().count());
+        let longest = self.y_ticks.iter().map(letters).max().unwrap_or(0);
+        let beside = left - 30.0 - 8.0 * longest as f64;
+        canvas.text(self.y_label, [beside, y], LABEL_SIZE, Anchor::Upwards, BLACK)
     }
 }
 

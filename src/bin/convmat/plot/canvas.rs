@@ -1,5 +1,6 @@
 //! What figures are drawn on: the text of an SVG, or the pixels of a PNG. Both measure in the same units.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Once;
 
@@ -45,8 +46,8 @@ pub enum Anchor {
 pub struct Canvas<'a> {
     backend: Backend<'a>,
     scale: f64,
-    /// Elements of an SVG that its backend would write at many times their length.
-    paths: String,
+    /// The cells of an SVG by their shade, which its backend would write at many times their length.
+    cells: BTreeMap<u8, String>,
 }
 
 enum Backend<'a> {
@@ -83,12 +84,15 @@ pub fn render(
         Format::Svg => Backend::Svg(SVGBackend::with_string(&mut text, (width, height))),
         Format::Png => Backend::Png(BitMapBackend::with_buffer(&mut pixels, (width, height))),
     };
-    let canvas = Canvas { backend, scale, paths: String::new() };
-    let paths = canvas.drawn(draw)?;
+    let canvas = Canvas { backend, scale, cells: BTreeMap::new() };
+    let cells = canvas.drawn(draw)?;
     match format {
         Format::Svg => {
             let end = text.rfind("</svg>").unwrap_or(text.len());
-            text.insert_str(end, &paths);
+            let path = |(shade, path): (u8, String)| {
+                format!("<path fill=\"#{shade:02x}{shade:02x}{shade:02x}\" d=\"{path}\"/>\n")
+            };
+            text.insert_str(end, &cells.into_iter().map(path).collect::<String>());
             Ok(text.into_bytes())
         }
         Format::Png => png(width, height, &pixels).map_err(failed),
@@ -115,15 +119,15 @@ fn png(width: u32, height: u32, pixels: &[u8]) -> Result<Vec<u8>, png::EncodingE
 }
 
 impl Canvas<'_> {
-    /// Draws, and returns the paths that the backend does not know of.
+    /// Draws, and returns the cells that the backend does not know of.
     fn drawn(
         mut self,
         draw: impl FnOnce(&mut Self) -> Result<(), Failure>,
-    ) -> Result<String, Failure> {
+    ) -> Result<BTreeMap<u8, String>, Failure> {
         self.rectangle([0.0, 0.0], [WIDTH, HEIGHT], WHITE)?;
         draw(&mut self)?;
         draw!(self, present())?;
-        Ok(self.paths)
+        Ok(self.cells)
     }
 
     fn place(&self, [x, y]: [f64; 2]) -> (i32, i32) {
@@ -222,13 +226,12 @@ impl Canvas<'_> {
                 let Some(shade) = run[0] else { continue };
                 let (x, end) = (left + from as f64 * width, left + to as f64 * width);
                 match &mut self.backend {
-                    Backend::Svg(_) => self.paths.push_str(&format!(
-                        "<path d=\"M{x} {y}H{end}v{height}H{x}z\" fill=\"#{shade:02x}{shade:02x}{shade:02x}\"/>\n"
-                    )),
-                    // To the edge of the next cell, which is not its own.
+                    Backend::Svg(_) => {
+                        let path = self.cells.entry(shade).or_default();
+                        path.push_str(&format!("\nM{x} {y}H{end}v{height}H{x}z"));
+                    }
                     Backend::Png(_) => {
-                        let pixel = 1.0 / self.scale;
-                        let corner = [end - pixel, y + height - pixel];
+                        let corner = [end, y + height];
                         self.rectangle([x, y], corner, RGBColor(shade, shade, shade))?;
                     }
                 }

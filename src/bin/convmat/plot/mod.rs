@@ -3,6 +3,7 @@
 mod axes;
 mod canvas;
 pub mod pattern;
+pub mod spectrum;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

@@ -12,7 +12,7 @@ use crate::report::count;
 const ROOM: [f64; 4] = [105.0, 70.0, WIDTH - 30.0, HEIGHT - 68.0];
 
 /// The least extent of a matrix that is long and narrow.
-const NARROW: f64 = 60.0;
+const NARROW: f64 = 200.0;
 
 /// The shades of cells, from few entries to all that fit; white is for none.
 const LIGHTEST: f64 = 205.0;
