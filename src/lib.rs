@@ -141,6 +141,8 @@ pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, Indices, MatrixPlan, MatrixSize,
     Product, ProductPlan, Row,
 };
+pub use operator::Operator;
 pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
+pub use spectrum::{Method, Norm, NormOptions, Progress, Spectrum, SpectrumOptions, Top};
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

@@ -1,8 +1,9 @@
 //! Orthonormal panels: CholeskyQR, repeated where one pass is not accurate enough, shifted where Cholesky's
 //! factorisation fails, and vector by vector where vectors depend on one another.
 
-use faer::linalg::solvers::Llt;
-use faer::{Mat, Side};
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
+use faer::{Mat, Par};
 
 use super::{Target, combine, dots, fill_normal, gram};
 use crate::element::Accumulator;
@@ -99,17 +100,17 @@ pub(crate) fn orthonormalise<T: Accumulator>(
         if shortest.sqrt() <= negligible || shortest <= longest * f64::EPSILON.powi(2) {
             break;
         }
-        let (lower, shifted) = match Llt::new(gram.as_ref(), Side::Lower) {
-            Ok(llt) => (llt.L().to_owned(), false),
-            Err(_) => {
+        let (lower, shifted) = match cholesky(&gram) {
+            Some(lower) => (lower, false),
+            None => {
                 let trace: f64 = (0..rows).map(|i| gram[(i, i)]).sum();
                 let sizes = (len * rows + rows * (rows + 1)) as f64;
                 let shift = 11.0 * sizes * f64::EPSILON * trace;
                 let mut moved = gram.clone();
                 (0..rows).for_each(|i| moved[(i, i)] += shift);
-                match Llt::new(moved.as_ref(), Side::Lower) {
-                    Ok(llt) => (llt.L().to_owned(), true),
-                    Err(_) => break,
+                match cholesky(&moved) {
+                    Some(lower) => (lower, true),
+                    None => break,
                 }
             }
         };
@@ -175,13 +176,26 @@ fn one_by_one<T: Accumulator>(
     Ok((lower, replaced))
 }
 
+/// The lower triangular factor, if the matrix is positive definite.
+fn cholesky(matrix: &Mat<f64>) -> Option<Mat<f64>> {
+    let n = matrix.nrows();
+    let mut lower = matrix.clone();
+    let mut memory =
+        MemBuffer::new(cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default()));
+    let stack = MemStack::new(&mut memory);
+    let regularization = Default::default();
+    cholesky_in_place(lower.as_mut(), regularization, Par::Seq, stack, Default::default()).ok()?;
+    (0..n).for_each(|j| (0..j).for_each(|i| lower[(i, j)] = 0.0));
+    (0..n).all(|i| lower[(i, i)].is_finite()).then_some(lower)
+}
+
 /// The inverse of a lower triangular matrix with a positive diagonal.
 fn inverse_of_lower(lower: &Mat<f64>) -> Mat<f64> {
     let mut inverse = Mat::<f64>::identity(lower.nrows(), lower.nrows());
     faer::linalg::triangular_solve::solve_lower_triangular_in_place(
         lower.as_ref(),
         inverse.as_mut(),
-        faer::Par::Seq,
+        Par::Seq,
     );
     inverse
 }

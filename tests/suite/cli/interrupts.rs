@@ -10,7 +10,6 @@ use std::thread;
 use std::time::Duration;
 
 use libc::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, c_int};
-
 use serde_json::Value;
 
 use super::Folder;
