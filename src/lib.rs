@@ -143,6 +143,9 @@ pub use matrix::{
 };
 pub use operator::Operator;
 pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
-pub use spectrum::{Method, Norm, NormOptions, Progress, Spectrum, SpectrumOptions, Top};
+pub use spectrum::{
+    CircularSpectrum, CircularTriplets, Method, Norm, NormBound, NormOptions, Progress, Spectrum,
+    SpectrumOptions, Top, TorusKernel,
+};
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

@@ -58,8 +58,6 @@ pub(crate) fn project_out<T: Accumulator>(
 pub(crate) struct Factors {
     /// L, lower triangular, with W = L·Q. Rows of vectors that were replaced have zeros on the diagonal.
     pub lower: Mat<f64>,
-    /// How many vectors depended on others, and are random in Q.
-    pub replaced: usize,
 }
 
 /// Where replacements of dependent vectors come from: a seed, and how many calls there were.
@@ -123,14 +121,14 @@ pub(crate) fn orthonormalise<T: Accumulator>(
         total = &total * &lower;
         if !shifted && most / least <= good {
             combine(inverse.as_ref(), &w.view(), q.reborrow(), Target::Replaced)?;
-            return Ok(Factors { lower: total, replaced: 0 });
+            return Ok(Factors { lower: total });
         }
         combine(inverse.as_ref(), &w.view(), q.reborrow(), Target::Replaced)?;
         let identity = Mat::<f64>::identity(rows, rows);
         combine(identity.as_ref(), &q.as_view(), w.view_mut(), Target::Replaced)?;
     }
-    let (own, replaced) = one_by_one(w, q, basis, negligible, random)?;
-    Ok(Factors { lower: &total * &own, replaced })
+    let own = one_by_one(w, q, basis, negligible, random)?;
+    Ok(Factors { lower: &total * &own })
 }
 
 /// The same by Gram and Schmidt's method, vector by vector.
@@ -140,10 +138,9 @@ fn one_by_one<T: Accumulator>(
     basis: &TensorView<'_, T>,
     negligible: f64,
     random: &mut Random,
-) -> Result<(Mat<f64>, usize)> {
+) -> Result<Mat<f64>> {
     let rows = w.shape()[0];
     let mut lower = Mat::<f64>::zeros(rows, rows);
-    let mut replaced = 0;
     for row in 0..rows {
         let before = norms(&w.view().slice_rows(row..row + 1))?[0];
         let others =
@@ -152,7 +149,6 @@ fn one_by_one<T: Accumulator>(
         let mut norm = norms(&w.view().slice_rows(row..row + 1))?[0];
         let noise = 64.0 * 2.0 * T::DTYPE.unit_roundoff() * before;
         if norm <= negligible.max(noise) {
-            replaced += 1;
             // A random vector has next to no chance to depend on fewer than all; where nothing is left the
             // space is full, which callers see to.
             for _ in 0..3 {
@@ -173,7 +169,7 @@ fn one_by_one<T: Accumulator>(
         let target = q.reborrow().slice_rows(row..row + 1);
         combine(scale.as_ref(), &w.view().slice_rows(row..row + 1), target, Target::Replaced)?;
     }
-    Ok((lower, replaced))
+    Ok(lower)
 }
 
 /// The lower triangular factor, if the matrix is positive definite.

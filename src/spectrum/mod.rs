@@ -11,7 +11,10 @@
 //! | `frobenius` | the root of the sum of their squares, from a layer's index tables |
 
 mod bound;
+mod bound_gram;
 mod circular;
+mod circular_kernel;
+mod circular_solver;
 mod dense;
 mod frobenius;
 mod lanczos;
@@ -20,10 +23,21 @@ mod norm;
 mod options;
 mod result;
 mod small;
+mod symbol;
+
+#[cfg(test)]
+mod bound_tests;
+#[cfg(test)]
+mod circular_tests;
+#[cfg(test)]
+mod symbol_tests;
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+pub use bound::NormBound;
+pub use circular::{CircularSpectrum, CircularTriplets};
+pub use circular_kernel::TorusKernel;
 pub use norm::{Norm, NormOptions};
 pub use options::{Method, Progress, SpectrumOptions, Top};
 pub use result::Spectrum;
@@ -33,7 +47,7 @@ use crate::error::{Error, Result};
 use crate::operator::layer::Layer;
 use crate::operator::{Expression, Operator};
 use crate::tensor::Tensor;
-use circular::{Accuracy, CircularSpectrum};
+use circular_solver::Accuracy;
 use lanczos::{Found, Lanczos, Schedule};
 
 /// A progress callback for who wants none.
@@ -217,7 +231,7 @@ impl<T: Accumulator> Operator<T> {
             orthogonality,
             interrupted: false,
             all: Some(all),
-            frobenius_norm: self.frobenius_norm(),
+            frobenius_norm: self.frobenius_norm()?,
         })
     }
 
@@ -248,7 +262,7 @@ impl<T: Accumulator> Operator<T> {
             orthogonality,
             interrupted,
             all: None,
-            frobenius_norm: self.frobenius_norm(),
+            frobenius_norm: self.frobenius_norm()?,
         })
     }
 }

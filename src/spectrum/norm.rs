@@ -165,22 +165,24 @@ impl<T: Accumulator> Operator<T> {
     }
 
     /// The Frobenius norm, where it is known without applying the operator: of layers, from their index
-    /// tables, and of adjoints and multiples of those.
-    pub fn frobenius_norm(&self) -> Option<f64> {
-        match self.expression() {
-            Expression::Layer(layer, _) => Some(frobenius_norm(layer)),
-            Expression::Adjoint(inner) => inner.frobenius_norm(),
+    /// tables, of sparse matrices, and of adjoints and multiples of those.
+    ///
+    /// # Errors
+    /// [`Error::Allocation`] for the tables.
+    pub fn frobenius_norm(&self) -> Result<Option<f64>> {
+        Ok(match self.expression() {
+            Expression::Layer(layer, _) => Some(frobenius_norm(layer)?),
+            Expression::Adjoint(inner) => inner.frobenius_norm()?,
             Expression::Identity => Some((self.shape()[0] as f64).sqrt()),
             Expression::Sum(terms) => match &terms[..] {
-                [(factor, term)] => term.frobenius_norm().map(|norm| factor.abs() * norm),
+                [(factor, term)] => term.frobenius_norm()?.map(|norm| factor.abs() * norm),
                 _ => None,
             },
-            Expression::Given(Given::Sparse(matrix), _) => {
-                let squares = matrix.data()?.iter().map(|value| value.to_f64().powi(2));
-                Some(squares.sum::<f64>().sqrt())
-            }
+            Expression::Given(Given::Sparse(matrix), _) => matrix
+                .data()
+                .map(|data| data.iter().map(|value| value.to_f64().powi(2)).sum::<f64>().sqrt()),
             Expression::Given(..) | Expression::Composition(..) => None,
-        }
+        })
     }
 }
 
