@@ -120,8 +120,15 @@ impl Session {
             let bar = shown.get_or_insert_with(|| Progress::until(what, p.wanted as u64));
             bar.tell(p.converged as u64, || {
                 let rate = p.applications as f64 / start.elapsed().as_secs_f64().max(1e-9);
-                let residual = report::rounded(p.residual, 2);
-                format!("{what}: residual {residual}, {} applications/s", report::rounded(rate, 3))
+                let rate = report::rounded(rate, 3);
+                // Infinite before there are as many values as are wanted.
+                match p.residual.is_finite() {
+                    true => {
+                        let residual = report::rounded(p.residual, 2);
+                        format!("{what}: residual {residual}, {rate} applications/s")
+                    }
+                    false => format!("{what}: {rate} applications/s"),
+                }
             });
             interrupted |= deferred.get_or_insert_with(Deferred::new).is_asked();
             if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -82,7 +82,7 @@ fn layers_of_the_digits_network_have_the_values_of_pytorch() {
         let mut archive = NpzReader::open(folder.path("s.npz")).unwrap();
         assert_eq!(archive.names(), ["values", "u", "v"]);
         let saved = values(&archive.read("values").unwrap().into_tensor::<f64>().unwrap());
-        assert_eq!(saved, numbers(&object["values"]));
+        assert_close(&saved, &numbers(&object["values"]), 1e-15);
         assert_eq!(archive.read("u").unwrap().shape(), [6, m]);
         assert_eq!(archive.read("v").unwrap().shape(), [6, n]);
         assert_eq!(object["output"]["arrays"]["u"], json!({ "shape": [6, m], "dtype": "f32" }));
@@ -91,7 +91,8 @@ fn layers_of_the_digits_network_have_the_values_of_pytorch() {
         folder.json(&matrix);
         let object = folder.json(&["spectrum", "m.npz", "--top", "all", "-o", "s.npy"]);
         assert_close(&numbers(&object["values"]), &expected, 2e-6);
-        assert_eq!(values(&folder.read::<f64>("s.npy")), numbers(&object["values"]));
+        // Reading JSON may cost the last digit.
+        assert_close(&values(&folder.read::<f64>("s.npy")), &numbers(&object["values"]), 1e-15);
         assert_eq!(object["shape"], json!([m, n]));
     }
 }
@@ -213,14 +214,13 @@ fn bad_input_is_named_and_leaves_no_file() {
         ("spectrum w.npy --input-size 5 --method fast", &["--method", "fast"]),
         (
             "spectrum w.npy --input-size 5 --padding 1 --stride 2 --padding-mode circular --method circular",
-            &["W (w.npy)"],
+            &["--stride on axis", "is 2", "input extent is 5"],
         ),
         ("spectrum big.npy --input-size 224 --method dense", &["--method is dense"]),
         ("spectrum m.npz --input-size 5", &["--input-size is given", "W (m.npz)"]),
         ("spectrum m.npz --stride 1", &["--stride is given", "W (m.npz)"]),
         ("spectrum m.npz --transposed", &["--transposed is given"]),
         ("spectrum none.npz", &["W (none.npz)", "No such file"]),
-        ("spectrum w.npy --layers small.json", &["W is w.npy"]),
     ] {
         folder.fails(2, &format!("{command} {with_files}"), parts);
     }
@@ -233,6 +233,7 @@ fn bad_input_is_named_and_leaves_no_file() {
     ] {
         folder.fails(2, &format!("spectrum {model} --layers {list} --plot s.svg"), parts);
     }
+    folder.fails(2, "spectrum w.npy --layers small.json", &["W is w.npy"]);
     let network = format!("spectrum {model} --layers small.json");
     folder.fails(2, &format!("{network} --padding 1"), &["--padding is given", "small.json"]);
     folder.fails(2, &format!("{network} -o s.npz"), &["--output is given"]);

@@ -14,7 +14,7 @@ use crate::args::SpectrumArgs;
 use crate::failure::Failure;
 use crate::geometry::{GeometryFlags, TransposedFlags};
 use crate::layers::{self, LayerEntry};
-use crate::plot::spectrum::{Series, plot};
+use crate::plot::spectrum::{Series, plot, shortened};
 use crate::report::{count, rounded, size};
 use crate::session::{Operand, Session, check_plot, check_writable};
 use crate::values::Extents;
@@ -313,11 +313,9 @@ fn rows<T: Element>(matrix: Tensor<T>, kept: &[usize]) -> convmat::Result<Tensor
 }
 
 impl Answer {
-    /// Where the norm is: at least, and at most if that is known.
+    /// What the norm is at least: of a bracket the lower end, from which rounding is taken off.
     fn lower(&self) -> Option<f64> {
-        let bracketed = self.norm.as_ref().map(|norm| norm.lower);
-        // The larger of two lower bounds; a norm's has rounding taken off, and is never above its upper one.
-        bracketed.or(self.lower)
+        self.norm.as_ref().map(|norm| norm.lower).or(self.lower)
     }
 
     fn upper(&self) -> Option<f64> {
@@ -361,6 +359,13 @@ impl Answer {
     }
 }
 
+/// A file's name without its folder, short enough for a picture's heading.
+fn heading_name(source: &Source) -> String {
+    let file = source.path().file_name().unwrap_or_default().display();
+    let key = source.key().map_or(String::new(), |key| format!(":{key}"));
+    shortened(&format!("{file}{key}"), 44)
+}
+
 fn known(value: Option<f64>, digits: usize) -> String {
     value.map_or("unknown".into(), |value| rounded(value, digits))
 }
@@ -381,7 +386,8 @@ fn single(
                     values: answer.values.clone(),
                     bracket: answer.bracket(),
                 };
-                let heading = format!("Singular values of {}, {} × {}", args.w, count(m), count(n));
+                let name = heading_name(&args.w);
+                let heading = format!("Singular values of {name}, {} × {}", count(m), count(n));
                 Some((target, plot(&heading, &[series], target.format())?))
             }
             None => None,
@@ -531,7 +537,7 @@ fn network(args: &SpectrumArgs, session: &mut Session, list: &Path) -> Result<()
             bracket: answer.bracket(),
         })
         .collect();
-    let heading = format!("Singular values of the layers of {}", args.w);
+    let heading = format!("Singular values of the layers of {}", heading_name(&args.w));
     let picture = plot(&heading, &series, target.format())?;
     session.save_plot(target, &picture)
 }

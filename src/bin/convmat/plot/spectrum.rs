@@ -205,7 +205,7 @@ impl<'a> Figure<'a> {
             let (colour, dashes) = STYLES[i % STYLES.len()];
             canvas.line(&[[left, y], [left + 34.0, y]], colour, 1.6, dashes)?;
             mark(canvas, [left + 17.0, y], i, colour)?;
-            let name = shortened(&series.name);
+            let name = shortened(&series.name, LEGEND_LETTERS);
             canvas.text(&name, [left + 42.0, y], 14.0, Anchor::Left, BLACK)?;
             if let Some(bracket) = series.bracket {
                 let place = [left + 42.0, y + LEGEND_LINE - 3.0];
@@ -248,12 +248,12 @@ fn thinned(points: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
 }
 
 /// A long name without its beginning: its end is what tells layers apart.
-fn shortened(name: &str) -> String {
+pub fn shortened(name: &str, most: usize) -> String {
     let letters = name.chars().count();
-    if letters <= LEGEND_LETTERS {
+    if letters <= most {
         return name.into();
     }
-    let end: String = name.chars().skip(letters - LEGEND_LETTERS + 1).collect();
+    let end: String = name.chars().skip(letters + 1 - most).collect();
     format!("…{end}")
 }
 
