@@ -87,6 +87,17 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     AtomicFile::create(path.as_ref()).map(drop)
 }
 
+/// Writes a file of any kind, whole or not at all, as the writers of tensors do.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written; then a file that was there before stays as it was.
+pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    file.commit()
+}
+
 /// A file that is being written: [`AtomicFile::commit`] gives it its name, dropping it removes it.
 ///
 /// After a write has failed, it accepts and ignores all further ones, and only keeps count of the

@@ -27,7 +27,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 pub use array::{AnyTensor, Array, ArrayType};
-pub use atomic::{AbandonedWrites, abandon_writes, check_writable};
+pub use atomic::{AbandonedWrites, abandon_writes, check_writable, write_file};
 pub use npy::{write_npy, write_npy_with_progress};
 pub use npz::{NpzReader, NpzWriter};
 pub use safetensors::{AnyView, SafetensorsReader, write_safetensors};

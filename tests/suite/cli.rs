@@ -1,11 +1,14 @@
-//! The command line, run as a process: here what it prints, in `results` what it writes, in `failures`
-//! how it fails, and in `interrupts` how it ends when it is told to.
+//! The command line, run as a process: here what it prints, in `results` what it writes, in `plots` what
+//! it draws, in `spectrum` what it says of operators, in `failures` how it fails, and in `interrupts` how it
+//! ends when it is told to.
 
 mod explanations;
 mod failures;
 #[cfg(target_os = "linux")]
 mod interrupts;
+mod plots;
 mod results;
+mod spectrum;
 
 use std::fs;
 use std::path::PathBuf;
@@ -158,7 +161,9 @@ fn help_and_version_are_answers() {
     };
     assert_eq!(stdout(&["--version"]), format!("convmat {}\n", env!("CARGO_PKG_VERSION")));
     let help = stdout(&["--help"]);
-    for command in ["devices", "filter", "unfold", "fold", "conv", "conv-backward", "matrix"] {
+    for command in
+        ["devices", "filter", "unfold", "fold", "conv", "conv-backward", "matrix", "spectrum"]
+    {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
         let help = stdout(&[command, "--help"]);
         assert!(command == "devices" || help.contains(&format!("  convmat {command} ")), "{help}");

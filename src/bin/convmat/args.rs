@@ -1,14 +1,17 @@
 //! The commands, their flags and what `--help` says about them.
 
+use std::path::PathBuf;
+
 use clap::builder::styling::{AnsiColor, Style, Styles};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use convmat::io::Source;
-use convmat::{Algorithm, DType};
+use convmat::{Algorithm, DType, Method, Top};
 
 use crate::geometry::{GeometryFlags, TransposedFlags};
-use crate::values::{Extents, choice, number};
+use crate::plot::Target;
+use crate::values::{Extents, Given, choice, number};
 
 const STYLES: Styles = Styles::styled()
     .header(Style::new().bold())
@@ -27,6 +30,7 @@ Examples:
   convmat unfold x.npy --kernel 3x3 --padding 1 -o patches.npy
   convmat conv x.npy model.safetensors:conv1.weight --bias model.safetensors:conv1.bias -o y.npy
   convmat matrix w.npy --input-size 56x56 --padding 1 -o matrix.npz
+  convmat spectrum w.npy --input-size 56x56 --padding 1 --top 6 --plot spectrum.svg
 
 Exit status: 0 when done, 1 for a failure (disk, memory or device), 2 for bad input, 130 after \
 Ctrl-C (in general 128 plus the signal's number). A command that fails or is interrupted leaves its \
@@ -64,6 +68,7 @@ pub enum Command {
     Conv(ConvArgs),
     ConvBackward(ConvBackwardArgs),
     Matrix(MatrixArgs),
+    Spectrum(SpectrumArgs),
 }
 
 impl Command {
@@ -76,6 +81,7 @@ impl Command {
             Command::Conv(_) => "conv",
             Command::ConvBackward(_) => "conv-backward",
             Command::Matrix(_) => "matrix",
+            Command::Spectrum(_) => "spectrum",
         }
     }
 }
@@ -272,10 +278,12 @@ pub struct ConvBackwardArgs {
 The matrix M takes one flattened example to its output, y = M·x: rows are (output channel, position), \
 columns (input channel, position), row-major whatever the layout of W. A bias becomes one last column, \
 to be multiplied by 1. The file loads with scipy.sparse.load_npz; as SciPy has no bfloat16, a bf16 \
-weight makes an f32 matrix.
+weight makes an f32 matrix. The picture has a cell for every entry or, where the matrix is larger than \
+the picture, darker cells where there are more entries.
 
 Examples:
   convmat matrix w.npy --input-size 56x56 --padding 1 -o matrix.npz
+  convmat matrix w.npy --input-size 14 --padding 1 -o matrix.npz --plot pattern.svg
   convmat matrix w.npy --bias b.npy --input-size 28 --padding 1 --padding-mode circular -o m.npz
   convmat matrix w.npy --transposed --input-size 14x14 --stride 2 --output-padding 1 -o m.npz")]
 pub struct MatrixArgs {
@@ -308,6 +316,109 @@ pub struct MatrixArgs {
     /// File to write, an archive as scipy.sparse.save_npz makes it
     #[arg(short, long, value_name = "M.npz", value_parser = source, help_heading = None)]
     pub output: Source,
+
+    /// Draw the pattern of the matrix: .svg or .png
+    #[arg(long, value_name = "M.svg|M.png", help_heading = None)]
+    pub plot: Option<Target>,
+}
+
+/// Compute the singular values of a layer, a sparse matrix or a network's layers
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The operator is the linear part of the layer (without its bias) on one example of --input-size, the \
+matrix that `convmat matrix` assembles; nothing is assembled here. W may also be such a matrix, or any \
+other that scipy.sparse.save_npz wrote in compressed sparse row form; then there are no geometry flags.
+
+Methods: lanczos iterates until residuals are small; randomized makes a fixed number of iterations, as \
+torch.svd_lowrank; circular is exact, for circular padding and strides that divide the input; dense is \
+exact, for what is small; auto takes circular or dense where it can, else lanczos.
+
+For a network W is a file of many tensors, and --layers lists those to look at: \
+[{\"name\": \"conv1.weight\", \"input_size\": \"56x56\", \"padding\": 1}, …]. The other keys are stride, dilation, \
+groups, padding_mode, transposed, output_padding and layout; values are as for the flags, or numbers and \
+arrays. The norm of each layer is bracketed, and the product of the upper ends bounds how much the \
+layers together can magnify, where what is between them magnifies nothing.
+
+Ctrl-C ends an iteration early: what has converged is reported, and the exit status is 130. Pressed a \
+second time, it ends the program.
+
+Examples:
+  convmat spectrum w.npy --input-size 56x56 --padding 1
+  convmat spectrum w.npy --input-size 56x56 --padding 1 --bracket --plot spectrum.svg
+  convmat spectrum w.npy --input-size 32 --padding 1 --padding-mode circular --top all -o s.npy
+  convmat spectrum matrix.npz --top 20 -o triplets.npz
+  convmat spectrum model.safetensors --layers layers.json --plot layers.png")]
+pub struct SpectrumArgs {
+    // First, because what comes after it takes away what it looks at.
+    #[command(flatten)]
+    pub given: Given,
+
+    /// Weight [O, C/G, kernel…], with --transposed [C, O/G, kernel…]; a sparse matrix; or a network
+    #[arg(value_name = "W", value_parser = source)]
+    pub w: Source,
+
+    /// Spatial extents of the input; needed unless W is a matrix or --layers is given
+    #[arg(long, value_name = "HxW", allow_negative_numbers = true)]
+    pub input_size: Option<Extents>,
+
+    /// The layers of a network, as JSON; W is the file that holds their weights
+    #[arg(long, value_name = "LAYERS.json")]
+    pub layers: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub transposed: TransposedFlags,
+
+    /// How many of the largest singular values: a number or all [default: 6, or all if there are fewer]
+    #[arg(long, value_name = "K", value_parser = top, allow_negative_numbers = true)]
+    pub top: Option<Top>,
+
+    /// How to compute them
+    #[arg(long, value_name = "METHOD", default_value = "auto",
+          value_parser = choice::<Method>(&["auto", "lanczos", "randomized", "circular", "dense"]))]
+    pub method: Method,
+
+    /// Residuals that count as converged, in parts of the largest value [default: 1e-6, for f64 1e-9]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub tolerance: Option<f64>,
+
+    /// The most vectors to which the operator or its adjoint is applied, about
+    #[arg(long, value_name = "MOST")]
+    pub applications: Option<u64>,
+
+    /// Power iterations of the randomized method
+    #[arg(long, value_name = "NITER", default_value_t = 2)]
+    pub iterations: usize,
+
+    /// Where random vectors come from: the same seed gives the same result
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Bracket the norm: what it is at least, and what it is at most
+    #[arg(long)]
+    pub bracket: bool,
+
+    /// Extents of the kernel; those of W, with which they have to agree
+    #[arg(long, value_name = "K", help_heading = "Geometry", allow_negative_numbers = true)]
+    pub kernel: Option<Extents>,
+
+    #[command(flatten)]
+    pub geometry: GeometryFlags,
+
+    /// File to write: .npy for the values; .npz for values, u and v (singular vectors as rows)
+    #[arg(short, long, value_name = "S.npy|S.npz", value_parser = source, help_heading = None)]
+    pub output: Option<Source>,
+
+    /// Draw the values in order: .svg or .png
+    #[arg(long, value_name = "F.svg|F.png", help_heading = None)]
+    pub plot: Option<Target>,
+}
+
+/// The value of `--top`.
+fn top(text: &str) -> Result<Top, String> {
+    match text {
+        "all" => Ok(Top::All),
+        _ => number(text).map(Top::Count).map_err(|e| e + " (write a number or all)"),
+    }
 }
 
 fn algorithm() -> impl TypedValueParser<Value = Algorithm> {

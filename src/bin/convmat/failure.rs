@@ -27,6 +27,11 @@ impl Failure {
         self.exit_status
     }
 
+    /// The same failure, with the place in a file where its reason is.
+    pub fn within(self, place: impl fmt::Display) -> Self {
+        Failure { message: format!("{place}: {}", self.message), ..self }
+    }
+
     /// A failure to read the tensor that messages call `label`.
     pub fn reading(label: &str, error: Error) -> Self {
         match error {
@@ -43,11 +48,11 @@ impl Failure {
         Failure::input(format!("{label} has elements of type {found}, expected {expected}{hint}"))
     }
 
-    /// A failure to write `--output`.
-    pub fn writing(path: &std::path::Path, error: Error) -> Self {
+    /// A failure to write the file that this flag names.
+    pub fn writing(flag: &str, path: &std::path::Path, error: Error) -> Self {
         match error {
             Error::Io { source, .. } => {
-                Failure::run(format!("cannot write --output {}: {source}", path.display()))
+                Failure::run(format!("cannot write {flag} {}: {source}", path.display()))
             }
             error => error.into(),
         }

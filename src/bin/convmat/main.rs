@@ -8,10 +8,11 @@ mod args;
 mod commands;
 mod failure;
 mod geometry;
+mod layers;
+mod plot;
 mod progress;
 mod report;
 mod session;
-#[cfg(unix)]
 mod signals;
 mod values;
 
@@ -27,7 +28,7 @@ use session::Session;
 
 fn main() -> ExitCode {
     let done = match Cli::try_parse() {
-        Ok(cli) => run(&cli).map(|()| ExitCode::SUCCESS),
+        Ok(cli) => run(&cli),
         Err(error) => usage(&error),
     };
     done.unwrap_or_else(|failure| {
@@ -37,12 +38,13 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(cli: &Cli) -> Result<(), Failure> {
-    #[cfg(unix)]
+fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     signals::handle().map_err(|e| Failure::run(format!("cannot wait for signals: {e}")))?;
     let mut session = Session::new(cli.command.name(), &cli.device, cli.explain)?;
     commands::run(&cli.command, &mut session)?;
-    printed(session.into_report().print(cli.json))
+    let status = if session.interrupted { signals::INTERRUPTED.into() } else { ExitCode::SUCCESS };
+    printed(session.into_report().print(cli.json))?;
+    Ok(status)
 }
 
 /// Prints help and the version, which were asked for; any other message of clap is bad input.

@@ -21,6 +21,20 @@ impl Progress {
         Progress::new(what, Some(total), TEMPLATE)
     }
 
+    /// Work that goes on until so many things are done; what it says changes.
+    pub fn until(what: &str, total: u64) -> Self {
+        const TEMPLATE: &str = "{spinner} {msg} [{bar:20}] {pos} of {len} {elapsed:.dim}";
+        Progress::new(what, Some(total), TEMPLATE)
+    }
+
+    /// Says how many are done, and something else.
+    pub fn tell(&self, done: u64, what: impl FnOnce() -> String) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(done);
+            bar.set_message(what());
+        }
+    }
+
     fn new(what: &str, total: Option<u64>, template: &str) -> Self {
         if !stderr().is_terminal() {
             return Progress(None);

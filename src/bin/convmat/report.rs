@@ -175,6 +175,28 @@ pub fn size(bytes: usize) -> String {
     if unit == "bytes" { format!("{bytes} bytes") } else { format!("{value:.1} {unit}") }
 }
 
+/// A number with this many significant digits at most.
+pub fn rounded(value: f64, digits: usize) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    // Rounding comes first: 0.99996 with four digits is 1, and then has one before the point.
+    let text = format!("{value:.*e}", digits.max(1) - 1);
+    let Some((mantissa, Ok(exponent))) = text.split_once('e').map(|(m, e)| (m, e.parse::<i32>()))
+    else {
+        return text;
+    };
+    let trimmed = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
+        false => text.to_string(),
+    };
+    if (-4..digits.max(6) as i32).contains(&exponent) {
+        trimmed(&format!("{value:.*}", (digits as i32 - 1 - exponent).max(0) as usize))
+    } else {
+        format!("{}e{exponent}", trimmed(mantissa))
+    }
+}
+
 /// A duration with three significant digits or so.
 pub fn seconds(s: f64) -> String {
     match s {
@@ -195,6 +217,9 @@ mod tests {
             [0, 1023, 1536, 5 << 30].map(size),
             ["0 bytes", "1023 bytes", "1.5 KiB", "5.0 GiB"]
         );
+        let values = [0.0, 0.99996, 1234.5678, 0.00123456, 1.2345e-7, 6.02214e23, 250000.0];
+        let texts = ["0", "1", "1235", "0.001235", "1.235e-7", "6.022e23", "250000"];
+        assert_eq!(values.map(|v| rounded(v, 4)), texts);
         assert_eq!([12e-6, 0.0123, 4.567].map(seconds), ["12 µs", "12.3 ms", "4.57 s"]);
     }
 }

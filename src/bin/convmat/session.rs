@@ -1,6 +1,7 @@
 //! One run of the program: it reads operands, calls the library and writes one file. Each step is timed
 //! and reported.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,8 +11,10 @@ use convmat::io::{self, AnyView, Array, ArrayType, Format, NpzWriter, Source};
 use convmat::{DType, Device, Element, Explanation, Tensor, TensorView};
 
 use crate::failure::{Failure, Names};
+use crate::plot::Target;
 use crate::progress::Progress;
 use crate::report::{self, Report};
+use crate::signals::Deferred;
 
 /// Outputs from this size on, in bytes, are shown with a progress bar.
 const LARGE: usize = 1 << 24;
@@ -21,6 +24,8 @@ pub struct Session {
     pub device: Device,
     pub names: Names,
     pub report: Report,
+    /// Whether Ctrl-C ended an iteration, whose results so far are reported.
+    pub interrupted: bool,
     /// Whether plans are reported, and those so far.
     explain: bool,
     plans: Vec<Explanation>,
@@ -37,7 +42,8 @@ impl Session {
         report.set("device", device.to_string());
         let (read, compute, write) = (0.0, 0.0, 0.0);
         let plans = Vec::new();
-        Ok(Session { device, names, report, explain, plans, read, compute, write })
+        let interrupted = false;
+        Ok(Session { device, names, report, interrupted, explain, plans, read, compute, write })
     }
 
     /// Reads the tensor that the library calls `name` and the user `argument`.
@@ -49,12 +55,16 @@ impl Session {
     ) -> Result<Operand, Failure> {
         let label = format!("{argument} ({source})");
         self.names.set(name, &label);
-        let progress = Progress::spinner(&format!("reading {source}"));
-        let array = timed(&mut self.read, || io::read(source));
-        drop(progress);
+        let array = self.reading(source, || io::read(source));
         let array = array.map_err(|e| Failure::reading(&label, e))?;
         self.report.operand(name, source, array.shape(), array.dtype());
-        Ok(Operand { label, array })
+        Ok(Operand::new(label, array))
+    }
+
+    /// Runs and times the reading of a file.
+    pub fn reading<R>(&mut self, source: &Source, read: impl FnOnce() -> R) -> R {
+        let _progress = Progress::spinner(&format!("reading {source}"));
+        timed(&mut self.read, read)
     }
 
     /// [`Session::load`] for an operand that may be absent.
@@ -96,6 +106,39 @@ impl Session {
         result.map_err(|e| self.names.explain(e))
     }
 
+    /// Runs and times an iteration of the library, which is given what to call as it goes on. On a terminal
+    /// this shows how far it is; and from the first call on, Ctrl-C ends the iteration and nothing else.
+    pub fn iterate<R>(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&mut dyn FnMut(&convmat::Progress) -> ControlFlow<()>) -> convmat::Result<R>,
+    ) -> Result<R, Failure> {
+        let start = Instant::now();
+        let (mut shown, mut deferred, mut interrupted) = (None, None, false);
+        let spinner = Progress::spinner(what);
+        let mut report = |p: &convmat::Progress| {
+            let bar = shown.get_or_insert_with(|| Progress::until(what, p.wanted as u64));
+            bar.tell(p.converged as u64, || {
+                let rate = p.applications as f64 / start.elapsed().as_secs_f64().max(1e-9);
+                let rate = report::rounded(rate, 3);
+                // Infinite before there are as many values as are wanted.
+                match p.residual.is_finite() {
+                    true => {
+                        let residual = report::rounded(p.residual, 2);
+                        format!("{what}: residual {residual}, {rate} applications/s")
+                    }
+                    false => format!("{what}: {rate} applications/s"),
+                }
+            });
+            interrupted |= deferred.get_or_insert_with(Deferred::new).is_asked();
+            if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let result = timed(&mut self.compute, || work(&mut report));
+        drop((spinner, shown, deferred));
+        self.interrupted |= interrupted;
+        result.map_err(|e| self.names.explain(e))
+    }
+
     /// Writes a tensor to `--output`. In an archive its key is `name`, unless `--output` gives another.
     pub fn save<T: Element>(
         &mut self,
@@ -107,7 +150,7 @@ impl Session {
         let path = output.path();
         let key = output.key().unwrap_or(name);
         let bytes = tensor.len() * T::DTYPE.size();
-        self.write(path, bytes, |progress| match output.format() {
+        self.write("--output", path, bytes, |progress| match output.format() {
             Format::Npy => io::write_npy_with_progress(path, &tensor, |n| progress.advance(n)),
             Format::Safetensors => io::write_safetensors(path, &[(key, AnyView::new(&tensor)?)]),
             _ => write_npz(path, progress, &[(key, tensor.view())]),
@@ -131,7 +174,7 @@ impl Session {
         let tensors = tensors.map_err(|e| self.names.explain(e))?;
         let views: Vec<_> = tensors.iter().map(|(name, t)| (*name, t.view())).collect();
         let bytes = tensors.iter().map(|(_, t)| t.len() * T::DTYPE.size()).sum();
-        self.write(path, bytes, |progress| write_npz(path, progress, &views))?;
+        self.write("--output", path, bytes, |progress| write_npz(path, progress, &views))?;
         let dtype = T::DTYPE.to_string();
         let mut arrays = serde_json::Map::new();
         for (name, tensor) in &tensors {
@@ -144,9 +187,19 @@ impl Session {
         Ok(())
     }
 
-    /// Runs and times work that writes about this number of bytes to `path`.
+    /// Writes a picture.
+    pub fn save_plot(&mut self, target: &Target, bytes: &[u8]) -> Result<(), Failure> {
+        let path = target.path();
+        self.write("--plot", path, bytes.len(), |_| io::write_file(path, bytes))?;
+        self.report.row("plot", format!("{}, {}", path.display(), report::size(bytes.len())));
+        self.report.set("plot", path.display().to_string());
+        Ok(())
+    }
+
+    /// Runs and times work that writes about this number of bytes to `path`, which this flag gives.
     pub fn write(
         &mut self,
+        flag: &str,
         path: &Path,
         bytes: usize,
         work: impl FnOnce(&Progress) -> convmat::Result<()>,
@@ -158,7 +211,7 @@ impl Session {
         };
         let result = timed(&mut self.write, || work(&progress));
         drop(progress);
-        result.map_err(|e| Failure::writing(path, e))
+        result.map_err(|e| Failure::writing(flag, path, e))
     }
 
     /// The report, with the times added.
@@ -201,7 +254,13 @@ fn write_npz<T: Element>(
 
 /// Fails if `--output` cannot be written, so that this is known before long work.
 pub fn check_writable(output: &Path) -> Result<(), Failure> {
-    io::check_writable(output).map_err(|e| Failure::writing(output, e))
+    io::check_writable(output).map_err(|e| Failure::writing("--output", output, e))
+}
+
+/// The same for `--plot`.
+pub fn check_plot(target: Option<&Target>) -> Result<(), Failure> {
+    let Some(path) = target.map(Target::path) else { return Ok(()) };
+    io::check_writable(path).map_err(|e| Failure::writing("--plot", path, e))
 }
 
 /// A tensor as read from its file.
@@ -211,6 +270,11 @@ pub struct Operand {
 }
 
 impl Operand {
+    /// An array that messages call `label`.
+    pub fn new(label: String, array: Array) -> Self {
+        Operand { label, array }
+    }
+
     /// What the user calls it: the argument and, in brackets, the file.
     pub fn label(&self) -> &str {
         &self.label

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, FromArgMatches};
 
 use convmat::Padding;
 
@@ -130,6 +132,42 @@ impl fmt::Display for PaddingFlag {
                 f.write_str(&text.collect::<Vec<_>>().join("x"))
             }
         }
+    }
+}
+
+/// The arguments that were given, which those that have their default values were not. As a field of a
+/// command it has to be the first, as later ones take away what it looks at.
+#[derive(Debug)]
+pub struct Given(Vec<String>);
+
+impl Given {
+    /// The first of these flags that was given.
+    pub fn first(&self, flags: &[&'static str]) -> Option<&'static str> {
+        let id = |flag: &str| flag.trim_start_matches('-').replace('-', "_");
+        flags.iter().copied().find(|flag| self.0.contains(&id(flag)))
+    }
+}
+
+impl Args for Given {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        command
+    }
+}
+
+impl FromArgMatches for Given {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given =
+            |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+        Ok(Given(matches.ids().filter(given).map(|id| id.to_string()).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Given::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 

@@ -10,8 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use libc::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, c_int};
+use serde_json::Value;
 
 use super::Folder;
+use crate::catalogue::randoms;
 
 /// Writes 8100 · 900 · 9 elements of 4 bytes: enough to be caught while it writes.
 const COMMAND: [&str; 6] = ["filter", "--channels", "900", "--kernel", "3x3", "-o"];
@@ -163,4 +165,52 @@ fn ignored_signals_stay_ignored() {
     assert!(ended.success(), "{ended:?}");
     assert_eq!(folder.names(), ["old.npy"]);
     assert_eq!(folder.read::<f32>("old.npy").shape(), [8100, 900, 3, 3]);
+}
+
+/// Starts an iteration that would go on for long, sends so many Ctrl-C after `delay`, and returns the exit
+/// status with what is printed.
+fn interrupt_iteration(folder: &Folder, delay: Duration, times: usize) -> (Option<i32>, String) {
+    let command = "spectrum w.npy --input-size 40 --padding 1 --method lanczos --top 64 --json \
+                   --tolerance 1e-300 --applications 1000000000 -o s.npz --plot s.svg --device cpu";
+    let mut command = folder.command(&command.split_whitespace().collect::<Vec<_>>());
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let prepare = || {
+        // SAFETY: the call changes the new process alone, and takes nothing but numbers.
+        unsafe { libc::signal(SIGINT, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: `prepare` makes a system call only, which is all that may be done between fork and exec.
+    unsafe { command.pre_exec(prepare) };
+    let child = command.spawn().unwrap();
+    thread::sleep(delay);
+    for _ in 0..times {
+        send(&child, SIGINT);
+        // Two that come at once are one.
+        thread::sleep(Duration::from_millis(2));
+    }
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn an_interrupted_iteration_gives_what_has_converged() {
+    let folder = Folder::new();
+    folder.write::<f64>("w.npy", &[8, 8, 3, 3], &randoms(576, 1));
+    // Before its first step, an iteration has nothing to give, and ends as other commands do.
+    let delays = (0..12).map(|i| Duration::from_millis(100 << i));
+    let object = delays
+        .filter_map(|delay| {
+            let (status, text) = interrupt_iteration(&folder, delay, 1);
+            assert_eq!(status, Some(130), "{text}");
+            assert_eq!(folder.names().contains(&"s.npz".into()), !text.is_empty());
+            (!text.is_empty()).then(|| serde_json::from_str::<Value>(&text).unwrap())
+        })
+        .next()
+        .expect("an iteration that is under way");
+    assert_eq!((&object["converged"], &object["interrupted"]), (&false.into(), &true.into()));
+    let values = object["values"].as_array().unwrap().len();
+    assert!(values < 64 && object["residuals"].as_array().unwrap().len() == values, "{object}");
+    assert!(object["norm"]["lower"].as_f64().unwrap() > 0.0, "{object}");
+    assert_eq!(folder.names(), ["s.npz", "s.svg", "w.npy"]);
+    assert_eq!(folder.read::<f64>("s.npz:u").shape(), [values, 8 * 1600]);
 }

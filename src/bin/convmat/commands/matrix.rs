@@ -5,11 +5,13 @@ use convmat::{DType, Device, Element, PlanOptions, with_axes, with_dtype};
 use super::{archive_path, report_geometry, save_matrix};
 use crate::args::MatrixArgs;
 use crate::failure::Failure;
+use crate::plot::pattern;
 use crate::report;
-use crate::session::{Operand, Session, check_writable, common_dtype};
+use crate::session::{Operand, Session, check_plot, check_writable, common_dtype};
 
 pub fn run(args: &MatrixArgs, session: &mut Session) -> Result<(), Failure> {
     check_writable(archive_path("a sparse matrix", &args.output)?)?;
+    check_plot(args.plot.as_ref())?;
     session.names.set("input extent", "--input-size");
     let w = session.load_weight(&args.w)?;
     session.names.set("output channels", format!("{} output channels", w.label()));
@@ -64,5 +66,11 @@ fn typed<T: Element, const D: usize>(
     session.planned(&explanation);
     session.report.set("bias", args.bias.is_some());
     session.report.set("eliminate_zeros", args.eliminate_zeros);
-    save_matrix(session, args.output.path(), &matrix)
+    // Drawn before anything is written: if that fails, there is no file.
+    let picture = match &args.plot {
+        Some(target) => Some((target, pattern::plot(&matrix, target.format())?)),
+        None => None,
+    };
+    save_matrix(session, args.output.path(), &matrix)?;
+    picture.map_or(Ok(()), |(target, picture)| session.save_plot(target, &picture))
 }

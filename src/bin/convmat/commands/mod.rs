@@ -6,6 +6,7 @@ mod devices;
 mod filter;
 mod matrix;
 mod patches;
+mod spectrum;
 
 use std::path::Path;
 
@@ -29,6 +30,7 @@ pub fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
         Command::Conv(args) => conv::run(args, session),
         Command::ConvBackward(args) => backward::run(args, session),
         Command::Matrix(args) => matrix::run(args, session),
+        Command::Spectrum(args) => spectrum::run(args, session),
     }
 }
 
@@ -69,7 +71,7 @@ fn save_matrix<T: Element>(
     let (nnz, width) = (matrix.nnz(), matrix.index_width());
     let [rows, columns] = matrix.shape();
     let bytes = nnz * (T::DTYPE.size() + width.size()) + (rows + 1) * width.size();
-    session.write(path, bytes, |progress| {
+    session.write("--output", path, bytes, |progress| {
         let writer = NpzWriter::create(path)?;
         matrix.write_npz(writer.on_progress(|n| progress.advance(n)))
     })?;
