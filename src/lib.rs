@@ -141,6 +141,11 @@ pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, Indices, MatrixPlan, MatrixSize,
     Product, ProductPlan, Row,
 };
+pub use operator::Operator;
 pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
+pub use spectrum::{
+    CircularSpectrum, CircularTriplets, Method, Norm, NormBound, NormOptions, Progress, Spectrum,
+    SpectrumOptions, Top, TorusKernel,
+};
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

@@ -134,7 +134,6 @@ impl AxisMap {
     }
 
     /// Padded positions in front of the input; negative when its first positions are cropped.
-    #[cfg(gpu)]
     pub(crate) fn low(&self) -> i64 {
         self.low
     }

@@ -11,9 +11,7 @@ mod layout;
 mod padding;
 
 pub(crate) use axes::{Axes, Box3, ravel, unravel, volume};
-pub(crate) use axis::AdjointPhase;
-#[cfg(gpu)]
-pub(crate) use axis::gcd;
+pub(crate) use axis::{AdjointPhase, gcd};
 pub use axis::{AxisMap, AxisRows};
 pub use layout::Layout;
 pub use padding::{Padding, PaddingMode};

@@ -5,6 +5,7 @@
 //! memory and go through plain loops; many are products of matrices, which faer multiplies.
 
 use faer::{Accum, Mat, MatMut, MatRef, Par};
+use pulp::Arch;
 use rayon::prelude::*;
 
 use super::Target;
@@ -71,12 +72,14 @@ impl Piece {
 
     /// Adds what this piece gives to each inner product.
     fn dots<T: Accumulator>(&self, a: &[T], b: &[T], mut sums: MatMut<'_, f64>) {
-        for j in 0..sums.ncols() {
-            let right = self.of(b, j);
-            for i in 0..sums.nrows() {
-                sums[(i, j)] += dot(self.of(a, i), right);
+        Arch::new().dispatch(|| {
+            for j in 0..sums.ncols() {
+                let right = self.of(b, j);
+                for i in 0..sums.nrows() {
+                    sums[(i, j)] += dot(self.of(a, i), right);
+                }
             }
-        }
+        });
     }
 
     fn product<T: Accumulator>(&self, a: &[T], b: &[T], mut sums: MatMut<'_, f64>) {
@@ -116,6 +119,7 @@ impl Piece {
 }
 
 /// The inner product of two runs, in `T`, by lanes that the compiler makes vectors of.
+#[inline(always)]
 fn dot<T: Accumulator>(a: &[T], b: &[T]) -> f64 {
     const LANES: usize = 64;
     let mut sums = [T::ZERO; LANES];
@@ -123,6 +127,7 @@ fn dot<T: Accumulator>(a: &[T], b: &[T]) -> f64 {
     let rest = left.remainder().iter().zip(right.remainder());
     let rest: f64 = rest.map(|(&x, &y)| x.to_f64() * y.to_f64()).sum();
     for (x, y) in left.zip(right) {
+        let (x, y): (&[T; LANES], &[T; LANES]) = (x.try_into().unwrap(), y.try_into().unwrap());
         for lane in 0..LANES {
             sums[lane] += x[lane] * y[lane];
         }
@@ -157,7 +162,8 @@ pub(super) fn combine<T: Accumulator>(
                 if target == Target::Replaced {
                     y.fill(T::ZERO);
                 }
-                add(&factors[row * columns..][..columns], x, &piece, y);
+                let factors = &factors[row * columns..][..columns];
+                Arch::new().dispatch(|| add(factors, x, &piece, y));
             }
             return;
         }
@@ -178,13 +184,15 @@ pub(super) fn combine<T: Accumulator>(
 }
 
 /// Adds a piece of the rows of `x` with their factors to `y`, four at a time.
+#[inline(always)]
 fn add<T: Accumulator>(factors: &[T], x: &[T], piece: &Piece, y: &mut [T]) {
     let mut row = 0;
     for four in factors.chunks(4) {
         if let &[a, b, c, d] = four {
             let [p, q, r, s] = [0, 1, 2, 3].map(|more| piece.of(x, row + more));
-            for (at, y) in y.iter_mut().enumerate() {
-                *y += (a * p[at] + b * q[at]) + (c * r[at] + d * s[at]);
+            let terms = p.iter().zip(q).zip(r).zip(s);
+            for (y, (((&p, &q), &r), &s)) in y.iter_mut().zip(terms) {
+                *y += (a * p + b * q) + (c * r + d * s);
             }
         } else {
             for (more, &factor) in four.iter().enumerate() {

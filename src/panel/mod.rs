@@ -17,8 +17,8 @@ use crate::element::Accumulator;
 use crate::error::Result;
 use crate::tensor::{TensorView, TensorViewMut};
 
-pub(crate) use orthonormal::{norms, orthonormalise, project_out};
-pub(crate) use random::fill_normal;
+pub(crate) use orthonormal::{Random, norms, orthonormalise, project_out};
+use random::fill_normal;
 
 /// The inner products of all rows of `a` with all rows of `b`: entry (i, j) is ⟨aᵢ, bⱼ⟩. Elements are
 /// multiplied and added up in `T` over short pieces, and the pieces' sums in `f64`: enough to make vectors

@@ -1,8 +1,9 @@
 //! Orthonormal panels: CholeskyQR, repeated where one pass is not accurate enough, shifted where Cholesky's
 //! factorisation fails, and vector by vector where vectors depend on one another.
 
-use faer::linalg::solvers::Llt;
-use faer::{Mat, Side};
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
+use faer::{Mat, Par};
 
 use super::{Target, combine, dots, fill_normal, gram};
 use crate::element::Accumulator;
@@ -57,8 +58,6 @@ pub(crate) fn project_out<T: Accumulator>(
 pub(crate) struct Factors {
     /// L, lower triangular, with W = L·Q. Rows of vectors that were replaced have zeros on the diagonal.
     pub lower: Mat<f64>,
-    /// How many vectors depended on others, and are random in Q.
-    pub replaced: usize,
 }
 
 /// Where replacements of dependent vectors come from: a seed, and how many calls there were.
@@ -99,17 +98,17 @@ pub(crate) fn orthonormalise<T: Accumulator>(
         if shortest.sqrt() <= negligible || shortest <= longest * f64::EPSILON.powi(2) {
             break;
         }
-        let (lower, shifted) = match Llt::new(gram.as_ref(), Side::Lower) {
-            Ok(llt) => (llt.L().to_owned(), false),
-            Err(_) => {
+        let (lower, shifted) = match cholesky(&gram) {
+            Some(lower) => (lower, false),
+            None => {
                 let trace: f64 = (0..rows).map(|i| gram[(i, i)]).sum();
                 let sizes = (len * rows + rows * (rows + 1)) as f64;
                 let shift = 11.0 * sizes * f64::EPSILON * trace;
                 let mut moved = gram.clone();
                 (0..rows).for_each(|i| moved[(i, i)] += shift);
-                match Llt::new(moved.as_ref(), Side::Lower) {
-                    Ok(llt) => (llt.L().to_owned(), true),
-                    Err(_) => break,
+                match cholesky(&moved) {
+                    Some(lower) => (lower, true),
+                    None => break,
                 }
             }
         };
@@ -122,14 +121,14 @@ pub(crate) fn orthonormalise<T: Accumulator>(
         total = &total * &lower;
         if !shifted && most / least <= good {
             combine(inverse.as_ref(), &w.view(), q.reborrow(), Target::Replaced)?;
-            return Ok(Factors { lower: total, replaced: 0 });
+            return Ok(Factors { lower: total });
         }
         combine(inverse.as_ref(), &w.view(), q.reborrow(), Target::Replaced)?;
         let identity = Mat::<f64>::identity(rows, rows);
         combine(identity.as_ref(), &q.as_view(), w.view_mut(), Target::Replaced)?;
     }
-    let (own, replaced) = one_by_one(w, q, basis, negligible, random)?;
-    Ok(Factors { lower: &total * &own, replaced })
+    let own = one_by_one(w, q, basis, negligible, random)?;
+    Ok(Factors { lower: &total * &own })
 }
 
 /// The same by Gram and Schmidt's method, vector by vector.
@@ -139,10 +138,9 @@ fn one_by_one<T: Accumulator>(
     basis: &TensorView<'_, T>,
     negligible: f64,
     random: &mut Random,
-) -> Result<(Mat<f64>, usize)> {
+) -> Result<Mat<f64>> {
     let rows = w.shape()[0];
     let mut lower = Mat::<f64>::zeros(rows, rows);
-    let mut replaced = 0;
     for row in 0..rows {
         let before = norms(&w.view().slice_rows(row..row + 1))?[0];
         let others =
@@ -151,7 +149,6 @@ fn one_by_one<T: Accumulator>(
         let mut norm = norms(&w.view().slice_rows(row..row + 1))?[0];
         let noise = 64.0 * 2.0 * T::DTYPE.unit_roundoff() * before;
         if norm <= negligible.max(noise) {
-            replaced += 1;
             // A random vector has next to no chance to depend on fewer than all; where nothing is left the
             // space is full, which callers see to.
             for _ in 0..3 {
@@ -172,7 +169,20 @@ fn one_by_one<T: Accumulator>(
         let target = q.reborrow().slice_rows(row..row + 1);
         combine(scale.as_ref(), &w.view().slice_rows(row..row + 1), target, Target::Replaced)?;
     }
-    Ok((lower, replaced))
+    Ok(lower)
+}
+
+/// The lower triangular factor, if the matrix is positive definite.
+fn cholesky(matrix: &Mat<f64>) -> Option<Mat<f64>> {
+    let n = matrix.nrows();
+    let mut lower = matrix.clone();
+    let mut memory =
+        MemBuffer::new(cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default()));
+    let stack = MemStack::new(&mut memory);
+    let regularization = Default::default();
+    cholesky_in_place(lower.as_mut(), regularization, Par::Seq, stack, Default::default()).ok()?;
+    (0..n).for_each(|j| (0..j).for_each(|i| lower[(i, j)] = 0.0));
+    (0..n).all(|i| lower[(i, i)].is_finite()).then_some(lower)
 }
 
 /// The inverse of a lower triangular matrix with a positive diagonal.
@@ -181,7 +191,7 @@ fn inverse_of_lower(lower: &Mat<f64>) -> Mat<f64> {
     faer::linalg::triangular_solve::solve_lower_triangular_in_place(
         lower.as_ref(),
         inverse.as_mut(),
-        faer::Par::Seq,
+        Par::Seq,
     );
     inverse
 }
