@@ -34,7 +34,8 @@ import torch_side
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SLICE = 0.08  # seconds one side runs before it is the other's turn, if a call is shorter
-LONG = 15  # seconds from which on one call of a peer is enough
+LONG = 0.5  # seconds of a call that needs no other to warm up
+ENOUGH = 15  # seconds from which on one call of a peer is enough
 SPECTRA = ("svd", "svd_lowrank", "circular", "norm")  # operations of torch_spectra.py
 DTYPES = {torch.float32: numpy.float32, torch.int32: numpy.int32, torch.int64: numpy.int64}
 
@@ -164,14 +165,18 @@ def settle():
 
 
 def torch_seconds(call, count):
-    """Seconds of each of `count` calls after one that does not count; freeing the result counts."""
-    times = []
-    for _ in range(count + 1):
+    """Seconds of each of `count` calls after one that does not count, unless it is a long one;
+    freeing the result counts."""
+    times, warm = [], False
+    while len(times) < count:
         start = time.perf_counter()
         result = call()
         del result
-        times.append(time.perf_counter() - start)
-    return times[1:]
+        seconds = time.perf_counter() - start
+        if warm or seconds > LONG:
+            times.append(seconds)
+        warm = True
+    return times
 
 
 def check(op, layer, variant, paths, expected):
@@ -362,14 +367,13 @@ class Spectra:
             found, seconds = self.ours(partner, work.reference, work)
         finally:
             partner.process.kill()
-        residual = found.residuals.max()
-        note = f"{found.applications} applications and {seconds:.1f} s to residuals of {residual:.0e}"
-        return found, f"converged values take {note}"
+        return found, f"converged values take us {found.applications} applications, {seconds:.0f} s"
 
     def compared(self, partner, op, work):
+        known = self.arguments.slow and hasattr(work, "reference")
+        reference, about = self.reference(work) if known else (None, None)
         others = Others(partner)
         ours, _ = self.ours(partner, op, work)
-        reference, about = self.reference(work) if hasattr(work, "reference") else (None, None)
         sides, notes, once, applications = {}, {}, {}, {}
         for name, call in work.peers().items():
             if name in work.slow and not self.arguments.slow:
@@ -384,9 +388,9 @@ class Spectra:
             notes[name] = [work.check(name, ours, theirs)]
             applications[name] = theirs.applications
             if reference:
-                notes[name] += [f"ours {work.accuracy(ours, reference)}", about]
-                notes[name] += [f"theirs {work.accuracy(theirs, reference)}"]
-            if seconds > LONG:
+                mine, other = (work.accuracy(found, reference) for found in (ours, theirs))
+                notes[name] += [f"ours {mine}, theirs {other}", about]
+            if seconds > ENOUGH:
                 once[name] = [seconds]
                 notes[name].append("one call")
             else:

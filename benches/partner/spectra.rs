@@ -9,8 +9,8 @@ use super::job::{Answer, Buffer, Buffers, Job, Operands, Result};
 /// What is asked of every weight.
 #[derive(Clone, Copy)]
 pub enum Question {
-    /// So many of the largest values, to a residual of 10⁻⁶ of the largest.
-    Largest(usize),
+    /// So many of the largest values, to residuals of this part of the largest.
+    Largest(usize, f64),
     /// As many by two power iterations.
     LowRank(usize),
     /// All values of a circulant layer.
@@ -20,10 +20,10 @@ pub enum Question {
 }
 
 /// The values that are compared, and timed.
-pub const LARGEST: Question = Question::Largest(6);
+pub const LARGEST: Question = Question::Largest(6, 1e-6);
 /// The sketch of `torch.svd_lowrank`, and how good its values are.
 pub const LOW_RANK: Question = Question::LowRank(300);
-pub const LOW_RANK_REFERENCE: Question = Question::Largest(300);
+pub const LOW_RANK_REFERENCE: Question = Question::Largest(300, 1e-4);
 
 /// A question about layers that differ in nothing but their weights.
 pub struct Spectra<const D: usize> {
@@ -77,8 +77,8 @@ impl Found {
     fn add(&mut self, operator: &Operator<f32>, question: Question) -> Result<()> {
         let options = match question {
             Question::Norm => return self.add_norm(operator),
-            Question::Largest(count) => {
-                let options = SpectrumOptions::new().method(Method::Lanczos).tolerance(1e-6);
+            Question::Largest(count, tolerance) => {
+                let options = SpectrumOptions::new().method(Method::Lanczos).tolerance(tolerance);
                 options.top(Top::Count(count))
             }
             Question::LowRank(count) => {
@@ -90,10 +90,17 @@ impl Found {
             }
         };
         let found = operator.spectrum(&options, &mut |_| ControlFlow::Continue(()))?;
-        if matches!(question, Question::Largest(_)) && !found.is_converged() {
-            return Err(format!("not converged after {} applications", found.applications).into());
-        }
         let largest = found.values.first().copied().unwrap_or(0.0);
+        if matches!(question, Question::Largest(..)) && !found.is_converged() {
+            let residual = found.residuals.iter().fold(0f64, |most, &r| most.max(r / largest));
+            let missing = found.converged.iter().filter(|&&converged| !converged).count();
+            let (values, spent) = (found.values.len(), found.applications);
+            return Err(format!(
+                "{missing} of {values} values have not converged after {spent} applications: \
+                 residuals are up to {residual:.1e} of the largest value"
+            )
+            .into());
+        }
         self.residuals.extend(found.residuals.iter().map(|residual| residual / largest));
         self.values.extend(found.values);
         self.applications.push(found.applications as f64);
