@@ -8,7 +8,7 @@
 //! | `roofline` | copy and store GB/s, sgemm GFLOP/s |
 //! | `prepare OP SHAPE` | reads the operands `NAME.in` of the exchange folder |
 //! | `write fresh\|into` | runs once and writes the results as `NAME.out` |
-//! | `time fresh\|into COUNT` | runs COUNT times after one run that does not count; seconds of each |
+//! | `time fresh\|into COUNT` | runs COUNT times after one run that does not count, unless it is a long one; seconds of each |
 
 mod partner;
 mod shapes;
@@ -23,6 +23,9 @@ use partner::job::{Answer, Job, Result};
 use partner::roofline;
 use shapes::description::Given;
 use shapes::{CATALOGUE, Shape};
+
+/// Seconds of a run that needs no other to warm up.
+const LONG: f64 = 0.5;
 
 struct Partner {
     shapes: Vec<Shape>,
@@ -109,7 +112,8 @@ impl Partner {
     fn time(&mut self, variant: &str, count: usize) -> Result<String> {
         let job = self.job()?;
         let mut text = String::new();
-        for run in 0..=count {
+        let (mut timed, mut warm) = (0, false);
+        while timed < count {
             let start = Instant::now();
             match variant {
                 "fresh" => drop(job.fresh()?),
@@ -117,9 +121,11 @@ impl Partner {
                 _ => return Err(format!("no variant {variant:?}").into()),
             }
             let seconds = start.elapsed().as_secs_f64();
-            if run > 0 {
+            if warm || seconds > LONG {
                 writeln!(text, "{seconds}")?;
+                timed += 1;
             }
+            warm = true;
         }
         Ok(text)
     }

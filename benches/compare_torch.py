@@ -3,14 +3,16 @@
 
     python3 benches/compare_torch.py [--ops unfold,fold,conv,backward,matrix] [--shapes stem,conv2]
                                      [--shape "8x64x56x56 64x64x3x3 p1"] [--threads 2] [--repeats 5] [--json]
+    python3 benches/compare_torch.py --ops svd,svd_lowrank,circular,norm [--slow]
 
 Builds the Rust partner (benches/compare.rs), hands both sides the same data, checks that they
 agree, and only then times them: in small alternating rounds, each side left to fall idle before the
 other starts. Prints the median (and the shortest) time of a call, PyTorch's time over ours, and our
-rate as a fraction of what the machine can do. Needs `cargo`, PyTorch and NumPy.
+rate as a fraction of what the machine can do. Needs `cargo`, PyTorch and NumPy; for spectra SciPy.
 """
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -32,6 +34,9 @@ import torch_side
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SLICE = 0.08  # seconds one side runs before it is the other's turn, if a call is shorter
+LONG = 0.5  # seconds of a call that needs no other to warm up
+ENOUGH = 15  # seconds from which on one call of a peer is enough
+SPECTRA = ("svd", "svd_lowrank", "circular", "norm")  # operations of torch_spectra.py
 DTYPES = {torch.float32: numpy.float32, torch.int32: numpy.int32, torch.int64: numpy.int64}
 
 
@@ -98,6 +103,17 @@ class Partner:
         self.ask("write", variant)
         return {name: self.folder / f"{name}.out" for name in names}
 
+    def numbers(self, names):
+        """Runs once; the numbers of each name."""
+        return {name: numpy.fromfile(path) for name, path in self.results("fresh", names).items()}
+
+    def peak_bytes(self):
+        """The most memory it has had resident, of which the program itself is a few MB."""
+        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return None
+
     def cpu_seconds(self):
         words = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
@@ -149,14 +165,18 @@ def settle():
 
 
 def torch_seconds(call, count):
-    """Seconds of each of `count` calls after one that does not count; freeing the result counts."""
-    times = []
-    for _ in range(count + 1):
+    """Seconds of each of `count` calls after one that does not count, unless it is a long one;
+    freeing the result counts."""
+    times, warm = [], False
+    while len(times) < count:
         start = time.perf_counter()
         result = call()
         del result
-        times.append(time.perf_counter() - start)
-    return times[1:]
+        seconds = time.perf_counter() - start
+        if warm or seconds > LONG:
+            times.append(seconds)
+        warm = True
+    return times
 
 
 def check(op, layer, variant, paths, expected):
@@ -186,7 +206,7 @@ def check(op, layer, variant, paths, expected):
     return total
 
 
-def measure(partner, sides, repeats):
+def measure(sides, repeats):
     """Seconds of every call of every side, by name: rounds in which the sides take turns."""
     names = list(sides)
     times = {name: [] for name in names}
@@ -227,7 +247,7 @@ def rows_of(partner, op, layer, repeats, roofline):
         compared = {op: ("forum", forum.scale, forum), "matrix-indexing": ("torch", 1, work)}
     if hasattr(work, "call_out"):
         sides["out"] = lambda count: torch_seconds(work.call_out, count)
-    times = measure(partner, sides, repeats)
+    times = measure(sides, repeats)
     for variant in ("fresh", "into"):
         for label, (side, scale, other) in compared.items():
             ours, theirs = (statistics.median(times[s]) for s in (variant, side))
@@ -291,6 +311,139 @@ def print_means(rows, out):
                     )
 
 
+class Spectra:
+    """Compares spectra, each on a partner of its own, whose memory is measured."""
+
+    NAMES = ("values", "residuals", "probabilistic", "upper", "applications")
+
+    def __init__(self, program, folder, arguments):
+        try:
+            self.side = importlib.import_module("torch_spectra")
+        except ImportError as error:
+            sys.exit(f"{error.name} is missing; pip install scipy")
+        self.program, self.folder, self.arguments = program, folder, arguments
+
+    def partner(self, layers):
+        return Partner(self.program, self.arguments.threads, self.folder, layers)
+
+    def ours(self, partner, op, work):
+        """Computes once: what was found, and the seconds it took."""
+        partner.prepare(op, work.layer, work.operands())
+        start = time.perf_counter()
+        found = partner.numbers(self.NAMES)
+        seconds = time.perf_counter() - start
+        applications = int(found.pop("applications").sum())
+        return self.side.Found(applications=applications, **found), seconds
+
+    def rows(self, op):
+        """Yields the rows of an operation, and for several shapes those of all together."""
+        kind = self.side.OPERATIONS[op]
+        shapes = {shape: 1 for shape in self.arguments.shape} or kind.shapes
+        totals = {}
+        for shape, count in shapes.items():
+            for row in self.rows_of(op, kind, shape, count):
+                yield row
+                totals.setdefault(row["peer"], []).append(row)
+        for rows in totals.values() if len(shapes) > 1 else ():
+            add = lambda key: sum(row[key] for row in rows)
+            total = {key: add(key) for key in rows[0] if key.endswith(("_s", "_applications"))}
+            total |= {"op": op, "shape": "all", "layers": add("layers"), "peer": rows[0]["peer"]}
+            total["ratio"] = total["peer_s"] / total["ours_s"]
+            yield total | {"peak_bytes": max(row["peak_bytes"] for row in rows), "note": ""}
+
+    def rows_of(self, op, kind, shape, count):
+        partner = self.partner([shape])
+        try:
+            (line,) = partner.ask("catalogue")
+            work = kind(dict(word.split("=") for word in line.split()), count)
+            yield from self.compared(partner, op, work)
+        finally:
+            partner.process.kill()
+
+    def reference(self, work):
+        """What an approximation is held against: converged values, and a note on them."""
+        partner = self.partner([work.layer.name])
+        try:
+            found, seconds = self.ours(partner, work.reference, work)
+        finally:
+            partner.process.kill()
+        return found, f"converged values take us {found.applications} applications, {seconds:.0f} s"
+
+    def compared(self, partner, op, work):
+        known = self.arguments.slow and hasattr(work, "reference")
+        reference, about = self.reference(work) if known else (None, None)
+        others = Others(partner)
+        ours, _ = self.ours(partner, op, work)
+        sides, notes, once, applications = {}, {}, {}, {}
+        for name, call in work.peers().items():
+            if name in work.slow and not self.arguments.slow:
+                print(f"note: {op}: {name} takes minutes; --slow", file=sys.stderr)
+                continue
+            settle()
+            if hasattr(work, "ready"):
+                work.ready(name)
+            start = time.perf_counter()
+            theirs = call()
+            seconds = time.perf_counter() - start
+            notes[name] = [work.check(name, ours, theirs)]
+            applications[name] = theirs.applications
+            if reference:
+                mine, other = (work.accuracy(found, reference) for found in (ours, theirs))
+                notes[name] += [f"ours {mine}, theirs {other}", about]
+            if seconds > ENOUGH:
+                once[name] = [seconds]
+                notes[name].append("one call")
+            else:
+                sides[name] = lambda count, call=call: torch_seconds(call, count)
+        if not notes:
+            return
+        times = once | measure(
+            {"ours": lambda count: partner.seconds("fresh", count)} | sides, self.arguments.repeats
+        )
+        for name in notes:
+            median, theirs = (statistics.median(times[side]) for side in ("ours", name))
+            yield {
+                "op": op,
+                "shape": work.layer.name,
+                "layers": len(work.weights),
+                "peer": name,
+                "ours_s": median,
+                "peer_s": theirs,
+                "ratio": theirs / median,
+                "ours_min_s": min(times["ours"]),
+                "peer_min_s": min(times[name]),
+                "ours_applications": ours.applications,
+                "peer_applications": applications[name] or 0,
+                "peak_bytes": partner.peak_bytes() or 0,
+                "note": "; ".join(notes[name]),
+            }
+        others.report()
+
+    def run(self):
+        out = sys.stderr if self.arguments.json else sys.stdout
+        versions = f"PyTorch {torch.__version__}, NumPy {numpy.__version__}"
+        print(
+            f"\n{self.arguments.threads} threads, f32, {versions}; applications are of A or of its "
+            f"adjoint to one vector; peak: memory of our process\n\n{'operation':<12}{'shape':<37}"
+            f"{'layers':<7}{'peer':<18}{'ours s (min)':>15} {'peer s (min)':>15}  {'ratio':>7} "
+            f"{'applications':>14} {'peak':>8}",
+            file=out,
+        )
+        for op in self.arguments.ops:
+            for row in self.rows(op) if op in SPECTRA else ():
+                print(json.dumps(row) if self.arguments.json else self.line(row), flush=True)
+
+    @staticmethod
+    def line(row):
+        seconds = lambda side: f"{row[side + '_s']:.3f} ({row[side + '_min_s']:.3f})"
+        applications = f"{row['ours_applications'] or '-'}/{row['peer_applications'] or '-'}"
+        return (
+            f"{row['op']:<12}{row['shape']:<37}{row['layers']:<7}{row['peer']:<18}"
+            f"{seconds('ours'):>15} {seconds('peer'):>15}  {row['ratio']:6.2f}x "
+            f"{applications:>14} {row['peak_bytes'] / 1e6:5.0f} MB  {row['note']}"
+        )
+
+
 def choice(given, known, what):
     unknown = [word for word in given if word not in known]
     if unknown:
@@ -302,7 +455,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     words = lambda text: [word for word in text.split(",") if word]
     operations = list(torch_side.OPERATIONS)
-    parser.add_argument("--ops", type=words, default=operations, help=",".join(operations))
+    parser.add_argument(
+        "--ops",
+        type=words,
+        default=operations,
+        help=f"{','.join(operations)}, which is the default, and {','.join(SPECTRA)}",
+    )
     parser.add_argument("--shapes", type=words, help="names from the catalogue; default all")
     parser.add_argument(
         "--shape",
@@ -313,23 +471,29 @@ def main():
     )
     parser.add_argument("--threads", type=int, default=2, help="on both sides")
     parser.add_argument("--repeats", type=int, default=5, help="rounds a row")
+    parser.add_argument("--slow", action="store_true", help="also peers that take minutes")
     parser.add_argument("--json", action="store_true", help="one object a row")
     arguments = parser.parse_args()
-    choice(arguments.ops, operations, "operation")
+    choice(arguments.ops, [*operations, *SPECTRA], "operation")
     if arguments.threads < 1 or arguments.repeats < 1:
         sys.exit("compare_torch.py: --threads and --repeats must be at least 1")
     program = build("compare")
     torch.set_num_threads(arguments.threads)
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = tempfile.mkdtemp(prefix="convmat-compare-", dir=shared)
-    partner = Partner(program, arguments.threads, folder, arguments.shape)
     try:
         with torch.inference_mode():
-            run(partner, arguments)
+            if any(op in operations for op in arguments.ops):
+                partner = Partner(program, arguments.threads, folder, arguments.shape)
+                try:
+                    run(partner, arguments)
+                finally:
+                    partner.process.kill()
+            if any(op in SPECTRA for op in arguments.ops):
+                Spectra(program, folder, arguments).run()
     except RuntimeError as error:
         sys.exit(f"compare_torch.py: {error}")
     finally:
-        partner.process.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -368,7 +532,7 @@ def run(partner, arguments):
             f"{'torch ms (min)':>18}  {'ratio':>6} {'ours':>8} {'torch':>8} unit    of best"
         )
     rows = []
-    for op in arguments.ops:
+    for op in (op for op in arguments.ops if op in torch_side.OPERATIONS):
         for fields in catalogue:
             if fields["name"] in shapes:
                 layer = torch_side.Layer(fields, "matrix_input" if op == "matrix" else "input")

@@ -38,8 +38,19 @@ pub struct Operands<'a> {
 
 impl Operands<'_> {
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor<f32>> {
+        Ok(Tensor::from_vec(&Device::Cpu, shape, self.numbers(name)?)?)
+    }
+
+    /// As many tensors of this shape as there are, one after the other.
+    pub fn read_all(&self, name: &str, shape: &[usize]) -> Result<Vec<Tensor<f32>>> {
+        let numbers = self.numbers(name)?;
+        let each = numbers.chunks(shape.iter().product());
+        each.map(|part| Ok(Tensor::from_vec(&Device::Cpu, shape, part.to_vec())?)).collect()
+    }
+
+    fn numbers(&self, name: &str) -> Result<Vec<f32>> {
         let bytes = std::fs::read(self.folder.join(name).with_extension("in"))?;
-        Ok(Tensor::from_vec(&Device::Cpu, shape, bytemuck::pod_collect_to_vec(&bytes))?)
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 }
 

@@ -5,6 +5,7 @@ mod matrix;
 mod patches;
 mod products;
 pub mod roofline;
+mod spectra;
 
 use std::path::Path;
 
@@ -15,16 +16,24 @@ use job::{Job, Operands, Result};
 use matrix::Matrix;
 use patches::{Fold, Unfold};
 use products::{Backward, Forward};
+use spectra::{LARGEST, LOW_RANK, LOW_RANK_REFERENCE, Question, Spectra};
 
 /// The operation of this name on the operands in `folder`.
 pub fn prepare(op: &str, shape: &Shape, folder: &Path) -> Result<Box<dyn Job>> {
     let operands = Operands { shape, folder };
+    let spectra =
+        |question| with_axes!(shape.spatial, D => boxed(Spectra::<D>::new(&operands, question)?));
     match op {
         "unfold" => with_axes!(shape.spatial, D => boxed(Unfold::<D>::new(&operands)?)),
         "fold" => with_axes!(shape.spatial, D => boxed(Fold::<D>::new(&operands)?)),
         "conv" => with_axes!(shape.spatial, D => boxed(Forward::<D>::new(&operands)?)),
         "backward" => with_axes!(shape.spatial, D => boxed(Backward::<D>::new(&operands)?)),
         "matrix" => with_axes!(shape.spatial, D => boxed(Matrix::<D>::new(&operands)?)),
+        "svd" => spectra(LARGEST),
+        "svd_lowrank" => spectra(LOW_RANK),
+        "svd_reference" => spectra(LOW_RANK_REFERENCE),
+        "circular" => spectra(Question::Circular),
+        "norm" => spectra(Question::Norm),
         _ => Err(format!("no operation is called {op:?}").into()),
     }
 }
