@@ -100,12 +100,13 @@ fn tridiagonal_values(diagonal: &mut [f64], squares: &mut [f64]) -> Option<()> {
         }
         // The last square is zero.
         let m = (l..n).find(|&m| squares[m] <= tiny_square)?;
-        let mut iterations = 0;
-        while m > l {
-            if iterations == ITERATIONS {
-                return None;
-            }
-            iterations += 1;
+        if m == l {
+            diagonal[l] += shifted;
+            continue;
+        }
+        let mut left = ITERATIONS;
+        loop {
+            left = left.checked_sub(1)?;
             let (s, g) = (squares[l].sqrt(), diagonal[l]);
             let p = (diagonal[l + 1] - g) / (2.0 * s);
             diagonal[l] = s / (p + p.hypot(1.0).copysign(p));

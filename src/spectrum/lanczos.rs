@@ -8,7 +8,7 @@
 //!   is enough; U then stays orthogonal by itself up to rounding (Simon & Zha 2000), which the result is
 //!   checked for. Operators with short vectors get both.
 //! - A space in which a vector repeats has missed copies of a multiple value. Before a result is accepted,
-//!   a random vector joins the block for one more cycle; where that changes the values, the iteration goes
+//!   a random vector joins the block for some more cycles; where that changes the values, the iteration goes
 //!   on with the larger block.
 //! - A block that has nothing new is replaced by random vectors: the operator's rank may be smaller than the
 //!   number of values that are wanted.
@@ -23,11 +23,15 @@ use super::small::{Decomposition, decompose};
 use crate::element::Accumulator;
 use crate::error::Result;
 use crate::operator::{Direction, Operator};
-use crate::panel::{Random, Target, combine, gram, norms, orthonormalise, project_out};
+use crate::panel::{Random, Target, add_scaled, combine, gram, norms, orthonormalise, project_out};
 use crate::tensor::{Tensor, TensorView};
 
 /// Vectors up to this length are cheap to orthogonalise on both sides.
 const SHORT: usize = 1 << 14;
+
+/// Cycles with a random vector more that leave the values as they are, before these are accepted: with one,
+/// copies of a value within 1% of the next were missed.
+const TRIALS: usize = 3;
 
 /// The triplets that an iteration ended with.
 pub(super) struct Found<T: Accumulator> {
@@ -66,7 +70,9 @@ impl Schedule {
             _ => 10,
         });
         let block = block.clamp(1, n.max(1));
-        let basis = options.basis.unwrap_or((2 * wanted + 10 * block).max(24));
+        // Where vectors are short a long basis costs nothing, and leaves room for blocks to grow.
+        let least = if n <= SHORT { 64 } else { 24 };
+        let basis = options.basis.unwrap_or((2 * wanted + 10 * block).max(least));
         let basis = basis.max(wanted + 2 * block + 1).min(n);
         let most = options.applications.unwrap_or(4000 + 200 * wanted as u64);
         Schedule { wanted, block, basis, tolerance, most }
@@ -222,6 +228,14 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
                 for i in 0..block {
                     (0..next).for_each(|c| pending[(at + i, c)] = factors.lower[(i, c)]);
                 }
+                // Vectors of a block that nearly depend on one another: what was rounding along the basis
+                // has grown with the rest.
+                if (0..block).any(|i| factors.lower[(i, i)] < 1e-2 * self.scale) {
+                    add_scaled(1.0, &fresh.view(), z.view_mut(), Target::Replaced)?;
+                    project_out(&basis, z.view_mut())?;
+                    let target = fresh.view_mut();
+                    orthonormalise(&mut z, target, &basis, 1e-3, &mut self.random)?;
+                }
             } else {
                 // Fewer directions are left than the block has vectors: all of them, by any basis.
                 let mut rest = Tensor::<T>::for_result(device, &[next, short])?;
@@ -273,7 +287,10 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
     /// A random vector joins the next block.
     fn widen(&mut self) -> Result<()> {
         let (rows, short) = (self.done + self.next, self.short());
-        if rows >= short || rows >= self.v[0].shape()[0] {
+        // A block that takes most of the basis leaves no steps between restarts.
+        let Schedule { wanted, basis, .. } = self.schedule;
+        let narrow = 4 * (self.next + 1) <= basis.saturating_sub(wanted);
+        if rows >= short || rows >= self.v[0].shape()[0] || !narrow {
             return Ok(());
         }
         let mut fresh = Tensor::<T>::for_result(self.operator.device(), &[1, short])?;
@@ -300,6 +317,7 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
     ) -> Result<Found<T>> {
         let Schedule { wanted, basis, tolerance, most, .. } = self.schedule;
         let mut accepted: Option<Vec<f64>> = None;
+        let mut trials = 0;
         let mut last_residual = f64::INFINITY;
         let mut since_check = 0;
         let interrupted = loop {
@@ -335,14 +353,20 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
                             .all(|(b, v)| (b - v).abs() <= tolerance * largest)
                     });
                     if same && full {
-                        break false;
+                        trials += 1;
+                        if trials == TRIALS {
+                            break false;
+                        }
                     }
                     if !same {
                         let keep = self.kept(&found);
                         self.restart(&found, keep)?;
                         self.widen()?;
-                        accepted = Some(values);
-                        continue;
+                        (accepted, trials) = (Some(values), 0);
+                        if self.applications < most {
+                            continue;
+                        }
+                        break true;
                     }
                 }
                 if full {
@@ -510,5 +534,5 @@ fn rotate<T: Accumulator>(
 fn copy<T: Accumulator>(from: &TensorView<'_, T>, to: &mut Tensor<T>, start: usize) -> Result<()> {
     let rows = from.shape()[0];
     let target = to.view_mut().slice_rows(start..start + rows);
-    crate::panel::add_scaled(1.0, from, target, Target::Replaced)
+    add_scaled(1.0, from, target, Target::Replaced)
 }

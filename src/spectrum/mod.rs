@@ -25,13 +25,6 @@ mod result;
 mod small;
 mod symbol;
 
-pub use bound::NormBound;
-pub(crate) use bound::norm_bound;
-pub use circular::{CircularSpectrum, CircularTriplets};
-pub use circular_kernel::TorusKernel;
-pub(crate) use circular_solver::Accuracy;
-pub(crate) use frobenius::frobenius_norm;
-
 #[cfg(test)]
 mod bound_tests;
 #[cfg(test)]

@@ -19,9 +19,12 @@ mod io;
 mod matrix;
 #[cfg(feature = "cuda")]
 mod nvrtc;
+mod operator;
 mod oracle;
 mod plans;
 #[path = "../../benches/shapes/mod.rs"]
 mod shapes;
+#[cfg(feature = "io")]
+mod spectrum;
 mod tensor;
 mod unfold;
