@@ -77,7 +77,7 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
-    fn reversed(self) -> Self {
+    pub(crate) fn reversed(self) -> Self {
         match self {
             Direction::Forward => Direction::Adjoint,
             Direction::Adjoint => Direction::Forward,

@@ -143,13 +143,6 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         Ok(lanczos)
     }
 
-    fn reversed(&self) -> Direction {
-        match self.forward {
-            Direction::Forward => Direction::Adjoint,
-            Direction::Adjoint => Direction::Forward,
-        }
-    }
-
     /// Length of the vectors in V.
     fn short(&self) -> usize {
         self.v[0].shape()[1]
@@ -206,7 +199,7 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         let short = self.short();
         let mut z = Tensor::<T>::for_result(device, &[block, short])?;
         let from = self.u[0].view().slice_rows(at..at + block);
-        self.operator.run(self.reversed(), from, z.view_mut())?;
+        self.operator.run(self.forward.reversed(), from, z.view_mut())?;
         self.applications += block as u64;
         let own = self.k.submatrix(at, at, block, block).to_owned();
         let rows = self.v[0].view().slice_rows(at..at + block);
@@ -318,7 +311,7 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         let Schedule { wanted, basis, tolerance, most, .. } = self.schedule;
         let mut accepted: Option<Vec<f64>> = None;
         let mut trials = 0;
-        let mut last_residual = f64::INFINITY;
+        let (mut last_residual, mut last_converged) = (f64::INFINITY, 0);
         let mut since_check = 0;
         let interrupted = loop {
             self.step()?;
@@ -334,6 +327,7 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
                 // Half of it: what rounding adds to the computed residuals is to be within it, too.
                 let small = |r: &&f64| **r <= 0.5 * tolerance * largest;
                 let converged = residuals.iter().take(wanted).take_while(small).count();
+                last_converged = converged;
                 let enough = self.done >= wanted.min(self.short());
                 let worst = residuals.iter().take(wanted).copied().fold(0.0, f64::max);
                 last_residual = match (enough, largest > 0.0) {
@@ -378,7 +372,7 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
             let state = Progress {
                 applications: self.applications,
                 wanted,
-                converged: if last_residual <= 0.5 * tolerance { wanted } else { 0 },
+                converged: last_converged,
                 residual: last_residual,
             };
             ended |= deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -429,7 +423,7 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         let (v, values) = (turned, small.values);
         drop(q);
         let first = residuals(self.operator, self.forward, &v, &u, &values)?;
-        let second = residuals(self.operator, self.reversed(), &u, &v, &values)?;
+        let second = residuals(self.operator, self.forward.reversed(), &u, &v, &values)?;
         let orthogonality = defect(&v.view())?.max(defect(&u.view())?);
         let forward = self.forward == Direction::Forward;
         let residuals = first.into_iter().zip(second);
