@@ -5,7 +5,7 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
 use faer::{Mat, Par};
 
-use super::{Target, combine, dots, fill_normal, gram};
+use super::{Target, add_scaled, combine, dots, fill_normal, gram};
 use crate::element::Accumulator;
 use crate::error::Result;
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
@@ -119,13 +119,11 @@ pub(crate) fn orthonormalise<T: Accumulator>(
         }
         let inverse = inverse_of_lower(&lower);
         total = &total * &lower;
+        combine(inverse.as_ref(), &w.view(), q.reborrow(), Target::Replaced)?;
         if !shifted && most / least <= good {
-            combine(inverse.as_ref(), &w.view(), q.reborrow(), Target::Replaced)?;
             return Ok(Factors { lower: total });
         }
-        combine(inverse.as_ref(), &w.view(), q.reborrow(), Target::Replaced)?;
-        let identity = Mat::<f64>::identity(rows, rows);
-        combine(identity.as_ref(), &q.as_view(), w.view_mut(), Target::Replaced)?;
+        add_scaled(1.0, &q.as_view(), w.view_mut(), Target::Replaced)?;
     }
     let own = one_by_one(w, q, basis, negligible, random)?;
     Ok(Factors { lower: &total * &own })
