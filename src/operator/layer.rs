@@ -9,6 +9,8 @@ use crate::tensor::TensorView;
 /// extent 1, the weight channels first and in `f64`, whatever layout and type the caller's has.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
+    /// The number D of spatial axes that the caller knows: the last of the three.
+    pub spatial: usize,
     /// The index maps of the convolution, also where the layer is its adjoint.
     pub axes: Axes,
     /// Input channels C of the convolution, over all groups.
@@ -58,7 +60,8 @@ impl Layer {
         let groups = conv.group_count();
         let channels = checked_product("the input channels", &[per_group, groups])?;
         let axes = geometry.axes()?;
-        let layer = Layer { axes, channels, outputs, groups, weight: ordered, transposed };
+        let layer =
+            Layer { spatial: D, axes, channels, outputs, groups, weight: ordered, transposed };
         checked_product("the layer's rows", &[layer.outputs, layer.axes.outputs()])?;
         checked_product("the layer's columns", &[layer.channels, layer.axes.inputs()])?;
         Ok(layer)

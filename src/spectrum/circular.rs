@@ -300,27 +300,28 @@ impl<'a> Wave<'a> {
 /// The padding in front of each axis of a layer that is a circulant.
 ///
 /// # Errors
-/// [`Error::Invalid`] names what keeps it from being one. Axes are counted from the last, −1.
+/// [`Error::Invalid`] names what keeps it from being one.
 pub(super) fn circulant(layer: &Layer) -> Result<[i64; 3]> {
     for (axis, map) in layer.axes.iter().enumerate() {
         let (inputs, outputs, stride) = (map.inputs(), map.outputs(), map.stride());
-        let from_last = format!("axis -{}", 3 - axis);
+        // Those in front, which the caller's layer lacks, are circles: none of them is named.
+        let name = format!("axis {}", (axis + layer.spatial).saturating_sub(3));
         if inputs % stride != 0 {
             let reason = format!(
                 "an exact spectrum needs sizes that the stride divides, and the input extent is {inputs}"
             );
-            return Err(Error::invalid(format!("stride on {from_last}"), stride, reason));
+            return Err(Error::invalid(format!("stride on {name}"), stride, reason));
         }
         if outputs * stride != inputs {
             let reason = format!(
                 "an exact spectrum needs {} outputs, the input extent {inputs} over the stride {stride}",
                 inputs / stride
             );
-            return Err(Error::invalid(format!("output extent on {from_last}"), outputs, reason));
+            return Err(Error::invalid(format!("output extent on {name}"), outputs, reason));
         }
         if !wraps(map) {
             let reason = format!(
-                "an exact spectrum needs circular padding, or none; {from_last} has size {inputs} and \
+                "an exact spectrum needs circular padding, or none; {name} has size {inputs} and \
                  stride {stride}, which would do"
             );
             return Err(Error::invalid("padding mode", map.mode(), reason));
