@@ -103,7 +103,7 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::symbol_tests::{Random, dense, layer, random_layer};
+    use super::super::symbol::tests::{Random, dense, layer, random_layer};
     use super::frobenius_norm;
     use crate::{Conv, PaddingMode};
 

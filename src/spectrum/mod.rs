@@ -11,10 +11,7 @@
 //! | `frobenius` | the root of the sum of their squares, from a layer's index tables |
 
 mod bound;
-mod bound_gram;
 mod circular;
-mod circular_kernel;
-mod circular_solver;
 mod dense;
 mod frobenius;
 mod lanczos;
@@ -25,19 +22,11 @@ mod result;
 mod small;
 mod symbol;
 
-#[cfg(test)]
-mod bound_tests;
-#[cfg(test)]
-mod circular_tests;
-#[cfg(test)]
-mod symbol_tests;
-
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 pub use bound::NormBound;
-pub use circular::{CircularSpectrum, CircularTriplets};
-pub use circular_kernel::TorusKernel;
+pub use circular::{CircularSpectrum, CircularTriplets, TorusKernel};
 pub use norm::{Norm, NormOptions};
 pub use options::{Method, Progress, SpectrumOptions, Top};
 pub use result::Spectrum;
@@ -47,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::operator::layer::Layer;
 use crate::operator::{Expression, Operator};
 use crate::tensor::Tensor;
-use circular_solver::Accuracy;
+use circular::solver::Accuracy;
 use lanczos::{Found, Lanczos, Schedule};
 
 /// A progress callback for who wants none.

@@ -1,15 +1,20 @@
 //! The exact spectrum of a layer that is a circulant: on the torus, every frequency is a block of its own
 //! (Sedghi, Gupta & Long 2019, and with strides all aliases of an output frequency together).
 
+mod kernel;
+pub(super) mod solver;
+#[cfg(test)]
+mod tests;
+
 use rayon::prelude::*;
 
-use super::circular_kernel::TorusKernel;
-use super::circular_solver::{Accuracy, decompose, values};
 use super::symbol::{Columns, Frequency, Symbol, half_of, phase};
 use crate::error::{Error, Result, checked_product};
 use crate::geometry::{AxisMap, PaddingMode, ravel, unravel};
 use crate::memory::{try_with_capacity, try_zeroed};
 use crate::operator::layer::Layer;
+pub use kernel::TorusKernel;
+use solver::{Accuracy, decompose, values};
 
 /// All singular values of a layer whose padding is circular (or that reads no padding) and whose strides
 /// divide its sizes, and what can be made of them.

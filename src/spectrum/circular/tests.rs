@@ -2,10 +2,10 @@
 
 use nalgebra::DMatrix;
 
-use super::circular::CircularSpectrum;
-use super::circular_solver::Accuracy;
-use super::symbol_tests::{Random, dense, dense_values, layer, random_layer};
+use super::CircularSpectrum;
+use super::solver::Accuracy;
 use crate::operator::layer::Layer;
+use crate::spectrum::symbol::tests::{Random, dense, dense_values, layer, random_layer};
 use crate::{Conv, Error, PaddingMode};
 
 /// A 1-D, 2-D or 3-D circulant layer.
@@ -108,7 +108,7 @@ fn triplets_are_singular_and_orthonormal() {
 }
 
 /// The layer that a whole kernel is: padded in front as the layer is, if that can be said.
-fn on_torus(of: &Layer, kernel: &super::circular_kernel::TorusKernel) -> Layer {
+fn on_torus(of: &Layer, kernel: &super::kernel::TorusKernel) -> Layer {
     let [_, per_group, d, h, w] = kernel.shape();
     let stride = of.axes.each_ref().map(|map| map.stride());
     let behind = [d - stride[0], h - stride[1], w - stride[2]];

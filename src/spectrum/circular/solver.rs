@@ -10,9 +10,9 @@ use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
 use faer::prelude::default;
 use faer::{Accum, Mat, MatRef, Par, c64};
 
-use super::symbol::{filled, not_converged};
 use crate::error::{Error, Result};
 use crate::memory::try_with_capacity;
+use crate::spectrum::symbol::{filled, not_converged};
 
 /// How far the values of a spectrum are right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) enum Accuracy {
 // Gram matrix, faer's tridiagonal form and `tridiagonal_values` 0.30 ms. The whole spectrum of 64 to 64
 // channels, 3 x 3, on 56 x 56, with two threads on a machine that others used, too: 0.18 to 0.34 s to single
 // accuracy, 0.43 to 0.89 s to double.
-pub(super) fn values(
+pub(in crate::spectrum) fn values(
     symbols: &[c64],
     [rows, columns]: [usize; 2],
     accuracy: Accuracy,
@@ -142,7 +142,10 @@ fn tridiagonal_values(diagonal: &mut [f64], squares: &mut [f64]) -> Option<()> {
 }
 
 /// The largest singular value of a symbol that is real, in real arithmetic.
-pub(super) fn largest_real(symbol: &[c64], [rows, columns]: [usize; 2]) -> Result<f64> {
+pub(in crate::spectrum) fn largest_real(
+    symbol: &[c64],
+    [rows, columns]: [usize; 2],
+) -> Result<f64> {
     let rank = rows.min(columns);
     if rank <= 1 {
         return Ok(norm(symbol));
@@ -169,7 +172,7 @@ pub(super) fn largest_real(symbol: &[c64], [rows, columns]: [usize; 2]) -> Resul
 }
 
 /// The lower triangle of the smaller of S·S* and S*·S.
-pub(super) fn gram_into(symbol: MatRef<'_, c64>, gram: &mut Mat<c64>) {
+pub(in crate::spectrum) fn gram_into(symbol: MatRef<'_, c64>, gram: &mut Mat<c64>) {
     let (left, right) = if symbol.nrows() <= symbol.ncols() {
         (symbol, symbol.adjoint())
     } else {
@@ -190,19 +193,23 @@ pub(super) fn gram_into(symbol: MatRef<'_, c64>, gram: &mut Mat<c64>) {
 }
 
 /// The Euclidean norm.
-pub(super) fn norm(vector: &[c64]) -> f64 {
+pub(in crate::spectrum) fn norm(vector: &[c64]) -> f64 {
     vector.iter().map(|z| z.re * z.re + z.im * z.im).sum::<f64>().sqrt()
 }
 
 /// A thin singular value decomposition S = U·Σ·V*.
-pub(super) struct Decomposition {
+pub(in crate::spectrum) struct Decomposition {
     pub u: Mat<c64>,
     pub values: Vec<f64>,
     pub v: Mat<c64>,
 }
 
 /// The decomposition of one symbol. That of a symbol said to be `real` is real, too.
-pub(super) fn decompose(symbol: &[c64], extents: [usize; 2], real: bool) -> Result<Decomposition> {
+pub(in crate::spectrum) fn decompose(
+    symbol: &[c64],
+    extents: [usize; 2],
+    real: bool,
+) -> Result<Decomposition> {
     let [rows, columns] = extents;
     let rank = rows.min(columns);
     let symbol = MatRef::from_column_major_slice(symbol, rows, columns);
@@ -235,7 +242,7 @@ pub(super) fn decompose(symbol: &[c64], extents: [usize; 2], real: bool) -> Resu
 
 impl Decomposition {
     /// U·f(Σ)·V*, column by column.
-    pub(super) fn with_values(mut self, f: impl Fn(f64) -> f64) -> Result<Vec<c64>> {
+    pub(in crate::spectrum) fn with_values(mut self, f: impl Fn(f64) -> f64) -> Result<Vec<c64>> {
         let (rows, columns) = (self.u.nrows(), self.v.nrows());
         for (j, &value) in self.values.iter().enumerate() {
             let factor = f(value);
@@ -255,7 +262,7 @@ impl Decomposition {
 }
 
 /// Memory for one of faer's algorithms.
-pub(super) fn memory(need: StackReq) -> Result<MemBuffer> {
+pub(in crate::spectrum) fn memory(need: StackReq) -> Result<MemBuffer> {
     MemBuffer::try_new(need).map_err(|_| Error::Allocation {
         what: "a decomposition".into(),
         bytes: need.size_bytes() as u64,

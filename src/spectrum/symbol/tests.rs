@@ -8,29 +8,29 @@ use crate::operator::layer::Layer;
 use crate::{Conv, Device, Tensor};
 
 /// Random numbers, the same each time.
-pub(super) struct Random(Xoshiro256PlusPlus);
+pub(in crate::spectrum) struct Random(Xoshiro256PlusPlus);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::spectrum) fn new(seed: u64) -> Self {
         Random(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
     /// From −1 to 1.
-    pub(super) fn number(&mut self) -> f64 {
+    pub(in crate::spectrum) fn number(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
 
-    pub(super) fn below(&mut self, limit: usize) -> usize {
+    pub(in crate::spectrum) fn below(&mut self, limit: usize) -> usize {
         (self.0.next_u64() % limit as u64) as usize
     }
 
-    pub(super) fn numbers(&mut self, len: usize) -> Vec<f64> {
+    pub(in crate::spectrum) fn numbers(&mut self, len: usize) -> Vec<f64> {
         (0..len).map(|_| self.number()).collect()
     }
 }
 
 /// A layer of this convolution. `channels` are (output, input) channels of a group.
-pub(super) fn layer<const D: usize>(
+pub(in crate::spectrum) fn layer<const D: usize>(
     conv: Conv<D>,
     input: [usize; D],
     channels: [usize; 2],
@@ -45,7 +45,7 @@ pub(super) fn layer<const D: usize>(
 }
 
 /// The same with random weights.
-pub(super) fn random_layer<const D: usize>(
+pub(in crate::spectrum) fn random_layer<const D: usize>(
     random: &mut Random,
     conv: Conv<D>,
     input: [usize; D],
@@ -58,7 +58,7 @@ pub(super) fn random_layer<const D: usize>(
 }
 
 /// The layer's matrix, from its definition.
-pub(super) fn dense(layer: &Layer) -> DMatrix<f64> {
+pub(in crate::spectrum) fn dense(layer: &Layer) -> DMatrix<f64> {
     let [d, h, w] = &*layer.axes;
     let [outputs, inputs] = [layer.axes.outputs(), layer.axes.inputs()];
     let (o_group, c_group) = (layer.outputs / layer.groups, layer.channels / layer.groups);
@@ -87,7 +87,7 @@ pub(super) fn dense(layer: &Layer) -> DMatrix<f64> {
 }
 
 /// The singular values of a matrix, descending.
-pub(super) fn dense_values(matrix: &DMatrix<f64>) -> Vec<f64> {
+pub(in crate::spectrum) fn dense_values(matrix: &DMatrix<f64>) -> Vec<f64> {
     let mut values: Vec<f64> = matrix.singular_values().iter().copied().collect();
     values.sort_unstable_by(|a, b| b.total_cmp(a));
     values

@@ -8,6 +8,9 @@
 //! `(k·d − low − residue)/s`. Over the infinite grid it may be counted in steps of τ·d/s, as a supremum over
 //! all frequencies is the same however fast they are run through.
 
+#[cfg(test)]
+pub(super) mod tests;
+
 use std::f64::consts::TAU;
 
 use faer::linalg::matmul::matmul;

@@ -1,10 +1,10 @@
 //! Bounds against the norms of dense matrices.
 
-use super::bound::norm_bound;
-use super::bound_gram::Grams;
-use super::circular_solver::{Accuracy, values};
-use super::symbol::{Symbol, half_of};
-use super::symbol_tests::{Random, dense, dense_values, layer, random_layer};
+use super::gram::Grams;
+use super::norm_bound;
+use crate::spectrum::circular::solver::{Accuracy, values};
+use crate::spectrum::symbol::tests::{Random, dense, dense_values, layer, random_layer};
+use crate::spectrum::symbol::{Symbol, half_of};
 use crate::{Conv, PaddingMode};
 
 /// Whether a bound holds, rounding of the dense norm set aside; and how far above it is.

@@ -4,12 +4,12 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par, c64};
 use rayon::prelude::*;
 
-use super::circular_solver::decompose;
-use super::symbol::{Columns, Frequency, Symbol, filled, half_of, opposite, phase};
+use super::solver::decompose;
 use crate::error::{Result, checked_product};
 use crate::geometry::{AxisMap, ravel, unravel};
 use crate::memory::{try_with_capacity, try_zeroed};
 use crate::operator::layer::Layer;
+use crate::spectrum::symbol::{Columns, Frequency, Symbol, filled, half_of, opposite, phase};
 
 /// The kernel of a convolution on a torus, with a tap for every input position.
 ///
@@ -41,7 +41,11 @@ impl TorusKernel {
     }
 
     /// Applies a function to the singular values of all symbols, and transforms them back.
-    pub(super) fn new(layer: &Layer, low: [i64; 3], f: impl Fn(f64) -> f64 + Sync) -> Result<Self> {
+    pub(in crate::spectrum) fn new(
+        layer: &Layer,
+        low: [i64; 3],
+        f: impl Fn(f64) -> f64 + Sync,
+    ) -> Result<Self> {
         let symbol = Symbol::torus(layer, low, Columns::All)?;
         let (grid, extents) = (layer.axes.output_extents(), layer.axes.input_extents());
         let (outputs, inputs) = (layer.axes.outputs(), layer.axes.inputs());

@@ -7,11 +7,11 @@ use faer::prelude::default;
 use faer::{Accum, Mat, MatMut, MatRef, Par, c64};
 use rayon::prelude::*;
 
-use super::circular_solver::{gram_into, memory, norm};
-use super::symbol::{Frequency, Symbol, filled, half_of, opposite};
 use crate::error::Result;
 use crate::geometry::{ravel, unravel};
 use crate::memory::{try_with_capacity, try_zeroed};
+use crate::spectrum::circular::solver::{gram_into, memory, norm};
+use crate::spectrum::symbol::{Frequency, Symbol, filled, half_of, opposite};
 
 /// Samples of Gram matrices take so many bytes at most.
 const SAMPLE_BYTES: f64 = 256e6;
@@ -27,7 +27,7 @@ const LANCZOS_STEPS: usize = 12;
 /// As functions of a phase they are trigonometric polynomials of the degree of the span, and so follow from
 /// their values at 2·span + 1 phases of an axis: a product with real numbers, which for many channels costs
 /// far less than those of the symbols.
-pub(super) struct Grams<'a> {
+pub(in crate::spectrum) struct Grams<'a> {
     symbol: &'a Symbol,
     extents: [usize; 3],
     /// For each group `[phases][rank²]`: real parts in the lower triangle and imaginary ones in the upper.
@@ -55,7 +55,7 @@ fn sampled_work(symbol: &Symbol) -> (f64, f64) {
 
 /// Operations for the Gram matrices of all groups at so many phases, `uses` times each; and whether they
 /// are better sampled.
-pub(super) fn gram_work(symbol: &Symbol, phases: f64, uses: f64) -> (f64, bool) {
+pub(in crate::spectrum) fn gram_work(symbol: &Symbol, phases: f64, uses: f64) -> (f64, bool) {
     let (each, all) = sampled_work(symbol);
     let direct = phases * uses * direct_work(symbol);
     let sampled = all + phases * uses * each;
@@ -70,7 +70,11 @@ pub(super) fn gram_work(symbol: &Symbol, phases: f64, uses: f64) -> (f64, bool) 
 }
 
 impl<'a> Grams<'a> {
-    pub(super) fn new(symbol: &'a Symbol, extents: [usize; 3], sampled: bool) -> Result<Self> {
+    pub(in crate::spectrum) fn new(
+        symbol: &'a Symbol,
+        extents: [usize; 3],
+        sampled: bool,
+    ) -> Result<Self> {
         let mut grams = Grams { symbol, extents, samples: None, weights: Default::default() };
         if !sampled {
             return Ok(grams);
@@ -182,7 +186,7 @@ impl<'a> Grams<'a> {
     ///
     /// Gram iteration (Delattre et al. 2023) bounds the same: but each squaring of a matrix costs more than a
     /// factorization, and it would take eight of them to come as near.
-    pub(super) fn certified(&self, frequencies: &[Frequency]) -> Result<f64> {
+    pub(in crate::spectrum) fn certified(&self, frequencies: &[Frequency]) -> Result<f64> {
         let block = self.block();
         let mut pending: Vec<(usize, Vec<Frequency>)> = Vec::new();
         for group in 0..self.symbol.groups {

@@ -6,18 +6,22 @@
 //! a trigonometric polynomial of degree d/2 exceeds its largest value on the grid by a factor of at most
 //! 1/cos(π·d/(2N)) (Ehlich & Zeller 1964); d is the span of the symbol.
 
+mod gram;
+#[cfg(test)]
+mod tests;
+
 use std::f64::consts::PI;
 
 use rayon::prelude::*;
 
-use super::bound_gram::{Grams, gram_work};
 use super::circular::is_circle;
-use super::circular_solver::{Accuracy, largest_real, values};
+use super::circular::solver::{Accuracy, largest_real, values};
 use super::symbol::{Frequency, Symbol, half_of, output_step};
 use crate::error::Result;
 use crate::geometry::{AxisMap, PaddingMode};
 use crate::memory::try_zeroed;
 use crate::operator::layer::Layer;
+use gram::{Grams, gram_work};
 
 /// Floating-point operations that a bound may take, unless it would be too coarse.
 const BUDGET: f64 = 12e9;
