@@ -17,6 +17,12 @@ use crate::workers::{Room, Shared, Workers};
 
 /// Rows of the result that a task computes, at most.
 const ROWS: usize = 512;
+/// Tasks for each thread there should be at least: a single image has few unless its rows are divided.
+const TASKS: usize = 2;
+/// Rows that pay for the slabs of a task, which those of other rows of the same outputs fill as well.
+const LEAST_ROWS: usize = 32;
+/// Outputs of a task that pay for what it reads beyond them, and keep vectors full.
+const LEAST_OUTPUTS: usize = 512;
 /// Elements of the result that a task computes, at most, unless a single line has more.
 const SUMS: usize = 128 << 10;
 /// Elements in the slab of one channel, at most, unless a single line has more.
@@ -114,13 +120,27 @@ impl Correlation {
     pub fn new<T: Element>(layer: Layer, by_lines: bool) -> Result<(Self, Room)> {
         let Layer { axes, weight, channels, .. } = &layer;
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
-        let rows = Pieces::new(layer.rows, layer.rows.min(ROWS));
-        let boxes = boxes(axes.output_extents(), |outputs| {
-            volume(outputs) * rows.longest() <= SUMS && Slab::len_for(axes, outputs) <= SLAB
-        });
+        let taps = weight.taps.len();
+        let most_rows = layer.rows.min(ROWS);
+        let fits = |outputs: &Box3| {
+            volume(outputs) * most_rows <= SUMS && Slab::len_for(axes, outputs) <= SLAB
+        };
+        let whole = boxes(axes.output_extents(), fits);
+        // By the largest boxes, so that sums are rounded the same however these are divided.
+        let slab = whole.iter().map(|outputs| Slab::len_for(axes, outputs)).max().unwrap_or(1);
+        let at_a_time = (SLABS / slab.max(1)).min(TERMS / taps.max(1)).max(1);
+        // First smaller boxes, then fewer rows make more tasks.
+        let threads = rayon::current_num_threads();
+        let wanted = if threads > 1 { TASKS * threads } else { 1 };
+        let others = layer.batch * layer.groups * layer.rows.div_ceil(most_rows.max(1));
+        let outputs: usize = axes.output_extents().iter().product();
+        let share = (outputs * others).div_ceil(wanted).max(LEAST_OUTPUTS);
+        let boxes =
+            boxes(axes.output_extents(), |outputs| fits(outputs) && volume(outputs) <= share);
+        let pieces = wanted.div_ceil((others * boxes.len()).max(1)).min(most_rows / LEAST_ROWS);
+        let rows = Pieces::new(layer.rows, most_rows.div_ceil(pieces.max(1)));
         let by_lines = by_lines && layer.rows * channels == 1 && depthwise::pays(axes, lanes);
         let padded_axes = if by_lines { Some(depthwise::padded_axes(axes)?) } else { None };
-        let taps = weight.taps.len();
         // Widened weights lie close together: row, channel, tap.
         let dense: Vec<usize> = (0..taps).collect();
         let (channel_step, tap_steps) =
@@ -135,7 +155,6 @@ impl Correlation {
                 return Area { outputs, by: By::Lines(lines) };
             }
             let slab = Slab::new(axes, outputs.clone());
-            let at_a_time = (SLABS / slab.len()).min(TERMS / taps).max(1);
             let channels = Pieces::new(*channels, at_a_time);
             let mut steps = Vec::with_capacity(channels.longest() * taps);
             for channel in 0..channels.longest() {

@@ -89,6 +89,28 @@ fn runs_depend_on_neither_memory_nor_threads() {
     }
 }
 
+#[test]
+fn one_image_is_divided_without_a_trace() {
+    // Three threads divide its rows and its outputs; slabs hold fewer channels than a sum has terms.
+    let p = Problem::new(&dense().bind([60, 60]).unwrap(), 1, 26, 64).unwrap();
+    let (x, w) = (numbers::<f32>(26 * 3600, 1), numbers::<f32>(p.weight_len(), 2));
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let explanation = &mut Explanation::default();
+            let (plan, workers) =
+                Forward::new::<f32>(&p, true, Algorithm::Implicit, explanation).unwrap();
+            let y = result(64 * 3600, &workers, 0, |y, memory| {
+                plan.run(&workers, &x, &w, None, y, memory).unwrap();
+            });
+            (explanation.passes.last().unwrap().to_string(), y)
+        })
+    };
+    let (one, three) = (on(1), on(3));
+    assert_ne!(one.0, three.0);
+    assert!(one.1 == three.1);
+}
+
 /// The algorithm's name and the reason, for `y`, `dx` and `dw`.
 fn choices(p: &Problem, algorithm: Algorithm) -> [Result<(String, String)>; 3] {
     let told = |make: &dyn Fn(&mut Explanation) -> Result<()>| {
