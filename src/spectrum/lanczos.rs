@@ -432,46 +432,6 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         let applications = self.applications + 3 * count as u64;
         Ok(Found { values, residuals, u, v, applications, interrupted, orthogonality })
     }
-
-    /// Takes blocks until the basis is full, and returns the largest value of K: a lower bound of the norm
-    /// that the caller's schedule gives so many steps.
-    pub(super) fn largest(
-        mut self,
-        progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<Largest> {
-        let mut steps = 0;
-        while self.done < self.schedule.basis {
-            self.step()?;
-            steps += 1;
-            let state = Progress {
-                applications: self.applications,
-                wanted: 1,
-                converged: 0,
-                residual: f64::INFINITY,
-            };
-            if self.exhausted() || progress(&state).is_break() {
-                break;
-            }
-        }
-        let (found, residuals) = self.ritz()?;
-        Ok(Largest {
-            value: found.values.first().copied().unwrap_or(0.0),
-            residual: residuals.first().copied().unwrap_or(0.0),
-            steps,
-            exhausted: self.exhausted(),
-            applications: self.applications,
-        })
-    }
-}
-
-/// What [`Lanczos::largest`] found.
-pub(super) struct Largest {
-    pub value: f64,
-    /// ‖Aᵀ·u − σ·v‖: some singular value is that near.
-    pub residual: f64,
-    pub steps: usize,
-    pub exhausted: bool,
-    pub applications: u64,
 }
 
 /// The norms of A·xᵢ − σᵢ·yᵢ.

@@ -7,6 +7,7 @@
 //! | `circular` | all of a circulant layer, frequency by frequency |
 //! | `dense` | all of a small operator |
 //! | `norm` | a bracket of the largest |
+//! | `random_start` | its lower end, and an upper one that few random starts get wrong |
 //! | `symbol`, `bound` | upper bounds from a layer's symbol |
 //! | `frobenius` | the root of the sum of their squares, from a layer's index tables |
 
@@ -18,6 +19,7 @@ mod lanczos;
 mod lowrank;
 mod norm;
 mod options;
+mod random_start;
 mod result;
 mod small;
 mod symbol;

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use super::bound::{NormBound, norm_bound};
 use super::frobenius::frobenius_norm;
-use super::lanczos::{Lanczos, Schedule};
 use super::options::Progress;
+use super::random_start::{Goal, largest};
 use crate::element::Accumulator;
 use crate::error::{Error, Result};
 use crate::operator::{Expression, Given, Operator};
@@ -67,10 +67,11 @@ pub struct Norm {
 
 impl<T: Accumulator> Operator<T> {
     /// The spectral norm: a lower bound by Lanczos from a random start; a deterministic upper bound of
-    /// layers, matrices and what algebra makes of them ([`Operator::norm_bound`]); and the probabilistic
-    /// one of Kuczyński & Woźniakowski 1992: after k steps from a uniform direction the largest eigenvalue
-    /// ξ that Lanczos sees of AᵀA satisfies P[λ₁ > ξ/(1 − ε)] ≤ 1.648·√n·e^(−√ε·(2k − 1)). The number of
-    /// steps follows from the gap wished for.
+    /// layers, matrices and what algebra makes of them ([`Operator::norm_bound`]); and the lower of two
+    /// probabilistic ones. By Kuczyński & Woźniakowski 1992: after k steps from a uniform direction the
+    /// largest eigenvalue ξ that Lanczos sees of AᵀA satisfies P[λ₁ > ξ/(1 − ε)] ≤ 1.648·√n·e^(−√ε·(2k − 1)),
+    /// which says how many steps the gap wished for takes at most. By Hochstenbach 2013: a start that hides
+    /// a larger eigenvalue from the polynomials that the iteration has found is as improbable.
     ///
     /// # Errors
     /// [`Error::Invalid`] for options out of range or an empty operator; what applying fails with.
@@ -92,17 +93,16 @@ impl<T: Accumulator> Operator<T> {
         if n == 0 {
             return Err(empty(self.shape()));
         }
-        let steps = steps_for(n, gap, failure_probability).min(n);
-        let schedule =
-            Schedule { wanted: 1, block: 1, basis: steps, tolerance: 0.0, most: u64::MAX };
-        let found = Lanczos::new(self, schedule, seed, false)?.largest(progress)?;
-        // Rounding of products and of K's entries.
+        // Either bound may fail half as often.
+        let share = failure_probability / 2.0;
+        let goal = Goal { gap, failure_probability: share, steps: steps_for(n, gap, share) };
+        let found = largest(self, &goal, seed, progress)?;
+        let by_steps = found.steps.and_then(|steps| epsilon_after(n, steps, share));
+        let by_steps = by_steps.map(|epsilon| found.value / (1.0 - epsilon).sqrt());
+        // Rounding of products and of the coefficients.
         let rounding = 32.0 * T::DTYPE.unit_roundoff();
-        let probabilistic = match found.exhausted {
-            true => Some(found.value * (1.0 + rounding) + found.residual),
-            false => epsilon_after(n, found.steps, failure_probability)
-                .map(|epsilon| found.value * (1.0 + rounding) / (1.0 - epsilon).sqrt()),
-        };
+        let least = found.upper.into_iter().chain(by_steps).reduce(f64::min);
+        let probabilistic = least.map(|upper| upper * (1.0 + rounding));
         Ok(Norm {
             lower: found.value * (1.0 - rounding),
             upper: bound.as_ref().map(|bound| bound.value),
