@@ -132,6 +132,10 @@ pub trait Accumulator:
         a: faer::MatRef<'_, Self>,
         b: faer::MatRef<'_, Self>,
     );
+
+    /// `c += a·aᵀ` in its lower triangle, on the calling thread.
+    #[doc(hidden)]
+    fn matmul_symmetric(c: faer::MatMut<'_, Self>, a: faer::MatRef<'_, Self>);
 }
 
 macro_rules! accumulator {
@@ -153,6 +157,14 @@ macro_rules! accumulator {
                 b: faer::MatRef<'_, Self>,
             ) {
                 faer::linalg::matmul::matmul(c, accumulate, a, b, 1.0, faer::Par::Seq);
+            }
+
+            #[inline(never)]
+            fn matmul_symmetric(c: faer::MatMut<'_, Self>, a: faer::MatRef<'_, Self>) {
+                use faer::linalg::matmul::triangular::{BlockStructure, matmul};
+                let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+                let (add, one) = (faer::Accum::Add, 1.0);
+                matmul(c, lower, add, a, full, a.transpose(), full, one, faer::Par::Seq);
             }
         }
 

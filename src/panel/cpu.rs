@@ -4,7 +4,7 @@
 //! depends on its place alone, so results do not depend on the number of threads. Few vectors are bound by
 //! memory and go through plain loops; many are products of matrices, which faer multiplies.
 
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use faer::{Accum, Mat, MatMut, MatRef};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -21,40 +21,69 @@ const PIECES: usize = 4;
 /// From so many rows on both sides it is a matrix product.
 const PRODUCT: usize = 4;
 
-/// The inner products of the rows of `a` and `b`, `a` having `rows`; with `wide`, of a panel with itself
-/// and in `f64` throughout.
-pub(super) fn dots<T: Accumulator>(a: &[T], b: &[T], rows: usize, wide: bool) -> Mat<f64> {
+/// Bytes of a piece of all rows, about, that stay in a core's cache during a product.
+const CACHED: usize = 512 << 10;
+
+/// Rows of a sum that are computed together: those that need fewer terms than others take no more.
+const ROWS: usize = 48;
+
+/// The inner products of the rows of `a` and `b`, `a` having `rows`.
+pub(super) fn dots<T: Accumulator>(a: &[T], b: &[T], rows: usize) -> Mat<f64> {
     let len = a.len().checked_div(rows).unwrap_or(0);
     let others = b.len().checked_div(len).unwrap_or(0);
     if len == 0 || others == 0 {
         return Mat::zeros(rows, others);
     }
+    let product = rows >= PRODUCT && others >= PRODUCT;
+    pieces(len, [rows, others], PIECE, |piece, sums| match product {
+        true => piece.product(a, b, sums),
+        false => piece.dots(a, b, sums),
+    })
+}
+
+/// The inner products of the rows of a panel with one another; products and their sums over a piece in `W`.
+pub(super) fn gram<T: Accumulator, W: Accumulator>(a: &[T], rows: usize) -> Mat<f64> {
+    let len = a.len().checked_div(rows).unwrap_or(0);
+    if len == 0 {
+        return Mat::zeros(rows, rows);
+    }
+    if rows < PRODUCT {
+        return dots(a, a, rows);
+    }
+    let longest = cached::<W>(rows);
+    let mut total = pieces(len, [rows, rows], longest, |piece, sums| piece.gram::<T, W>(a, sums));
+    // Only the lower triangle was multiplied.
+    for i in 0..rows {
+        (0..i).for_each(|j| total[(j, i)] = total[(i, j)]);
+    }
+    total
+}
+
+/// Elements of a piece of so many rows that stay in the cache.
+fn cached<T>(rows: usize) -> usize {
+    (CACHED / size_of::<T>() / rows).next_power_of_two().clamp(128, PIECE)
+}
+
+/// What `add` adds to sums, piece by piece of vectors of `len` elements.
+fn pieces(
+    len: usize,
+    [rows, columns]: [usize; 2],
+    longest: usize,
+    add: impl Fn(Piece, MatMut<'_, f64>) + Sync,
+) -> Mat<f64> {
     let step = PIECE * PIECES;
     let task = |task: usize| {
-        let mut sums = Mat::<f64>::zeros(rows, others);
+        let mut sums = Mat::<f64>::zeros(rows, columns);
         let end = ((task + 1) * step).min(len);
-        for start in (task * step..end).step_by(PIECE) {
-            let piece = Piece { start, len: PIECE.min(end - start), pitch: len };
-            if wide && rows >= PRODUCT {
-                piece.gram(a, rows, sums.as_mut());
-            } else if rows >= PRODUCT && others >= PRODUCT {
-                piece.product(a, b, sums.as_mut());
-            } else {
-                piece.dots(a, b, sums.as_mut());
-            }
+        for start in (task * step..end).step_by(longest) {
+            add(Piece { start, len: longest.min(end - start), pitch: len }, sums.as_mut());
         }
         sums
     };
     let tasks = len.div_ceil(step);
     let sums: Vec<Mat<f64>> = (0..tasks).into_par_iter().map(task).collect();
-    let mut total = Mat::<f64>::zeros(rows, others);
+    let mut total = Mat::<f64>::zeros(rows, columns);
     sums.iter().for_each(|part| total += part);
-    if wide && rows >= PRODUCT {
-        // Only the lower triangle was multiplied.
-        for i in 0..rows {
-            (0..i).for_each(|j| total[(j, i)] = total[(i, j)]);
-        }
-    }
     total
 }
 
@@ -97,24 +126,20 @@ impl Piece {
         }
     }
 
-    /// The products of a panel with itself, converted to `f64` first.
-    fn gram<T: Accumulator>(&self, a: &[T], rows: usize, sums: MatMut<'_, f64>) {
-        let mut converted = vec![0.0; rows * self.len];
+    /// The lower triangle of the products of a panel with itself.
+    fn gram<T: Accumulator, W: Accumulator>(&self, a: &[T], mut sums: MatMut<'_, f64>) {
+        let rows = sums.nrows();
+        let mut converted = vec![W::ZERO; rows * self.len];
         for (row, target) in converted.chunks_exact_mut(self.len).enumerate() {
-            target.iter_mut().zip(self.of(a, row)).for_each(|(to, from)| *to = from.to_f64());
+            let from = self.of(a, row);
+            target.iter_mut().zip(from).for_each(|(to, from)| *to = W::from_f64(from.to_f64()));
         }
+        let mut parts = Mat::<W>::from_fn(rows, rows, |_, _| W::ZERO);
         let panel = MatRef::from_row_major_slice(&converted, rows, self.len);
-        faer::linalg::matmul::triangular::matmul(
-            sums,
-            faer::linalg::matmul::triangular::BlockStructure::TriangularLower,
-            Accum::Add,
-            panel,
-            faer::linalg::matmul::triangular::BlockStructure::Rectangular,
-            panel.transpose(),
-            faer::linalg::matmul::triangular::BlockStructure::Rectangular,
-            1.0,
-            Par::Seq,
-        );
+        W::matmul_symmetric(parts.as_mut(), panel);
+        for j in 0..rows {
+            (j..rows).for_each(|i| sums[(i, j)] += parts[(i, j)].to_f64());
+        }
     }
 }
 
@@ -150,34 +175,57 @@ pub(super) fn combine<T: Accumulator>(
     let factors: Vec<T> = (0..rows * columns)
         .map(|at| T::from_f64(coefficients[(at / columns.max(1), at % columns.max(1))]))
         .collect();
+    if rows >= PRODUCT && columns >= PRODUCT {
+        return multiply(
+            &factors,
+            columns,
+            x,
+            MatMut::from_row_major_slice_mut(y, rows, len),
+            target,
+        );
+    }
     let shared = crate::workers::Shared::new(y);
     (0..len.div_ceil(PIECE)).into_par_iter().for_each(|task| {
         let start = task * PIECE;
         let piece = Piece { start, len: PIECE.min(len - start), pitch: len };
-        // SAFETY: each task has elements of its own of every row.
-        let row_of = |row: usize| unsafe { shared.run(row * len + start, piece.len) };
-        if rows < PRODUCT || columns < PRODUCT {
-            for row in 0..rows {
-                let y = row_of(row);
-                if target == Target::Replaced {
-                    y.fill(T::ZERO);
-                }
-                let factors = &factors[row * columns..][..columns];
-                Arch::new().dispatch(|| add(factors, x, &piece, y));
+        for row in 0..rows {
+            // SAFETY: each task has elements of its own of every row.
+            let y = unsafe { shared.run(row * len + start, piece.len) };
+            if target == Target::Replaced {
+                y.fill(T::ZERO);
             }
-            return;
+            let factors = &factors[row * columns..][..columns];
+            Arch::new().dispatch(|| add(factors, x, &piece, y));
         }
-        let mut sums = vec![T::ZERO; rows * piece.len];
-        let left = Matrix { data: &factors, row: columns, column: 1 };
-        let right = Matrix { data: &x[start..], row: len, column: 1 };
-        let dimensions = Dimensions { rows, columns: piece.len, terms: columns };
-        let product = MatrixMut { data: &mut sums, row: piece.len, column: 1 };
-        gemm(dimensions, left, right, product, Old::Replaced);
-        for (row, sums) in sums.chunks_exact(piece.len).enumerate() {
-            let y = row_of(row);
-            match target {
-                Target::Replaced => y.copy_from_slice(sums),
-                Target::Kept => y.iter_mut().zip(sums).for_each(|(y, &sum)| *y += sum),
+    });
+}
+
+/// The same as a product of matrices.
+fn multiply<T: Accumulator>(
+    factors: &[T],
+    columns: usize,
+    x: &[T],
+    y: MatMut<'_, T>,
+    target: Target,
+) {
+    let (rows, len) = (y.nrows(), y.ncols());
+    let factors = MatRef::from_row_major_slice(factors, rows, columns);
+    let x = MatRef::from_row_major_slice(x, columns, len);
+    let accumulate = if target == Target::Kept { Accum::Add } else { Accum::Replace };
+    let longest = cached::<T>(columns);
+    y.par_col_chunks_mut(longest).enumerate().for_each(|(piece, mut y)| {
+        let x = x.subcols(piece * longest, y.ncols());
+        for start in (0..rows).step_by(ROWS) {
+            let some = ROWS.min(rows - start);
+            let factors = factors.subrows(start, some);
+            // Of a triangular matrix the first rows need few terms.
+            let zero = |&column: &usize| (0..some).all(|row| factors[(row, column)] == T::ZERO);
+            let terms = columns - (0..columns).rev().take_while(zero).count();
+            let mut y = y.as_mut().subrows_mut(start, some);
+            if terms > 0 {
+                T::matmul(y, accumulate, factors.subcols(0, terms), x.subrows(0, terms));
+            } else if target == Target::Replaced {
+                y.fill(T::ZERO);
             }
         }
     });

@@ -17,7 +17,7 @@ use crate::element::Accumulator;
 use crate::error::Result;
 use crate::tensor::{TensorView, TensorViewMut};
 
-pub(crate) use orthonormal::{Random, norms, orthonormalise, project_out};
+pub(crate) use orthonormal::{Random, norms, orthonormalise, project_out, roughly_orthonormalise};
 use random::fill_normal;
 
 /// The inner products of all rows of `a` with all rows of `b`: entry (i, j) is ⟨aᵢ, bⱼ⟩. Elements are
@@ -28,18 +28,28 @@ pub(crate) fn dots<T: Accumulator>(
     b: &TensorView<'_, T>,
 ) -> Result<Mat<f64>> {
     match a.device() {
-        Device::Cpu => Ok(cpu::dots(a.host(), b.host(), rows(a.shape()), false)),
+        Device::Cpu => Ok(cpu::dots(a.host(), b.host(), rows(a.shape()))),
         #[cfg(gpu)]
         Device::Cuda(device) => cuda::dots(&device, a, b),
     }
 }
 
-/// [`dots`] of a panel with itself, with products in `f64`: the Gram matrix that orthonormalises.
-pub(crate) fn gram<T: Accumulator>(a: &TensorView<'_, T>) -> Result<Mat<f64>> {
-    match a.device() {
-        Device::Cpu => Ok(cpu::dots(a.host(), a.host(), rows(a.shape()), true)),
+/// In what the products of [`gram`] are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Products {
+    /// The type of the elements: as [`dots`], which tells vectors that depend on one another from others.
+    Native,
+    /// `f64`: a basis by its factor is orthonormal.
+    Wide,
+}
+
+/// The inner products of the rows of a panel with one another.
+pub(crate) fn gram<T: Accumulator>(a: &TensorView<'_, T>, products: Products) -> Result<Mat<f64>> {
+    match (a.device(), products) {
+        (Device::Cpu, Products::Native) => Ok(cpu::gram::<T, T>(a.host(), rows(a.shape()))),
+        (Device::Cpu, Products::Wide) => Ok(cpu::gram::<T, f64>(a.host(), rows(a.shape()))),
         #[cfg(gpu)]
-        Device::Cuda(device) => cuda::dots(&device, a, a),
+        (Device::Cuda(device), _) => cuda::dots(&device, a, a),
     }
 }
 

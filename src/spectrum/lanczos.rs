@@ -23,7 +23,9 @@ use super::small::{Decomposition, decompose};
 use crate::element::Accumulator;
 use crate::error::Result;
 use crate::operator::{Direction, Operator};
-use crate::panel::{Random, Target, add_scaled, combine, gram, norms, orthonormalise, project_out};
+use crate::panel::{
+    Products, Random, Target, add_scaled, combine, gram, norms, orthonormalise, project_out,
+};
 use crate::tensor::{Tensor, TensorView};
 
 /// Vectors up to this length are cheap to orthogonalise on both sides.
@@ -464,7 +466,7 @@ pub(super) fn residuals<T: Accumulator>(
 
 /// The largest entry of the Gram matrix less the identity.
 pub(super) fn defect<T: Accumulator>(panel: &TensorView<'_, T>) -> Result<f64> {
-    let gram = gram(panel)?;
+    let gram = gram(panel, Products::Native)?;
     let entry = |i: usize, j: usize| (gram[(i, j)] - if i == j { 1.0 } else { 0.0 }).abs();
     let rows = gram.nrows();
     Ok((0..rows)
