@@ -1,4 +1,5 @@
-//! **Convolution as linear algebra**: patches, products, sparse matrices and their adjoints.
+//! **Convolution as linear algebra**: patches, products, sparse matrices, linear operators and their singular
+//! values.
 //!
 //! Everything follows from one map. On each spatial axis, output `o` and tap `k` read the input position
 //! `i(o, k) = o·stride + k·dilation − padding`, and the padding mode says what a position outside the
@@ -14,6 +15,7 @@
 //! | its gradients | `dx = fold(Wᵀ·dY)`, `dW = dY·Aᵀ`, `db = Σ dY` | [`Conv::backward_input`], [`Conv::backward_weight`], [`Conv::backward_bias`] |
 //! | transposed convolution | the adjoint of the convolution | [`Conv::transposed`] |
 //! | matrix | sparse `M` with `M·[x; 1] = y` | [`Conv::matrix`], [`Conv::transposed_matrix`] |
+//! | operator | `A·x` and `Aᵀ·y` of a layer without its bias, nothing assembled | [`Conv::operator`], [`Conv::transposed_operator`] |
 //!
 //! For 1, 2 and 3 spatial axes; `f32`, `f64`, `f16`, `bf16`; channels first and last; any stride,
 //! dilation and groups; every padding mode of PyTorch.
@@ -35,23 +37,51 @@
 //! # Ok::<(), convmat::Error>(())
 //! ```
 //!
+//! # Operators and spectra
+//!
+//! A layer without its bias is a linear map. [`Operator`] applies it and its adjoint to blocks of vectors by
+//! planned convolutions; sparse and dense matrices and closures are operators, too, and so are products, sums
+//! and adjoints of operators. Of any of them [`Operator::svd`] gives the largest singular values with their
+//! vectors and residuals, [`Operator::spectrum`] chooses among four methods, and [`Operator::spectral_norm`]
+//! brackets the norm:
+//!
+//! ```
+//! use convmat::{Conv, Device, Tensor};
+//!
+//! let weight = Tensor::from_vec(&Device::Cpu, &[1, 1, 3], vec![1f64, -2., 1.])?;
+//! let layer = Conv::new([3]).padding([1]).operator(&weight, [100])?;
+//! let svd = layer.svd(3)?;
+//! assert!(svd.is_converged());
+//!
+//! let norm = layer.spectral_norm()?;
+//! assert!(norm.lower <= svd.values[0] && norm.upper.is_some_and(|upper| svd.values[0] <= upper));
+//! # Ok::<(), convmat::Error>(())
+//! ```
+//!
+//! Where padding wraps around ([`PaddingMode::Circular`]) and strides divide the input,
+//! [`Operator::circular`] gives the exact spectrum, frequency by frequency, and the kernels whose spectrum is
+//! clipped or flat. Vectors stay on the operator's device; weights are read to the host once, and random
+//! vectors and matrices as small as the number of values pass between both. The dense and circular methods
+//! decompose on the host.
+//!
 //! # Promises
 //!
 //! - **Run-time devices.** [`Device::best`] never fails; operands on different devices are an error that
 //!   names both; no operation copies its operands or results between host and device behind the caller's
 //!   back. What converts or compares ([`Tensor::cast`], `==`) works on the host and says so. See [`Device`].
-//! - **Every operation has an `_into` form** that writes a caller's buffer, all of it, and a **plan**: see
-//!   below.
-//! - **Deterministic.** The same call gives the same bytes, whatever the number of threads. Threads are
-//!   rayon's: the global pool, or a caller's through `ThreadPool::install`.
+//! - **Every lowering has an `_into` form** that writes a caller's buffer, all of it, and a **plan**: see
+//!   below. Operators plan by themselves.
+//! - **Deterministic.** The same call gives the same bytes, whatever the number of threads; random vectors
+//!   come from a seed. Threads are rayon's: the global pool, or a caller's through `ThreadPool::install`.
 //! - **Half types are summed in `f32`** and rounded once.
 //! - **Bad input is an [`enum@Error`]** that names the argument and its value. Nothing panics on what a
-//!   caller gives. `Clone` has no error to return: cloning a tensor or matrix for which memory does not
+//!   caller gives but `*`, `+` and `-` of operators whose shapes or devices differ, for which
+//!   [`Operator::compose`], [`Operator::plus`] and [`Operator::minus`] return an error. `Clone` has no error to return: cloning a tensor or matrix for which memory does not
 //!   suffice ends as cloning a `Vec` does; [`TensorView::to_tensor`] and [`Csr::try_clone`] return an error.
 //!
 //! # Plans
 //!
-//! Every operation can be planned once and run many times, as with FFTW, cuFFT or cuDNN:
+//! Every lowering can be planned once and run many times, as with FFTW, cuFFT or cuDNN:
 //!
 //! ```
 //! use convmat::{Conv, Device, PlanOptions, Tensor};
