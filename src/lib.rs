@@ -144,8 +144,8 @@ pub use matrix::{
 pub use operator::Operator;
 pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
 pub use spectrum::{
-    CircularSpectrum, CircularTriplets, Method, Norm, NormBound, NormOptions, Progress, Spectrum,
-    SpectrumOptions, Top, TorusKernel,
+    CircularSpectrum, CircularTriplets, DensityOptions, Estimate, Method, Norm, NormBound,
+    NormOptions, Progress, SpectralDensity, Spectrum, SpectrumOptions, Top, TorusKernel,
 };
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

@@ -6,6 +6,7 @@
 //! | `lowrank` | a randomized approximation, as `torch.svd_lowrank` |
 //! | `circular` | all of a circulant layer, frequency by frequency |
 //! | `dense` | all of a small operator |
+//! | `density` | how many of all lie where, of an operator too large for that, with error bars |
 //! | `norm` | a bracket of the largest |
 //! | `symbol`, `bound` | upper bounds from a layer's symbol |
 //! | `frobenius` | the root of the sum of their squares, from a layer's index tables |
@@ -13,6 +14,7 @@
 mod bound;
 mod circular;
 mod dense;
+mod density;
 mod frobenius;
 mod lanczos;
 mod lowrank;
@@ -27,6 +29,7 @@ use std::time::Instant;
 
 pub use bound::NormBound;
 pub use circular::{CircularSpectrum, CircularTriplets, TorusKernel};
+pub use density::{DensityOptions, Estimate, SpectralDensity};
 pub use norm::{Norm, NormOptions};
 pub use options::{Method, Progress, SpectrumOptions, Top};
 pub use result::Spectrum;

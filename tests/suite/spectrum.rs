@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use crate::catalogue::{accelerators, cases, conv, devices, last, on, randoms, tensor, values};
 use crate::oracle::Case;
 
+mod density;
 mod torch;
 
 fn quiet(_: &Progress) -> ControlFlow<()> {
