@@ -146,6 +146,7 @@ pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
 pub use spectrum::{
     CircularSpectrum, CircularTriplets, DensityOptions, Estimate, Method, Norm, NormBound,
     NormOptions, Progress, SpectralDensity, Spectrum, SpectrumOptions, Top, TorusKernel,
+    product_bound,
 };
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

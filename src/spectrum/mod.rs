@@ -8,6 +8,7 @@
 //! | `dense` | all of a small operator |
 //! | `density` | how many of all lie where, of an operator too large for that, with error bars |
 //! | `norm` | a bracket of the largest |
+//! | `lipschitz` | what brackets are for: a distance from isometries, layers of norm 1, a network's bound |
 //! | `symbol`, `bound` | upper bounds from a layer's symbol |
 //! | `frobenius` | the root of the sum of their squares, from a layer's index tables |
 
@@ -17,6 +18,7 @@ mod dense;
 mod density;
 mod frobenius;
 mod lanczos;
+mod lipschitz;
 mod lowrank;
 mod norm;
 mod options;
@@ -30,6 +32,7 @@ use std::time::Instant;
 pub use bound::NormBound;
 pub use circular::{CircularSpectrum, CircularTriplets, TorusKernel};
 pub use density::{DensityOptions, Estimate, SpectralDensity};
+pub use lipschitz::product_bound;
 pub use norm::{Norm, NormOptions};
 pub use options::{Method, Progress, SpectrumOptions, Top};
 pub use result::Spectrum;

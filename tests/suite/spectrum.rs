@@ -16,6 +16,7 @@ use crate::catalogue::{accelerators, cases, conv, devices, last, on, randoms, te
 use crate::oracle::Case;
 
 mod density;
+mod lipschitz;
 mod torch;
 
 fn quiet(_: &Progress) -> ControlFlow<()> {
