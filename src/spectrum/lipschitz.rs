@@ -56,7 +56,11 @@ impl<T: Accumulator> Operator<T> {
         // A·x rounds in parts of ‖A‖², which is at most one more than the defect, and not of the defect.
         let rounding = 32.0 * T::DTYPE.unit_roundoff() * (2.0 + found.lower);
         let bound = self.norm_bound()?;
-        let certain = |norm: f64| (norm * norm - 1.0).max(1.0) * (1.0 + 4.0 * f64::EPSILON);
+        let certain = |norm: f64| {
+            let above = (norm * norm - 1.0) * (1.0 + 4.0 * f64::EPSILON);
+            // Not the maximum: what is not a number is to stay that.
+            if above < 1.0 { 1.0 } else { above }
+        };
         Ok(Norm {
             lower: (found.lower - rounding).max(least),
             upper: bound.as_ref().map(|bound| certain(bound.value)),
@@ -119,7 +123,7 @@ fn exact_values<T: Accumulator>(operator: &Operator<T>) -> Result<Option<Vec<f64
     match operator.expression() {
         Expression::Identity => Ok(Some(vec![1.0])),
         Expression::Sum(terms) => match &terms[..] {
-            [(factor, term)] => {
+            [(factor, term)] if factor.is_finite() => {
                 let values = exact_values(term)?;
                 Ok(values.map(|values| values.iter().map(|value| factor.abs() * value).collect()))
             }

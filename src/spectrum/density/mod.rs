@@ -153,10 +153,10 @@ impl<T: Accumulator> Operator<T> {
     /// `ControlFlow::Break`: what is known by then is returned, marked as it is.
     ///
     /// The weight of a node is spread evenly over a cell, half of it on either side of the node, that ends
-    /// midway to the next node; it stays in its place where the node is a singular value to within a tenth
-    /// of a bin, or outweighs both neighbours together twice, as multiple values do. Of random, structured
-    /// and rank-deficient circular layers, that was nearest to the exact histogram among Gaussians of
-    /// several widths, interpolation between nodes and no smoothing.
+    /// midway to the next node. It stays in its place where the node is a singular value to within a tenth
+    /// of a bin, or outweighs both neighbours together twice, as multiple values do. Of no smoothing,
+    /// Gaussians of several widths, interpolation between nodes and this, this was the nearest to the exact
+    /// histograms of most of ten random, structured and rank-deficient circular layers.
     ///
     /// ```
     /// use std::ops::ControlFlow;

@@ -115,6 +115,10 @@ fn exact_histograms_of_circular_layers_are_met() {
         assert!(found.edges[20] <= exact[0] * (1.0 + 2e-6), "{name}");
         close(found.edges[20], exact[0], exact[0], 0.02, name);
     }
+    // A multiple value stays in its bin, however narrow that is.
+    let (operator, exact) = &layers[6].1;
+    let found = density(operator, &DensityOptions::new().steps(50).bins(50));
+    check(&found, exact, 0.05, "half rank, narrow bins");
     // More steps resolve more.
     let (operator, exact) = &layers[0].1;
     let of = |steps| density(operator, &DensityOptions::new().steps(steps).bins(20));
