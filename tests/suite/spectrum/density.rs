@@ -47,8 +47,8 @@ fn check(found: &SpectralDensity, exact: &[f64], share: f64, what: &str) {
     let wrong = misplaced(found, exact);
     assert!(wrong <= share, "{what}: {wrong} in wrong bins");
     let expected = histogram(exact, &found.edges);
-    for bin in 0..bins {
-        let error = (found.counts[bin] - expected[bin]).abs();
+    for (bin, expected) in expected.iter().enumerate() {
+        let error = (found.counts[bin] - expected).abs();
         let allowed = 5.0 * found.standard_errors[bin] + share * all;
         assert!(error <= allowed, "{what}: bin {bin}, {error} against {allowed}");
     }
