@@ -174,8 +174,9 @@ pub use matrix::{
 pub use operator::Operator;
 pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
 pub use spectrum::{
-    CircularSpectrum, CircularTriplets, Method, Norm, NormBound, NormOptions, Progress, Spectrum,
-    SpectrumOptions, Top, TorusKernel,
+    CircularSpectrum, CircularTriplets, DensityOptions, Estimate, Method, Norm, NormBound,
+    NormOptions, Progress, SpectralDensity, Spectrum, SpectrumOptions, Top, TorusKernel,
+    product_bound,
 };
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

@@ -6,16 +6,20 @@
 //! | `lowrank` | a randomized approximation, as `torch.svd_lowrank` |
 //! | `circular` | all of a circulant layer, frequency by frequency |
 //! | `dense` | all of a small operator |
+//! | `density` | how many of all lie where, of an operator too large for that, with error bars |
 //! | `norm` | a bracket of the largest |
 //! | `random_start` | its lower end, and an upper one that few random starts get wrong |
+//! | `lipschitz` | what brackets are for: a distance from isometries, layers of norm 1, a network's bound |
 //! | `symbol`, `bound` | upper bounds from a layer's symbol |
 //! | `frobenius` | the root of the sum of their squares, from a layer's index tables |
 
 mod bound;
 mod circular;
 mod dense;
+mod density;
 mod frobenius;
 mod lanczos;
+mod lipschitz;
 mod lowrank;
 mod norm;
 mod options;
@@ -29,6 +33,8 @@ use std::time::Instant;
 
 pub use bound::NormBound;
 pub use circular::{CircularSpectrum, CircularTriplets, TorusKernel};
+pub use density::{DensityOptions, Estimate, SpectralDensity};
+pub use lipschitz::product_bound;
 pub use norm::{Norm, NormOptions};
 pub use options::{Method, Progress, SpectrumOptions, Top};
 pub use result::Spectrum;

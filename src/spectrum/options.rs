@@ -171,11 +171,12 @@ impl SpectrumOptions {
 pub struct Progress {
     /// Vectors that the operator or its adjoint has been applied to.
     pub applications: u64,
-    /// Values wanted, and those whose residuals are small enough.
+    /// Values wanted, and those whose residuals are small enough; of a spectral density its probes, and those
+    /// that have all their steps.
     pub wanted: usize,
     /// See `wanted`.
     pub converged: usize,
     /// The largest residual of those wanted, in parts of the largest singular value; infinite before there
-    /// are as many.
+    /// are as many, and for densities.
     pub residual: f64,
 }

@@ -15,6 +15,8 @@ use proptest::prelude::*;
 use crate::catalogue::{accelerators, cases, conv, devices, last, on, randoms, tensor, values};
 use crate::oracle::Case;
 
+mod density;
+mod lipschitz;
 mod lowrank;
 mod torch;
 

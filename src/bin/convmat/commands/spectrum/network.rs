@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use convmat::io::{Format, Source};
-use convmat::{Top, io};
+use convmat::{Top, io, product_bound};
 
 use super::{
     Answer, AnyOperator, Described, FEW_DIGITS, LAYER_FLAGS, TOP, heading_name, known, solve,
@@ -125,8 +125,8 @@ fn report_network(
         report.row(label, line);
     }
     let whole = answers.len() == entries.len();
-    let product: Option<f64> =
-        if whole { answers.iter().map(Answer::upper).product() } else { None };
+    let norms: Option<Vec<_>> = answers.iter().map(|answer| answer.norm.as_ref()).collect();
+    let product = norms.filter(|_| whole).and_then(product_bound);
     report.row("product bound", known(product, FEW_DIGITS));
     let converged = answers.iter().filter(|answer| answer.converged).count();
     let interrupted = if session.interrupted { ", interrupted" } else { "" };
