@@ -175,8 +175,8 @@ pub use operator::Operator;
 pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
 pub use spectrum::{
     CircularSpectrum, CircularTriplets, DensityOptions, Estimate, Method, Norm, NormBound,
-    NormOptions, Progress, SpectralDensity, Spectrum, SpectrumOptions, Top, TorusKernel,
-    product_bound,
+    NormOptions, Progress, SmallestValue, SpectralDensity, Spectrum, SpectrumOptions, Top,
+    TorusKernel, product_bound,
 };
 pub use tensor::{OptionalView, Tensor, TensorView, TensorViewMut};
 pub use unfold::UnfoldPlan;

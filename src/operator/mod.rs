@@ -131,6 +131,27 @@ impl<T: Accumulator> Operator<T> {
     /// An operator `[m, n]` that closures apply: `forward` overwrites its second argument `[vectors, m]`
     /// with A·x of each row of the first, `[vectors, n]`, and `adjoint` `[vectors, n]` with Aᵀ·y of each row
     /// of `[vectors, m]`. Both have to be linear, and adjoint to one another: ⟨A·x, y⟩ = ⟨x, Aᵀ·y⟩.
+    ///
+    /// ```
+    /// use convmat::{Device, Operator};
+    /// // The two elements change places, and one is tripled.
+    /// let swap = Operator::<f64>::from_fn(
+    ///     &Device::Cpu,
+    ///     [2, 2],
+    ///     |x, mut y| {
+    ///         let (x, y) = (x.to_vec()?, y.as_mut_slice().expect("on the host"));
+    ///         x.chunks(2).zip(y.chunks_mut(2)).for_each(|(x, y)| (y[0], y[1]) = (x[1], 3.0 * x[0]));
+    ///         Ok(())
+    ///     },
+    ///     |y, mut x| {
+    ///         let (y, x) = (y.to_vec()?, x.as_mut_slice().expect("on the host"));
+    ///         y.chunks(2).zip(x.chunks_mut(2)).for_each(|(y, x)| (x[0], x[1]) = (3.0 * y[1], y[0]));
+    ///         Ok(())
+    ///     },
+    /// );
+    /// assert!((swap.svd(2)?.values[0] - 3.0).abs() < 1e-9);
+    /// # Ok::<(), convmat::Error>(())
+    /// ```
     pub fn from_fn(
         device: &Device,
         shape: [usize; 2],

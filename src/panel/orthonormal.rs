@@ -13,7 +13,7 @@ use crate::tensor::{Tensor, TensorView, TensorViewMut};
 /// Passes of CholeskyQR before vectors are taken one by one.
 const PASSES: usize = 4;
 
-/// The Euclidean norm of each row.
+/// The Euclidean norm of each row; not a number where an element is not, which callers see to.
 pub(crate) fn norms<T: Accumulator>(panel: &TensorView<'_, T>) -> Result<Vec<f64>> {
     // Some rows at a time: all inner products of many would be computed for their diagonal alone.
     const ROWS: usize = 4;
@@ -22,7 +22,7 @@ pub(crate) fn norms<T: Accumulator>(panel: &TensorView<'_, T>) -> Result<Vec<f64
     for start in (0..rows).step_by(ROWS) {
         let part = panel.slice_rows(start..(start + ROWS).min(rows));
         let products = dots(&part, &part)?;
-        norms.extend((0..products.nrows()).map(|i| products[(i, i)].max(0.0).sqrt()));
+        norms.extend((0..products.nrows()).map(|i| products[(i, i)].sqrt()));
     }
     Ok(norms)
 }

@@ -10,7 +10,7 @@ use crate::operator::layer::Layer;
 use crate::operator::{Expression, Operator};
 
 /// Elements of a matrix that is decomposed, at most: 128 MiB, and minutes for a square one.
-const LARGEST: usize = 1 << 24;
+pub(super) const LARGEST: usize = 1 << 24;
 
 /// Up to so many it takes less time than an iteration.
 pub(super) const SMALL: usize = 1 << 20;

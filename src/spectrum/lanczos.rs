@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use faer::{Mat, MatRef};
 
+use super::norm::finite;
 use super::options::{Progress, SpectrumOptions};
 use super::small::{Decomposition, decompose};
 use crate::element::Accumulator;
@@ -170,9 +171,9 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         let from = self.v[0].view().slice_rows(at..at + block);
         self.operator.run(self.forward, from, w.view_mut())?;
         self.applications += block as u64;
-        for norm in norms(&w.view())? {
-            self.scale = self.scale.max(norm);
-        }
+        let lengths = norms(&w.view())?;
+        finite(self.operator, lengths.iter().copied())?;
+        self.scale = lengths.into_iter().fold(self.scale, f64::max);
         let earlier = self.u[0].view().slice_rows(0..at);
         let first =
             (0..at).find(|&i| (0..block).any(|c| self.pending[(i, c)] != 0.0)).unwrap_or(at);
@@ -206,6 +207,7 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         let own = self.k.submatrix(at, at, block, block).to_owned();
         let rows = self.v[0].view().slice_rows(at..at + block);
         combine((-own).as_ref(), &rows, z.view_mut(), Target::Kept)?;
+        finite(self.operator, norms(&z.view())?)?;
         let basis = self.v[0].view().slice_rows(0..at + block);
         project_out(&basis, z.view_mut())?;
         self.done = at + block;

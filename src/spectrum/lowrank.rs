@@ -4,11 +4,12 @@
 use faer::Mat;
 
 use super::lanczos::{Found, defect, residuals};
+use super::norm::finite;
 use super::small::decompose;
 use crate::element::Accumulator;
 use crate::error::Result;
 use crate::operator::{Direction, Operator};
-use crate::panel::{Random, Target, combine, orthonormalise, roughly_orthonormalise};
+use crate::panel::{Random, Target, combine, norms, orthonormalise, roughly_orthonormalise};
 use crate::tensor::Tensor;
 
 /// Ratios of lengths up to which vectors are not made orthogonal between an application and the next.
@@ -35,7 +36,8 @@ pub(super) fn low_rank<T: Accumulator>(
     let mut applications = 0;
     let mut apply = |direction, x: &Tensor<T>, y: &mut Tensor<T>| {
         applications += count as u64;
-        operator.run(direction, x.view(), y.view_mut())
+        operator.run(direction, x.view(), y.view_mut())?;
+        finite(operator, norms(&y.view())?)
     };
     random.fill(z.view_mut())?;
     apply(there, &z, &mut wide)?;

@@ -8,7 +8,8 @@
 //! | `dense` | all of a small operator |
 //! | `density` | how many of all lie where, of an operator too large for that, with error bars |
 //! | `norm` | a bracket of the largest |
-//! | `random_start` | its lower end, and an upper one that few random starts get wrong |
+//! | `smallest` | the smallest and the condition number, exactly or bracketed |
+//! | `random_start` | bounds of the extreme values, on one side such as few random starts get wrong |
 //! | `lipschitz` | what brackets are for: a distance from isometries, layers of norm 1, a network's bound |
 //! | `symbol`, `bound` | upper bounds from a layer's symbol |
 //! | `frobenius` | the root of the sum of their squares, from a layer's index tables |
@@ -26,6 +27,7 @@ mod options;
 mod random_start;
 mod result;
 mod small;
+mod smallest;
 mod symbol;
 
 use std::ops::ControlFlow;
@@ -38,6 +40,7 @@ pub use lipschitz::product_bound;
 pub use norm::{Norm, NormOptions};
 pub use options::{Method, Progress, SpectrumOptions, Top};
 pub use result::Spectrum;
+pub use smallest::SmallestValue;
 
 use crate::element::Accumulator;
 use crate::error::{Error, Result};

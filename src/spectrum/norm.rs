@@ -6,17 +6,20 @@ use std::ops::ControlFlow;
 use super::bound::{NormBound, norm_bound};
 use super::frobenius::frobenius_norm;
 use super::options::Progress;
-use super::random_start::{Goal, largest};
+use super::random_start::{End, Goal, bracket};
 use crate::element::Accumulator;
 use crate::error::{Error, Result};
 use crate::operator::{Expression, Given, Operator};
 
+/// What makes up for the rounding of a product or a sum of bounds.
+const UP: f64 = 1.0 + 2.0 * f64::EPSILON;
+
 /// What a caller wishes of a norm's bracket.
 #[derive(Clone, Copy, Debug)]
 pub struct NormOptions {
-    gap: f64,
-    failure_probability: f64,
-    seed: u64,
+    pub(super) gap: f64,
+    pub(super) failure_probability: f64,
+    pub(super) seed: u64,
 }
 
 impl Default for NormOptions {
@@ -44,6 +47,18 @@ impl NormOptions {
     /// Where the random start comes from.
     pub fn seed(self, seed: u64) -> Self {
         NormOptions { seed, ..self }
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let NormOptions { gap, failure_probability, .. } = *self;
+        if !(gap > 0.0 && gap.is_finite()) {
+            return Err(Error::invalid("gap", gap, "it must be positive and finite"));
+        }
+        if !(failure_probability > 0.0 && failure_probability < 1.0) {
+            let reason = "it must lie between 0 and 1";
+            return Err(Error::invalid("failure probability", failure_probability, reason));
+        }
+        Ok(())
     }
 }
 
@@ -80,14 +95,8 @@ impl<T: Accumulator> Operator<T> {
         options: &NormOptions,
         progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Norm> {
+        options.check()?;
         let NormOptions { gap, failure_probability, seed } = *options;
-        if !(gap > 0.0 && gap.is_finite()) {
-            return Err(Error::invalid("gap", gap, "it must be positive and finite"));
-        }
-        if !(failure_probability > 0.0 && failure_probability < 1.0) {
-            let reason = "it must lie between 0 and 1";
-            return Err(Error::invalid("failure probability", failure_probability, reason));
-        }
         let bound = self.norm_bound()?;
         let n = self.shape()[0].min(self.shape()[1]);
         if n == 0 {
@@ -95,16 +104,17 @@ impl<T: Accumulator> Operator<T> {
         }
         // Either bound may fail half as often.
         let share = failure_probability / 2.0;
-        let goal = Goal { gap, failure_probability: share, steps: steps_for(n, gap, share) };
-        let found = largest(self, &goal, seed, progress)?;
-        let by_steps = found.steps.and_then(|steps| epsilon_after(n, steps, share));
-        let by_steps = by_steps.map(|epsilon| found.value / (1.0 - epsilon).sqrt());
+        let steps = steps_for(n, gap, share);
+        let goal = Goal { end: End::Largest, gap, failure_probability: share, steps };
+        let found = bracket(self, &goal, seed, progress)?;
+        let epsilon = epsilon_after(n, found.steps, share).filter(|_| found.one_start);
+        let by_steps = epsilon.map(|epsilon| found.found / (1.0 - epsilon).sqrt());
         // Rounding of products and of the coefficients.
         let rounding = 32.0 * T::DTYPE.unit_roundoff();
-        let least = found.upper.into_iter().chain(by_steps).reduce(f64::min);
+        let least = found.other.into_iter().chain(by_steps).reduce(f64::min);
         let probabilistic = least.map(|upper| upper * (1.0 + rounding));
         Ok(Norm {
-            lower: found.value * (1.0 - rounding),
+            lower: found.found * (1.0 - rounding),
             upper: bound.as_ref().map(|bound| bound.value),
             bound: bound.map(|bound| bound.bound),
             probabilistic_upper: probabilistic,
@@ -118,7 +128,8 @@ impl<T: Accumulator> Operator<T> {
     /// Frobenius norm; of products the product, of sums the sum.
     ///
     /// # Errors
-    /// [`Error::Allocation`]; [`Error::DeviceMismatch`] for a sparse matrix that is not on the host.
+    /// [`Error::Allocation`]; [`Error::Invalid`] for a matrix whose elements are not finite, or too large
+    /// for their squares to be.
     pub fn norm_bound(&self) -> Result<Option<NormBound>> {
         let known = |value: f64, bound: &str| Some(NormBound { value, bound: bound.into() });
         Ok(match self.expression() {
@@ -128,7 +139,7 @@ impl<T: Accumulator> Operator<T> {
             Expression::Composition(outer, inner) => {
                 match (outer.norm_bound()?, inner.norm_bound()?) {
                     (Some(outer), Some(inner)) => Some(NormBound {
-                        value: outer.value * inner.value,
+                        value: outer.value * inner.value * UP,
                         bound: format!("({}) times ({})", outer.bound, inner.bound),
                     }),
                     _ => None,
@@ -141,7 +152,8 @@ impl<T: Accumulator> Operator<T> {
                     value += factor.abs() * bound.value;
                     words.push(format!("{} times ({})", factor.abs(), bound.bound));
                 }
-                Some(NormBound { value, bound: words.join(" plus ") })
+                let up = UP.powi(terms.len() as i32);
+                Some(NormBound { value: value * up, bound: words.join(" plus ") })
             }
             Expression::Given(Given::Closure, _) => None,
             Expression::Given(Given::Sparse(matrix), _) => {
@@ -150,6 +162,7 @@ impl<T: Accumulator> Operator<T> {
                 for row in matrix.iter_rows().into_iter().flatten() {
                     sums.add_row(row.iter().map(|(column, value)| (column, value.to_f64())));
                 }
+                finite(self, [sums.squares])?;
                 Some(sums.bound("a sparse matrix"))
             }
             Expression::Given(Given::Dense, _) => {
@@ -159,6 +172,7 @@ impl<T: Accumulator> Operator<T> {
                 for row in dense.chunks_exact(n.max(1)).take(m) {
                     sums.add_row(row.iter().map(|value| value.to_f64()).enumerate());
                 }
+                finite(self, [sums.squares])?;
                 Some(sums.bound("a dense matrix"))
             }
         })
@@ -188,6 +202,18 @@ impl<T: Accumulator> Operator<T> {
 
 pub(super) fn empty(shape: [usize; 2]) -> Error {
     Error::invalid("operator", format!("{shape:?}"), "it has no rows or no columns")
+}
+
+/// Ends an iteration in which something was not finite.
+pub(super) fn finite<T: Accumulator>(
+    operator: &Operator<T>,
+    numbers: impl IntoIterator<Item = f64>,
+) -> Result<()> {
+    if numbers.into_iter().all(f64::is_finite) {
+        return Ok(());
+    }
+    let reason = "its results are not finite, or too large to be squared";
+    Err(Error::invalid("operator", operator, reason))
 }
 
 /// Sums of magnitudes by row and by column, and of squares.

@@ -14,8 +14,9 @@ pub struct Spectrum<T: Accumulator> {
     pub shape: [usize; 2],
     /// Descending. Those that rounding does not tell from 0 are 0.
     pub values: Vec<f64>,
-    /// Of each value, the larger of ‖A·v − σ·u‖ and ‖Aᵀ·u − σ·v‖, computed from the vectors: some singular
-    /// value is as near as that. Empty where no vectors were asked for.
+    /// Of each value, the larger of ‖A·v − σ·u‖ and ‖Aᵀ·u − σ·v‖, computed from the vectors (but the second
+    /// of [`Method::Randomized`], which is rounding by its construction): some singular value is as near as
+    /// that. Empty where no vectors were asked for.
     pub residuals: Vec<f64>,
     /// Whether each value's residual is within the tolerance. Exact methods' always are.
     pub converged: Vec<bool>,

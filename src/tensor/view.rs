@@ -188,6 +188,15 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         }
     }
 
+    /// The elements in row-major order, if they are on the host.
+    pub fn as_mut_slice(&mut self) -> Option<&mut [T]> {
+        match &mut self.data {
+            DataMut::Cpu(data) => Some(data),
+            #[cfg(gpu)]
+            DataMut::Cuda(_) => None,
+        }
+    }
+
     /// The same elements under another shape of as many.
     pub(crate) fn with_shape(self, shape: &[usize]) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), self.shape.iter().product::<usize>());

@@ -18,6 +18,7 @@ use crate::oracle::Case;
 mod density;
 mod lipschitz;
 mod lowrank;
+mod smallest;
 mod torch;
 
 fn quiet(_: &Progress) -> ControlFlow<()> {

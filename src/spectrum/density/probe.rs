@@ -8,11 +8,12 @@ use std::ops::ControlFlow;
 
 use faer::Mat;
 
+use super::super::norm::finite;
 use super::super::options::Progress;
 use crate::element::Accumulator;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::operator::{Direction, Operator};
-use crate::panel::{Random, Target, add_scaled, combine, dots, project_out};
+use crate::panel::{Random, Target, add_scaled, combine, norms, project_out};
 use crate::tensor::Tensor;
 
 /// Bytes of the bases that are in memory at a time, about.
@@ -106,7 +107,7 @@ impl<'a, T: Accumulator> Probes<'a, T> {
         for row in 0..probes {
             self.random.fill(start.view_mut().slice_rows(row..row + 1))?;
         }
-        let lengths = lengths_of(&start)?;
+        let lengths = norms(&start.view())?;
         // The probes that go on: the rows of `v`, and of U's last vectors `u`.
         let mut active: Vec<usize> = (0..probes).collect();
         let mut v = self.panel(probes, self.short)?;
@@ -128,7 +129,7 @@ impl<'a, T: Accumulator> Probes<'a, T> {
                 let above = |row: usize| -self.found[first + active[row]].above[step - 1];
                 pick(&rows, above, &u, &mut w, Target::Kept)?;
             }
-            let lengths = lengths_of(&w)?;
+            let lengths = norms(&w.view())?;
             let left = self.take(first, &active, &lengths, |probe| &mut probe.diagonal)?;
             let mut next = self.panel(left.len(), self.long)?;
             pick(&left, |row| lengths[row].recip(), &w, &mut next, Target::Replaced)?;
@@ -149,7 +150,7 @@ impl<'a, T: Accumulator> Probes<'a, T> {
                 let basis = bases[probe].view().slice_rows(0..step + 1);
                 project_out(&basis, z.view_mut().slice_rows(row..row + 1))?;
             }
-            let lengths = lengths_of(&z)?;
+            let lengths = norms(&z.view())?;
             let left = self.take(first, &active, &lengths, |probe| &mut probe.above)?;
             active = left.iter().map(|&row| active[row]).collect();
             let going_on = step + 1 < self.steps && !active.is_empty();
@@ -184,12 +185,9 @@ impl<'a, T: Accumulator> Probes<'a, T> {
         lengths: &[f64],
         of: impl Fn(&mut Bidiagonal) -> &mut Vec<f64>,
     ) -> Result<Vec<usize>> {
+        finite(self.operator, lengths.iter().copied())?;
         let mut left = Vec::with_capacity(active.len());
         for (row, (&probe, &length)) in active.iter().zip(lengths).enumerate() {
-            if !length.is_finite() {
-                let reason = "its results are not finite, or too large to be squared";
-                return Err(Error::invalid("operator", self.operator, reason));
-            }
             let found = &mut self.found[first + probe];
             let negligible = 16.0 * T::DTYPE.unit_roundoff() * found.scale();
             let goes_on = length > negligible;
@@ -214,13 +212,4 @@ fn pick<T: Accumulator>(
     let entry = |i: usize, j: usize| if rows[i] == j { factor(j) } else { 0.0 };
     let coefficients = Mat::from_fn(rows.len(), columns, entry);
     combine(coefficients.as_ref(), &from.view(), to.view_mut(), target)
-}
-
-/// The Euclidean norm of each row; not a number where an element is not, which is to be noticed.
-fn lengths_of<T: Accumulator>(panel: &Tensor<T>) -> Result<Vec<f64>> {
-    let of_row = |row: usize| {
-        let row = panel.view().slice_rows(row..row + 1);
-        Ok(dots(&row, &row)?[(0, 0)].sqrt())
-    };
-    (0..panel.shape()[0]).map(of_row).collect()
 }
