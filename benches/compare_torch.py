@@ -314,7 +314,7 @@ def print_means(rows, out):
 class Spectra:
     """Compares spectra, each on a partner of its own, whose memory is measured."""
 
-    NAMES = ("values", "residuals", "probabilistic", "upper", "applications")
+    NAMES = ("values", "residuals", "probabilistic", "upper", "applications", "seconds")
 
     def __init__(self, program, folder, arguments):
         try:
@@ -380,8 +380,6 @@ class Spectra:
                 print(f"note: {op}: {name} takes minutes; --slow", file=sys.stderr)
                 continue
             settle()
-            if hasattr(work, "ready"):
-                work.ready(name)
             start = time.perf_counter()
             theirs = call()
             seconds = time.perf_counter() - start

@@ -1,8 +1,14 @@
 //! Spectra and norms of layers.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use convmat::{Conv, Method, NormOptions, Operator, SpectrumOptions, Tensor, Top};
+use convmat::{
+    Conv, Device, Method, NormOptions, Operator, SpectrumOptions, Tensor, TensorView,
+    TensorViewMut, Top,
+};
 
 use super::job::{Answer, Buffer, Buffers, Job, Operands, Result};
 
@@ -44,6 +50,8 @@ struct Found {
     probabilistic: Vec<f64>,
     upper: Vec<f64>,
     applications: Vec<f64>,
+    /// Seconds in applications, and in all, of iterations on many vectors.
+    seconds: Vec<f64>,
 }
 
 impl<const D: usize> Spectra<D> {
@@ -89,7 +97,16 @@ impl Found {
                 SpectrumOptions::new().method(Method::Circular).top(Top::All).vectors(false)
             }
         };
+        let nanoseconds = Arc::new(AtomicU64::new(0));
+        let iterates = !matches!(question, Question::Circular);
+        let timed = iterates.then(|| timed(operator, &nanoseconds));
+        let operator = timed.as_ref().unwrap_or(operator);
+        let start = Instant::now();
         let found = operator.spectrum(&options, &mut |_| ControlFlow::Continue(()))?;
+        if iterates {
+            let applying = nanoseconds.load(Ordering::Relaxed) as f64 / 1e9;
+            self.seconds.extend([applying, start.elapsed().as_secs_f64()]);
+        }
         let largest = found.values.first().copied().unwrap_or(0.0);
         if matches!(question, Question::Largest(..)) && !found.is_converged() {
             let residual = found.residuals.iter().fold(0f64, |most, &r| most.max(r / largest));
@@ -118,6 +135,24 @@ impl Found {
     }
 }
 
+/// The same operator, adding up the time that its applications take.
+fn timed(operator: &Operator<f32>, nanoseconds: &Arc<AtomicU64>) -> Operator<f32> {
+    type Apply =
+        fn(&Operator<f32>, TensorView<'_, f32>, TensorViewMut<'_, f32>) -> convmat::Result<()>;
+    let apply = |apply: Apply| {
+        let (operator, nanoseconds) = (operator.clone(), nanoseconds.clone());
+        move |x: TensorView<'_, f32>, y: TensorViewMut<'_, f32>| {
+            let start = Instant::now();
+            let done = apply(&operator, x, y);
+            nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            done
+        }
+    };
+    let forward = apply(|operator, x, y| operator.apply_into(x, y));
+    let adjoint = apply(|operator, y, x| operator.apply_adjoint_into(y, x));
+    Operator::from_fn(&Device::Cpu, operator.shape(), forward, adjoint)
+}
+
 impl Answer for Found {
     fn parts(&self) -> Vec<(&'static str, &[u8])> {
         let parts = [
@@ -126,6 +161,7 @@ impl Answer for Found {
             ("probabilistic", &self.probabilistic),
             ("upper", &self.upper),
             ("applications", &self.applications),
+            ("seconds", &self.seconds),
         ];
         parts.map(|(name, numbers)| (name, bytemuck::cast_slice(numbers))).into()
     }
