@@ -176,7 +176,7 @@ pub struct Progress {
     pub wanted: usize,
     /// See `wanted`.
     pub converged: usize,
-    /// The largest residual of those wanted, in parts of the largest singular value; infinite before there
-    /// are as many, and for densities.
+    /// The largest residual of those wanted, in parts of the largest singular value; of a bracket the gap, in
+    /// parts of its certain end. Infinite before there are as many, and for densities.
     pub residual: f64,
 }

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use convmat::{
-    Algorithm, Device, Element, KernelInfo, KernelOptions, Layout, Result, Tensor, with_axes,
+    Algorithm, Device, Element, KernelInfo, KernelOptions, Layout, Operator, Result, Tensor,
+    with_axes,
 };
 use half::{bf16, f16};
 
@@ -79,6 +80,16 @@ fn compile(
     names: &'static [&str],
     calls: Work,
 ) -> Option<Vec<KernelInfo>> {
+    compile_calls(capability, options, |device| {
+        layers(names).try_for_each(|shape| calls(device, &shape))
+    })
+}
+
+fn compile_calls(
+    capability: u32,
+    options: KernelOptions,
+    calls: impl FnOnce(&Device) -> Result<()>,
+) -> Option<Vec<KernelInfo>> {
     let device = match Device::compile_only(capability, options) {
         Ok(device) => device,
         Err(reason) => {
@@ -89,8 +100,7 @@ fn compile(
         }
     };
     let start = Instant::now();
-    let work = |device: &Device| layers(names).try_for_each(|shape| calls(device, &shape));
-    device.prepare(work).unwrap_or_else(|error| panic!("{error}"));
+    device.prepare(calls).unwrap_or_else(|error| panic!("{error}"));
     let Device::Cuda(device) = device else { unreachable!("it compiles for CUDA") };
     let kernels = device.kernels();
     println!("{device}: {} kernels in {:.1} s", kernels.len(), start.elapsed().as_secs_f64());
@@ -102,6 +112,31 @@ fn every_kernel_compiles_for_every_architecture() {
     for capability in ARCHITECTURES {
         let calls = if capability == 90 { every_type } else { two_types };
         compile(capability, KernelOptions { specialise: false, ..FRESH }, &BOTH_KINDS, calls);
+    }
+}
+
+/// Of spectra: those of layers are the kernels above, those of panels are their own.
+#[test]
+fn kernels_of_panels_compile_for_every_architecture() {
+    fn iterate<T: convmat::Accumulator>(device: &Device) -> Result<()> {
+        // Two vectors at a time, and each alone, as what is not computed depends on one another.
+        let matrix = Tensor::<T>::zeros(device, &[6, 5])?;
+        Operator::from_dense(matrix)?.svd_lowrank(2, 0).map(drop)
+    }
+    let both = |device: &Device| iterate::<f32>(device).and_then(|()| iterate::<f64>(device));
+    for capability in ARCHITECTURES {
+        for wide in [false, true] {
+            let options = KernelOptions { wide, ..FRESH };
+            let Some(kernels) = compile_calls(capability, options, both) else { return };
+            for entry in ["partial_dots", "total_dots"] {
+                let found = kernels.iter().filter(|kernel| kernel.name.contains(entry));
+                // Of one vector and of several, in either type.
+                assert!(
+                    found.count() >= if entry == "partial_dots" { 4 } else { 2 },
+                    "{kernels:#?}"
+                );
+            }
+        }
     }
 }
 

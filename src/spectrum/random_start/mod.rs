@@ -10,7 +10,7 @@
 //!
 //! Vectors lose their orthogonality only in directions in which B's values have converged (Paige 1971). It is
 //! looked at from time to time; once it begins to go, V is kept orthogonal, which keeps U so (Simon & Zha
-//! 2000). To keep both from the start took as long as the products with A.
+//! 2000). To keep it so from the start took as long as the products with A.
 
 mod run;
 
