@@ -18,14 +18,14 @@ use std::time::Instant;
 
 use faer::{Mat, MatRef};
 
-use super::norm::finite;
+use super::norm::{finite, negligible};
 use super::options::{Progress, SpectrumOptions};
 use super::small::{Decomposition, decompose};
 use crate::element::Accumulator;
 use crate::error::Result;
 use crate::operator::{Direction, Operator};
 use crate::panel::{
-    Products, Random, Target, add_scaled, combine, gram, norms, orthonormalise, project_out,
+    Products, Random, Target, add_scaled, combine, dots, gram, norms, orthonormalise, project_out,
 };
 use crate::tensor::{Tensor, TensorView};
 
@@ -151,11 +151,6 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         self.v[0].shape()[1]
     }
 
-    /// Below this a norm is rounding.
-    fn negligible(&self) -> f64 {
-        16.0 * T::DTYPE.unit_roundoff() * self.scale
-    }
-
     /// Whether V spans everything, so that triplets are exact.
     fn exhausted(&self) -> bool {
         self.next == 0
@@ -174,11 +169,11 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         let lengths = norms(&w.view())?;
         finite(self.operator, lengths.iter().copied())?;
         self.scale = lengths.into_iter().fold(self.scale, f64::max);
-        let earlier = self.u[0].view().slice_rows(0..at);
+        let (earlier, target) = self.u[0].view_mut().split_rows(at..at + block);
         let first =
             (0..at).find(|&i| (0..block).any(|c| self.pending[(i, c)] != 0.0)).unwrap_or(at);
         let coupled = self.pending.submatrix(first, 0, at - first, block);
-        let coupled_rows = self.u[0].view().slice_rows(first..at);
+        let coupled_rows = earlier.slice_rows(first..at);
         combine((-coupled.transpose()).as_ref(), &coupled_rows, w.view_mut(), Target::Kept)?;
         for c in 0..block {
             (0..at).for_each(|i| self.k[(i, at + c)] = self.pending[(i, c)]);
@@ -186,14 +181,9 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         if self.both_sides {
             project_out(&earlier, w.view_mut())?;
         }
-        let negligible = self.negligible();
-        // U's earlier rows are read while later ones are written: through the other panel.
-        let mut fresh = Tensor::<T>::for_result(device, &[block, long])?;
-        let factors =
-            orthonormalise(&mut w, fresh.view_mut(), &earlier, negligible, &mut self.random)?;
+        let negligible = negligible::<T>(self.scale);
+        let factors = orthonormalise(&mut w, target, &earlier, negligible, &mut self.random)?;
         drop((earlier, coupled_rows));
-        copy(&fresh.view(), &mut self.u[0], at)?;
-        drop(fresh);
         for c in 0..block {
             (0..block).for_each(|i| self.k[(at + i, at + c)] = factors.lower[(c, i)]);
         }
@@ -207,30 +197,24 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         let own = self.k.submatrix(at, at, block, block).to_owned();
         let rows = self.v[0].view().slice_rows(at..at + block);
         combine((-own).as_ref(), &rows, z.view_mut(), Target::Kept)?;
-        finite(self.operator, norms(&z.view())?)?;
-        let basis = self.v[0].view().slice_rows(0..at + block);
-        project_out(&basis, z.view_mut())?;
-        self.done = at + block;
-        let left = short - self.done;
-        let next = block.min(left);
-        let mut pending = Mat::<f64>::zeros(self.done, next);
         drop(rows);
-        if next == 0 {
-            drop(basis);
-        } else {
-            let mut fresh = Tensor::<T>::for_result(device, &[next, short])?;
+        self.done = at + block;
+        let next = block.min(short - self.done);
+        let (basis, mut target) = self.v[0].view_mut().split_rows(self.done..self.done + next);
+        project_out(&basis, z.view_mut())?;
+        let mut pending = Mat::<f64>::zeros(self.done, next);
+        if next > 0 {
             if next == block {
-                let factors =
-                    orthonormalise(&mut z, fresh.view_mut(), &basis, negligible, &mut self.random)?;
+                let fresh = target.reborrow();
+                let factors = orthonormalise(&mut z, fresh, &basis, negligible, &mut self.random)?;
                 for i in 0..block {
                     (0..next).for_each(|c| pending[(at + i, c)] = factors.lower[(i, c)]);
                 }
                 // Vectors of a block that nearly depend on one another: what was rounding along the basis
                 // has grown with the rest.
                 if (0..block).any(|i| factors.lower[(i, i)] < 1e-2 * self.scale) {
-                    add_scaled(1.0, &fresh.view(), z.view_mut(), Target::Replaced)?;
+                    add_scaled(1.0, &target.as_view(), z.view_mut(), Target::Replaced)?;
                     project_out(&basis, z.view_mut())?;
-                    let target = fresh.view_mut();
                     orthonormalise(&mut z, target, &basis, 1e-3, &mut self.random)?;
                 }
             } else {
@@ -239,14 +223,15 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
                 self.random.fill(rest.view_mut())?;
                 project_out(&basis, rest.view_mut())?;
                 project_out(&basis, rest.view_mut())?;
-                orthonormalise(&mut rest, fresh.view_mut(), &basis, 0.0, &mut self.random)?;
-                let products = crate::panel::dots(&z.view(), &fresh.view())?;
+                let fresh = target.reborrow();
+                orthonormalise(&mut rest, fresh, &basis, 0.0, &mut self.random)?;
+                let products = dots(&z.view(), &target.as_view())?;
                 for i in 0..block {
                     (0..next).for_each(|c| pending[(at + i, c)] = products[(i, c)]);
                 }
             }
-            drop(basis);
-            copy(&fresh.view(), &mut self.v[0], self.done)?;
+            let last = pending.submatrix(at, 0, block, next);
+            finite(self.operator, (0..next).flat_map(|c| last.col(c).iter().copied()))?;
         }
         self.pending = pending;
         self.next = next;
@@ -291,13 +276,10 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
             return Ok(());
         }
         let mut fresh = Tensor::<T>::for_result(self.operator.device(), &[1, short])?;
-        let mut unit = Tensor::<T>::for_result(self.operator.device(), &[1, short])?;
         self.random.fill(fresh.view_mut())?;
-        let basis = self.v[0].view().slice_rows(0..rows);
+        let (basis, target) = self.v[0].view_mut().split_rows(rows..rows + 1);
         project_out(&basis, fresh.view_mut())?;
-        orthonormalise(&mut fresh, unit.view_mut(), &basis, 0.0, &mut self.random)?;
-        drop(basis);
-        copy(&unit.view(), &mut self.v[0], rows)?;
+        orthonormalise(&mut fresh, target, &basis, 0.0, &mut self.random)?;
         // No uᵢ has a component along it: Aᵀ·uᵢ lies in V and the next block.
         let wider = Mat::from_fn(self.done, self.next + 1, |i, c| {
             if c < self.next { self.pending[(i, c)] } else { 0.0 }
@@ -416,7 +398,7 @@ impl<'a, T: Accumulator> Lanczos<'a, T> {
         let (mut image, mut q) = (panel(long)?, panel(long)?);
         self.operator.run(self.forward, v.view(), image.view_mut())?;
         let earlier = self.u[0].view().slice_rows(0..0);
-        let negligible = self.negligible();
+        let negligible = negligible::<T>(self.scale);
         let random = &mut self.random;
         let factors = orthonormalise(&mut image, q.view_mut(), &earlier, negligible, random)?;
         drop(earlier);

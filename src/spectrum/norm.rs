@@ -204,6 +204,11 @@ pub(super) fn empty(shape: [usize; 2]) -> Error {
     Error::invalid("operator", format!("{shape:?}"), "it has no rows or no columns")
 }
 
+/// Below this a norm is rounding, where others are as large as `scale`.
+pub(super) fn negligible<T: Accumulator>(scale: f64) -> f64 {
+    16.0 * T::DTYPE.unit_roundoff() * scale
+}
+
 /// Ends an iteration in which something was not finite.
 pub(super) fn finite<T: Accumulator>(
     operator: &Operator<T>,

@@ -214,6 +214,25 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         TensorViewMut { data, shape: Cow::Owned(shape) }
     }
 
+    /// The entries of the first axis before these, to be read, and these.
+    pub(crate) fn split_rows(self, rows: Range<usize>) -> (TensorView<'a, T>, Self) {
+        let (before, head_shape) = row_range(&self.shape, &(0..rows.start));
+        let (elements, shape) = row_range(&self.shape, &rows);
+        let (head, tail) = match self.data {
+            DataMut::Cpu(data) => {
+                let (head, tail) = data.split_at_mut(before.end);
+                (Data::Cpu(&*head), DataMut::Cpu(&mut tail[..elements.len()]))
+            }
+            #[cfg(gpu)]
+            DataMut::Cuda(data) => {
+                let (head, tail) = data.split(before.end);
+                (Data::Cuda(head), DataMut::Cuda(tail.slice(0..elements.len())))
+            }
+        };
+        let head = TensorView { data: head, shape: Cow::Owned(head_shape) };
+        (head, TensorViewMut { data: tail, shape: Cow::Owned(shape) })
+    }
+
     /// The same elements, borrowed from this view.
     pub(crate) fn reborrow(&mut self) -> TensorViewMut<'_, T> {
         let data = match &mut self.data {

@@ -249,6 +249,12 @@ impl<'a, T: Pod> DeviceSliceMut<'a, T> {
         DeviceSliceMut { whole: self.whole.slice(range), elements: PhantomData }
     }
 
+    /// The elements before this one, to be read, and those from it on.
+    pub(crate) fn split(self, at: usize) -> (DeviceSlice<'a, T>, Self) {
+        let (head, tail) = (self.whole.slice(0..at), self.whole.slice(at..self.whole.len));
+        (head, DeviceSliceMut { whole: tail, elements: PhantomData })
+    }
+
     /// Sets the bytes of all elements to zero.
     pub(crate) fn clear(&mut self) -> Result<()> {
         if self.len() == 0 {

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use faer::Mat;
 
-use super::super::norm::finite;
+use super::super::norm::{finite, negligible};
 use super::super::options::Progress;
 use crate::element::Accumulator;
 use crate::error::Result;
@@ -189,7 +189,7 @@ impl<'a, T: Accumulator> Probes<'a, T> {
         let mut left = Vec::with_capacity(active.len());
         for (row, (&probe, &length)) in active.iter().zip(lengths).enumerate() {
             let found = &mut self.found[first + probe];
-            let negligible = 16.0 * T::DTYPE.unit_roundoff() * found.scale();
+            let negligible = negligible::<T>(found.scale());
             let goes_on = length > negligible;
             of(found).push(if goes_on { length } else { 0.0 });
             if goes_on {

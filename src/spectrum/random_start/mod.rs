@@ -16,7 +16,7 @@ mod run;
 
 use std::ops::ControlFlow;
 
-use super::norm::finite;
+use super::norm::{finite, negligible};
 use super::options::Progress;
 use crate::element::Accumulator;
 use crate::error::Result;
@@ -151,7 +151,7 @@ impl<'a, T: Accumulator> Iteration<'a, T> {
 
     /// Below this a norm is rounding.
     fn negligible(&self) -> f64 {
-        16.0 * T::DTYPE.unit_roundoff() * self.scale
+        negligible::<T>(self.scale)
     }
 
     /// One more vector on either side.
