@@ -9,7 +9,7 @@ use super::small::decompose;
 use crate::element::Accumulator;
 use crate::error::Result;
 use crate::operator::{Direction, Operator};
-use crate::panel::{Random, Target, combine, norms, orthonormalise, roughly_orthonormalise};
+use crate::panel::{Random, Target, combine, orthonormalise, roughly_orthonormalise};
 use crate::tensor::Tensor;
 
 /// Ratios of lengths up to which vectors are not made orthogonal between an application and the next.
@@ -36,8 +36,7 @@ pub(super) fn low_rank<T: Accumulator>(
     let mut applications = 0;
     let mut apply = |direction, x: &Tensor<T>, y: &mut Tensor<T>| {
         applications += count as u64;
-        operator.run(direction, x.view(), y.view_mut())?;
-        finite(operator, norms(&y.view())?)
+        operator.run(direction, x.view(), y.view_mut())
     };
     random.fill(z.view_mut())?;
     apply(there, &z, &mut wide)?;
@@ -46,20 +45,20 @@ pub(super) fn low_rank<T: Accumulator>(
         // flat spectra are, an application leaves them so.
         let rough = roughly_orthonormalise(&wide.view(), q.view_mut())?;
         if rough.is_none() {
-            basis(&mut wide, &mut q, &mut random)?;
+            basis(operator, &mut wide, &mut q, &mut random)?;
         }
         apply(back, &q, &mut narrow)?;
         if rough.is_some_and(|ratio| ratio <= ALIKE) {
             std::mem::swap(&mut narrow, &mut z);
         } else if roughly_orthonormalise(&narrow.view(), z.view_mut())?.is_none() {
-            basis(&mut narrow, &mut z, &mut random)?;
+            basis(operator, &mut narrow, &mut z, &mut random)?;
         }
         apply(there, &z, &mut wide)?;
     }
-    basis(&mut wide, &mut q, &mut random)?;
+    basis(operator, &mut wide, &mut q, &mut random)?;
     apply(back, &q, &mut narrow)?;
     // B = L·Z with orthonormal rows in Z, so that B's decomposition is that of L.
-    let lower = basis(&mut narrow, &mut z, &mut random)?;
+    let lower = basis(operator, &mut narrow, &mut z, &mut random)?;
     let found = decompose(lower.as_ref())?;
     let (mut u, mut v) = (wide, narrow);
     combine(found.u.transpose(), &q.view(), u.view_mut(), Target::Replaced)?;
@@ -76,14 +75,17 @@ pub(super) fn low_rank<T: Accumulator>(
     Ok(Found { values, residuals, u, v, applications, interrupted: false, orthogonality })
 }
 
-/// An orthonormal basis of the rows of `w`, which is overwritten: W = L·Q.
+/// An orthonormal basis of the rows of `w`, which is overwritten: W = L·Q. Rows that are not finite, which
+/// have no rough basis either, are an error.
 fn basis<T: Accumulator>(
+    operator: &Operator<T>,
     w: &mut Tensor<T>,
     q: &mut Tensor<T>,
     random: &mut Random,
 ) -> Result<Mat<f64>> {
     let none = Tensor::<T>::for_result(&w.device(), &[0, w.shape()[1]])?;
     // What is rounding is known only relative to the other rows.
-    let factors = orthonormalise(w, q.view_mut(), &none.view(), 0.0, random)?;
-    Ok(factors.lower)
+    let lower = orthonormalise(w, q.view_mut(), &none.view(), 0.0, random)?.lower;
+    finite(operator, (0..lower.ncols()).flat_map(|c| lower.col(c).iter().copied()))?;
+    Ok(lower)
 }
