@@ -14,6 +14,7 @@
 //! | `symbol`, `bound` | upper bounds from a layer's symbol |
 //! | `frobenius` | the root of the sum of their squares, from a layer's index tables |
 
+mod bidiagonal;
 mod bound;
 mod circular;
 mod dense;

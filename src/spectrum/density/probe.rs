@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use faer::Mat;
 
+use super::super::bidiagonal::Bidiagonal;
 use super::super::norm::{finite, negligible};
 use super::super::options::Progress;
 use crate::element::Accumulator;
@@ -22,26 +23,8 @@ const MEMORY: usize = 512 << 20;
 /// Probes that share applications, at most: more take no less time each.
 const BLOCK: usize = 8;
 
-/// An upper bidiagonal matrix K with A·V = U·K and Aᵀ·U = V·Kᵀ but for what couples the last.
-pub(super) struct Bidiagonal {
-    pub diagonal: Vec<f64>,
-    /// Right of each of the diagonal. The last is outside of K and couples to the vector that would come
-    /// next; 0 where the space is invariant, which makes the quadrature exact.
-    pub above: Vec<f64>,
-}
-
-impl Bidiagonal {
-    fn new() -> Self {
-        Bidiagonal { diagonal: Vec::new(), above: Vec::new() }
-    }
-
-    /// The largest entry: about the norm.
-    fn scale(&self) -> f64 {
-        self.diagonal.iter().chain(&self.above).copied().fold(0.0, f64::max)
-    }
-}
-
-/// What all probes found.
+/// What all probes found. A last coupling of 0 means that the space is invariant, which makes the quadrature
+/// exact.
 pub(super) struct Found {
     pub probes: Vec<Bidiagonal>,
     pub applications: u64,
@@ -99,7 +82,7 @@ impl<'a, T: Accumulator> Probes<'a, T> {
         progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let first = self.found.len();
-        self.found.extend((0..probes).map(|_| Bidiagonal::new()));
+        self.found.extend((0..probes).map(|_| Bidiagonal::default()));
         let mut bases =
             (0..probes).map(|_| self.panel(self.steps, self.short)).collect::<Result<Vec<_>>>()?;
         let mut start = self.panel(probes, self.short)?;

@@ -2,9 +2,9 @@
 
 use faer::Mat;
 
+use super::super::bidiagonal::Bidiagonal;
 use super::super::small::decompose;
 use super::super::without_noise;
-use super::probe::Bidiagonal;
 use crate::element::Accumulator;
 use crate::error::Result;
 use crate::memory::try_zeroed;
@@ -43,18 +43,18 @@ impl Rule {
     /// The Gauss–Radau rule that has 0 among its nodes, or that leaves it out where its weight is nothing:
     /// of σ it gives no more than the weights do (Golub & Meurant 2010, section 6.2).
     pub(super) fn radau<T: Accumulator>(probe: &Bidiagonal) -> Result<Rule> {
-        // K with one more column has the same Krylov space of Kᵀ·K, one more of it, and no full rank.
+        // B with one more column has the same Krylov space of Bᵀ·B, one more of it, and no full rank.
         Rule::of::<T>(probe, probe.diagonal.len(), 1)
     }
 
     /// The Gauss rule of the first half of the steps; of all where they are exact.
     pub(super) fn of_half<T: Accumulator>(probe: &Bidiagonal) -> Result<Rule> {
         let steps = probe.diagonal.len();
-        let exact = probe.above.last() == Some(&0.0);
+        let exact = probe.coupling() == 0.0;
         Rule::of::<T>(probe, if exact { steps } else { steps.div_ceil(2) }, 0)
     }
 
-    /// That of the first `steps` rows of K, and as many columns and `more`.
+    /// That of the first `steps` rows of B, and as many columns and `more`.
     fn of<T: Accumulator>(probe: &Bidiagonal, steps: usize, more: usize) -> Result<Rule> {
         let Bidiagonal { diagonal, above } = probe;
         let entry = |i: usize, j: usize| match j.checked_sub(i) {

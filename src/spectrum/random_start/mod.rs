@@ -16,6 +16,7 @@ mod run;
 
 use std::ops::ControlFlow;
 
+use super::bidiagonal::Bidiagonal;
 use super::norm::{finite, negligible};
 use super::options::Progress;
 use crate::element::Accumulator;
@@ -23,8 +24,8 @@ use crate::error::Result;
 use crate::operator::{Direction, Operator};
 use crate::panel::{Random, Target, add_scaled, dots, norms, project_out};
 use crate::tensor::Tensor;
+use run::bounds;
 pub(super) use run::{Bounds, End};
-use run::{Run, bounds};
 
 /// Steps between two looks at how orthogonal vectors are.
 const CHECK: usize = 8;
@@ -120,7 +121,7 @@ struct Iteration<'a, T: Accumulator> {
     done: usize,
     /// Whether vectors have begun to lose their orthogonality, and every next one is made orthogonal to all.
     converging: bool,
-    runs: Vec<Run>,
+    runs: Vec<Bidiagonal>,
     /// The largest coefficient.
     scale: f64,
     random: Random,
@@ -158,11 +159,11 @@ impl<'a, T: Accumulator> Iteration<'a, T> {
     fn step(&mut self) -> Result<()> {
         let row = self.done..self.done + 1;
         let before = match self.runs.last() {
-            Some(run) if run.last_beta() > self.negligible() => run.last_beta(),
+            Some(run) if run.coupling() > self.negligible() => run.coupling(),
             _ => {
                 self.random.fill(self.z.view_mut())?;
                 project_out(&self.v.view().slice_rows(0..self.done), self.z.view_mut())?;
-                self.runs.push(Run::default());
+                self.runs.push(Bidiagonal::default());
                 0.0
             }
         };
@@ -200,8 +201,8 @@ impl<'a, T: Accumulator> Iteration<'a, T> {
     fn take(&mut self, alpha: f64, beta: f64) {
         self.scale = self.scale.max(beta);
         let run = self.runs.last_mut().expect("a step begins with a run");
-        run.alphas.push(alpha);
-        run.betas.push(beta);
+        run.diagonal.push(alpha);
+        run.above.push(beta);
     }
 
     /// Has the next vector orthogonal to the others, as far as it has to be, and returns its length.

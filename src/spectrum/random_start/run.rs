@@ -2,6 +2,8 @@
 
 use std::f64::consts::FRAC_2_PI;
 
+use crate::spectrum::bidiagonal::Bidiagonal;
+
 /// Which singular value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::spectrum) enum End {
@@ -10,25 +12,12 @@ pub(in crate::spectrum) enum End {
     Smallest,
 }
 
-/// The coefficients of a run.
-#[derive(Debug, Default)]
-pub(super) struct Run {
-    /// The diagonal of B.
-    pub alphas: Vec<f64>,
-    /// What is beside it, to the right, and last what couples the next vector.
-    pub betas: Vec<f64>,
-}
-
-impl Run {
-    pub fn last_beta(&self) -> f64 {
-        self.betas.last().copied().unwrap_or(0.0)
-    }
-
+impl Bidiagonal {
     /// ln |p(t)|, for t beyond all eigenvalues of BᵀB. By the pivots of t − BᵀB, or of BᵀB − t: p is their
     /// product over that of the couplings, of which none counts as less than `least`.
     fn growth(&self, t: f64, end: End, least: f64) -> Option<f64> {
         let (mut ratio, mut growth, mut beta_before) = (0.0, 0.0, 0.0);
-        for (&alpha, &beta) in self.alphas.iter().zip(&self.betas) {
+        for (&alpha, &beta) in self.diagonal.iter().zip(&self.above) {
             let diagonal = alpha * alpha + beta_before * beta_before;
             let pivot: f64 = match end {
                 End::Largest => t - diagonal - ratio,
@@ -68,7 +57,7 @@ impl Bounds {
 
 /// What runs from random starts of `n` elements say of a singular value.
 pub(super) fn bounds(
-    runs: &[Run],
+    runs: &[Bidiagonal],
     end: End,
     n: usize,
     least: f64,
@@ -76,8 +65,7 @@ pub(super) fn bounds(
 ) -> Bounds {
     let all = |t: f64| runs.iter().map(|run| run.growth(t, end, least)).collect::<Option<Vec<_>>>();
     // BᵀB's norm is at most that of its largest row's sum.
-    let coefficients = runs.iter().flat_map(|run| run.alphas.iter().chain(&run.betas));
-    let top = 4.0 * coefficients.fold(0.0f64, |most, &c| most.max(c)).powi(2);
+    let top = 4.0 * runs.iter().map(Bidiagonal::scale).fold(0.0, f64::max).powi(2);
     if top == 0.0 {
         return Bounds { found: 0.0, other: Some(0.0) };
     }
@@ -125,15 +113,15 @@ mod tests {
     use super::*;
 
     /// Coefficients of the iteration on a diagonal matrix in exact order, `f64` and orthogonalised twice.
-    fn run(diagonal: &[f64], start: &[f64], steps: usize) -> Run {
+    fn run(diagonal: &[f64], start: &[f64], steps: usize) -> Bidiagonal {
         let n = diagonal.len();
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        let (mut basis, mut run) = (Vec::<Vec<f64>>::new(), Run::default());
+        let (mut basis, mut run) = (Vec::<Vec<f64>>::new(), Bidiagonal::default());
         let (mut u, mut z) = (vec![0.0; n], start.to_vec());
         for _ in 0..steps {
             let norm = dot(&z, &z).sqrt();
             let v: Vec<f64> = z.iter().map(|z| z / norm).collect();
-            let beta = run.last_beta();
+            let beta = run.coupling();
             let w: Vec<f64> = (0..n).map(|i| diagonal[i] * v[i] - beta * u[i]).collect();
             let alpha = dot(&w, &w).sqrt();
             u = w.iter().map(|w| w / alpha).collect();
@@ -145,8 +133,8 @@ mod tests {
                     z.iter_mut().zip(v).for_each(|(z, v)| *z -= part * v);
                 }
             }
-            run.alphas.push(alpha);
-            run.betas.push(dot(&z, &z).sqrt());
+            run.diagonal.push(alpha);
+            run.above.push(dot(&z, &z).sqrt());
         }
         run
     }
@@ -164,7 +152,7 @@ mod tests {
             let longer = run(&diagonal, &start, steps);
             // The next vector's component, by the same recurrence on one more step.
             let mut next = (1.0 / norm * 1e-9, 0.0, 0.0);
-            for (&alpha, &beta) in longer.alphas.iter().zip(&longer.betas) {
+            for (&alpha, &beta) in longer.diagonal.iter().zip(&longer.above) {
                 let (v, u, before) = next;
                 let u = (3.0 * v - before * u) / alpha;
                 next = ((3.0 * u - alpha * v) / beta, u, beta);
@@ -201,14 +189,20 @@ mod tests {
     #[test]
     fn runs_that_end_early_add_up() {
         // Of the identity, every run ends at once: how little is then left says how sure it is.
-        let one = || Run { alphas: vec![1.0], betas: vec![0.0] };
+        let one = || Bidiagonal { diagonal: vec![1.0], above: vec![0.0] };
         let few = bounds(&[one()], End::Largest, 100, 1e-6, 1e-12);
         let more = bounds(&[one(), one(), one()], End::Largest, 100, 1e-6, 1e-12);
         assert!(few.other.unwrap() > 2.0);
         assert!((more.found - 1.0).abs() < 1e-12 && more.other.unwrap() < 1.1, "{few:?} {more:?}");
         assert_eq!(
-            bounds(&[Run { alphas: vec![0.0], betas: vec![0.0] }], End::Largest, 9, 0.0, 1e-12)
-                .gap(),
+            bounds(
+                &[Bidiagonal { diagonal: vec![0.0], above: vec![0.0] }],
+                End::Largest,
+                9,
+                0.0,
+                1e-12
+            )
+            .gap(),
             0.0
         );
     }
