@@ -128,6 +128,7 @@
 //! threads reach, warps that diverge and asynchronous copies that nobody waited for are errors.
 
 mod conv;
+mod covariance;
 mod device;
 mod dispatch;
 mod element;
@@ -153,6 +154,7 @@ mod workers;
 pub use conv::{
     BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan, ForwardPlan, TransposedPlan,
 };
+pub use covariance::{CovarianceOptions, CovariancePlan, SymmetricStorage, Update, WeightSharing};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "simulator")]

@@ -286,25 +286,29 @@ const LIMIT: &str = "workspace limit";
 /// What a bias is called among the operands.
 pub(crate) const BIAS: &str = "bias";
 
-/// Declares the public type of a capability's plans, with what all plans offer. A field may follow for what
+/// Declares the public type of a capability's plans, of one element type or of those that are named, with
+/// what all plans offer. A field may follow for what
 /// the capability keeps besides, wherever runs compute.
 macro_rules! plan_type {
     ($(#[$doc:meta])* $name:ident, $cpu:ty $(, $field:ident: $kind:ty)?) => {
+        $crate::plan::plan_type! { $(#[$doc])* $name<T>, $cpu $(, $field: $kind)? }
+    };
+    ($(#[$doc:meta])* $name:ident<$($element:ident),+>, $cpu:ty $(, $field:ident: $kind:ty)?) => {
         $(#[$doc])*
         ///
         /// A handle: clones share the tables and kernels, and may be used from any thread.
-        pub struct $name<T> {
+        pub struct $name<$($element),+> {
             plan: std::sync::Arc<$crate::plan::Plan<$cpu>>,
             $($field: $kind,)?
-            element: std::marker::PhantomData<fn(T) -> T>,
+            elements: std::marker::PhantomData<fn() -> ($($element,)+)>,
         }
 
-        impl<T> $name<T> {
+        impl<$($element),+> $name<$($element),+> {
             fn of(
                 plan: std::sync::Arc<$crate::plan::Plan<$cpu>>,
                 $($field: $kind,)?
             ) -> Self {
-                $name { plan, $($field,)? element: std::marker::PhantomData }
+                $name { plan, $($field,)? elements: std::marker::PhantomData }
             }
 
             /// What a run does, and why.
@@ -336,20 +340,20 @@ macro_rules! plan_type {
             }
         }
 
-        impl<T> Clone for $name<T> {
+        impl<$($element),+> Clone for $name<$($element),+> {
             fn clone(&self) -> Self {
                 $name::of(self.plan.clone(), $(self.$field.clone(),)?)
             }
         }
 
-        impl<T> std::fmt::Debug for $name<T> {
+        impl<$($element),+> std::fmt::Debug for $name<$($element),+> {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.debug_tuple(stringify!($name)).field(self.explanation()).finish()
             }
         }
 
         /// The explanation, over several lines.
-        impl<T> std::fmt::Display for $name<T> {
+        impl<$($element),+> std::fmt::Display for $name<$($element),+> {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 self.explanation().fmt(f)
             }

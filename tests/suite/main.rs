@@ -7,6 +7,7 @@ mod catalogue;
 #[cfg(feature = "cli")]
 mod cli;
 mod conv;
+mod covariance;
 mod descriptions;
 mod device;
 #[cfg(all(feature = "cuda", feature = "simulator"))]
