@@ -37,6 +37,25 @@ impl Workers {
         Workers { count, bytes: room.bytes(), common: 0 }
     }
 
+    /// None, for work that these are to be [`Workers::or`].
+    pub(crate) fn none() -> Self {
+        Workers { count: 1, bytes: 0, common: 0 }
+    }
+
+    /// The same for work that takes no memory.
+    pub(crate) fn bare(self) -> Self {
+        Workers { bytes: 0, common: 0, ..self }
+    }
+
+    /// Those that serve work of either kind, one after the other.
+    pub(crate) fn or(self, other: Workers) -> Self {
+        Workers {
+            count: self.count.max(other.count),
+            bytes: self.bytes.max(other.bytes),
+            common: self.common.max(other.common),
+        }
+    }
+
     /// The same, with memory in common besides: see [`Workers::split`].
     pub(crate) fn with_common(self, room: Room) -> Self {
         Workers { common: room.bytes(), ..self }
@@ -70,8 +89,7 @@ impl Workers {
         work: impl Fn(usize, &mut [T]) + Sync,
     ) -> Result<()> {
         let (all, results) = (results.len(), Shared::new(results));
-        let workers = Workers { bytes: 0, common: 0, ..*self };
-        workers.share_out(all.div_ceil(len), &mut [], |task, _| {
+        self.bare().share_out(all.div_ceil(len), &mut [], |task, _| {
             let start = task * len;
             // SAFETY: every task has elements of its own.
             work(start, unsafe { results.run(start, len.min(all - start)) });

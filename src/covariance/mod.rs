@@ -100,7 +100,7 @@ impl<const D: usize> Conv<D> {
         geometry.channels_per_group("input", channels)?;
         let problem = Problem::new(&geometry, batch, channels, options)?;
         let of = Of { operation: "covariance", argument: "input", shape: x };
-        of.plan(self, device, &problem, plan)
+        plan.within_limit(|plan| of.plan(self, device, &problem, plan))
     }
 
     /// The covariance of what [`Conv::transposed`] reads of `x` at each of its output positions: the
@@ -144,7 +144,7 @@ impl<const D: usize> Conv<D> {
         geometry.channels_per_group("input", channels)?;
         let problem = Problem::transposed(&geometry, batch, channels, options)?;
         let of = Of { operation: "transposed_covariance", argument: "input", shape: x };
-        of.plan(self, device, &problem, plan)
+        plan.within_limit(|plan| of.plan(self, device, &problem, plan))
     }
 
     /// The covariance of output gradients, group by group: `Σ_n Σ_t g·gᵀ`, or `Σ_n (Σ_t g)·(Σ_t g)ᵀ` with
@@ -185,11 +185,12 @@ impl<const D: usize> Conv<D> {
         geometry.channels_per_group(argument, channels)?;
         let problem = Problem::new(&geometry, batch, channels, options)?;
         let of = Of { operation: "gradient_covariance", argument, shape: dy };
-        of.plan(&pointwise, device, &problem, plan)
+        plan.within_limit(|plan| of.plan(&pointwise, device, &problem, plan))
     }
 }
 
 /// What a covariance is called and taken of.
+#[derive(Clone, Copy)]
 struct Of<'a> {
     operation: &'static str,
     argument: &'static str,
@@ -229,7 +230,10 @@ impl Of<'_> {
             ..Explanation::default()
         };
         let steps = match device {
-            Device::Cpu => Steps::on_cpu(cpu::Covariance::new(problem, &mut explanation)?),
+            Device::Cpu => {
+                let explanation = &mut explanation;
+                Steps::on_cpu(cpu::Covariance::new::<T, F>(problem, &options, explanation)?)
+            }
             #[cfg(gpu)]
             Device::Cuda(_) => {
                 let reason = "covariances are computed on the CPU";

@@ -109,6 +109,14 @@ impl Problem {
         self.channels_per_group() * self.taps
     }
 
+    /// The row of a channel of the group through a tap of the layer.
+    pub fn row_of(&self, channel: usize, tap: usize) -> usize {
+        match self.layout {
+            Layout::ChannelsFirst => channel * self.taps + tap,
+            Layout::ChannelsLast => tap * self.channels_per_group() + channel,
+        }
+    }
+
     /// Channel and tap of a row that is not the bias's.
     pub fn entry(&self, row: usize) -> (usize, usize) {
         match self.layout {

@@ -1,26 +1,89 @@
 //! Covariances on the CPU.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `folding.rs` | taps as phases and lags; windows and their segments |
+//! | `panel.rs` | reading images line by line into panels of virtual channels |
+//! | `channels.rs` | sums over windows, the channels of a group being the lanes of vectors |
+//! | `landing.rs` | where sums go in the matrix |
+//! | `naive.rs` | the loops of the definition |
 
+mod channels;
+mod folding;
+mod landing;
 mod naive;
+mod panel;
 
-use super::options::{SymmetricStorage, Update};
-use super::problem::Problem;
+use channels::Channels;
+use folding::Folding;
+use landing::Landing;
+
+use super::options::{SymmetricStorage, Update, WeightSharing};
+use super::problem::{Part, Problem};
 use crate::element::{Accumulator, Element};
-use crate::error::Result;
-use crate::plan::Explanation;
+use crate::error::{Error, Result};
+use crate::plan::{Algorithm, Explanation, PlanOptions};
 use crate::workers::{Shared, Workers};
 
 /// The plan of a covariance.
 #[derive(Debug)]
 pub(crate) enum Covariance {
     Naive(naive::Naive),
+    Folded(Folded),
+}
+
+/// By virtual channels and lags.
+#[derive(Debug)]
+pub(crate) struct Folded {
+    problem: Problem,
+    parts: Vec<Channels>,
 }
 
 impl Covariance {
-    pub fn new(p: &Problem, explanation: &mut Explanation) -> Result<(Self, Workers)> {
-        let (plan, workers) = naive::Naive::new(p, &mut explanation.passes);
-        explanation.algorithm = "naive".into();
-        explanation.reason = "it is the only one".into();
-        Ok((Covariance::Naive(plan), workers))
+    pub fn new<T: Element, F: Accumulator>(
+        p: &Problem,
+        options: &PlanOptions,
+        explanation: &mut Explanation,
+    ) -> Result<(Self, Workers)> {
+        let passes = &mut explanation.passes;
+        let naive = options.algorithm == Algorithm::Naive;
+        if naive || p.sharing == WeightSharing::Reduce {
+            let (plan, workers) = naive::Naive::new(p, passes);
+            explanation.algorithm = "naive".into();
+            explanation.reason = "it was asked for".into();
+            return Ok((Covariance::Naive(plan), workers));
+        }
+        let limit = options.workspace_limit.map_or(usize::MAX, |limit| limit as usize);
+        let mut workers = Workers::none();
+        let mut parts = Vec::new();
+        let mut reasons = Vec::new();
+        for part in &p.parts {
+            let foldings = Folding::all(&part.axes);
+            let (lagged, unfolded) = (0, foldings.len() - 1);
+            let plan = |folding: &Folding| Channels::new::<T, F>(p, part, folding.clone(), limit);
+            let chosen = match options.algorithm {
+                Algorithm::Auto => {
+                    let plans = foldings.iter().map(plan);
+                    let best = plans.min_by(|a, b| a.cost.total().total_cmp(&b.cost.total()));
+                    best.ok_or_else(|| Error::invalid("kernel", 0, "it has no taps"))?
+                }
+                Algorithm::Shifted => plan(&foldings[lagged]),
+                Algorithm::Im2col => plan(&foldings[unfolded]),
+                Algorithm::Naive
+                | Algorithm::Implicit
+                | Algorithm::Direct
+                | Algorithm::Depthwise => {
+                    let reason = "covariances know auto, naive, shifted and im2col";
+                    return Err(Error::invalid("algorithm", options.algorithm, reason));
+                }
+            };
+            workers = workers.or(chosen.workers::<T, F>(passes));
+            reasons.push(format!("{:.3e} products", chosen.cost.products));
+            parts.push(chosen);
+        }
+        explanation.algorithm = "lag".into();
+        explanation.reason = reasons.join(", ");
+        Ok((Covariance::Folded(Folded { problem: p.clone(), parts }), workers))
     }
 
     pub fn run<T: Element, F: Accumulator>(
@@ -29,11 +92,43 @@ impl Covariance {
         x: &[T],
         update: Update,
         target: &mut [F],
-        _memory: &mut [u8],
+        memory: &mut [u8],
     ) -> Result<()> {
         match self {
             Covariance::Naive(plan) => plan.run(workers, x, update, target),
+            Covariance::Folded(plan) => plan.run(workers, x, update, target, memory),
         }
+    }
+}
+
+impl Folded {
+    fn run<T: Element, F: Accumulator>(
+        &self,
+        workers: &Workers,
+        x: &[T],
+        update: Update,
+        target: &mut [F],
+        memory: &mut [u8],
+    ) -> Result<()> {
+        let p = &self.problem;
+        // One part has a sum for every element; where there are more or no examples, some get none.
+        let all = |part: &Part| part.taps.len() == p.taps;
+        let whole = p.batch > 0 && matches!(&p.parts[..], [part] if all(part));
+        let landed = if whole { update } else { Update::add(update.scale) };
+        if !whole {
+            landing::decay(workers, target, update.decay)?;
+            mirror(workers, p, target)?;
+        }
+        let landing = Landing::new(p, target, landed);
+        for part in &self.parts {
+            part.run(workers, x, &landing, memory)?;
+        }
+        if p.bias {
+            let (last, count) = (p.entries(), F::from_f64((p.batch * p.positions) as f64));
+            // SAFETY: nothing else is written now.
+            (0..p.groups).for_each(|group| unsafe { landing.put(group, last, last, count) });
+        }
+        Ok(())
     }
 }
 
@@ -44,7 +139,7 @@ fn mirror<F: Accumulator>(workers: &Workers, p: &Problem, target: &mut [F]) -> R
     }
     let d = p.rows();
     let shared = Shared::new(target);
-    workers.share_out(p.groups * d, &mut [], |task, _| {
+    workers.bare().share_out(p.groups * d, &mut [], |task, _| {
         let (group, row) = (task / d * d * d, task % d);
         for column in row + 1..d {
             // SAFETY: this task alone writes this row above the diagonal; below it nothing is written.
