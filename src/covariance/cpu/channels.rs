@@ -7,23 +7,32 @@
 
 use std::ops::Range;
 
+use super::cost::Cost;
 use super::folding::{Folding, Segment, Windows};
-use super::landing::Landing;
-use super::panel::{CACHED, LINES, Lanes, LineMemory, PANEL, Reader};
+use super::landing::{Landing, Target};
+use super::panel::{CACHED, LINES, Lanes, LineMemory, PANEL, Reader, extents};
 use crate::covariance::problem::{Part, Problem};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::{Box3, volume};
+use crate::geometry::{Box3, Layout, volume};
+use crate::patches::Images;
+use crate::patches::entries::{Entries, longest};
 use crate::patches::pieces::digits;
 use crate::patches::slab::boxes;
 use crate::plan::Pass;
-use crate::product::cpu::{Products, RegisterTiles, Step, tile};
+use crate::product::cpu::{Products, Step, tile};
 use crate::workers::{Room, Scratch, Shared, Workers};
 
 /// Virtual channels of a block, at most.
 const BLOCK: usize = 64;
 /// Virtual channels that a task takes of its left block, at most.
 const ROWS: usize = 32;
+/// Pieces of a block's rows.
+const PIECES: usize = BLOCK / ROWS;
+/// Marks a class that there is not.
+const NONE: u32 = u32::MAX;
+/// Rows and columns of the matrix that are written together.
+const ENTRIES: usize = 200;
 /// Terms of a product that are summed up in registers.
 const TERMS: usize = 128;
 
@@ -55,6 +64,8 @@ struct Class {
     /// Those of the left block.
     rows: Range<usize>,
     right: usize,
+    /// Channels of the right block that are multiplied, whole vectors of them.
+    width: usize,
     lag: [isize; 3],
     /// For each axis, which of the plan's windows.
     windows: [usize; 3],
@@ -93,34 +104,20 @@ pub(super) struct Channels {
     images: usize,
     /// Elements of the sums of a group.
     sums: usize,
+    /// The class of each lag, left block, piece of its rows and right block, where there is one.
+    table: Vec<u32>,
+    /// The phase of each tap of the part, and its start on each axis.
+    places: Vec<(usize, [isize; 3])>,
+    /// The entries of the part's patches, cut into pieces, and the rows of the matrix that they are.
+    entries: Vec<Entries>,
+    targets: Vec<Target>,
     /// Multiplications and additions of all products, and elements of panels that are filled.
     pub cost: Cost,
 }
 
-/// What a plan does, counted.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Cost {
-    /// Multiplications with an addition, of whole vectors.
-    pub products: f64,
-    /// Elements that are packed, written or added besides.
-    pub moves: f64,
-}
-
-impl Cost {
-    /// In units of a multiplication. An element that is moved takes about as long as so many.
-    pub fn total(&self) -> f64 {
-        self.products + 40.0 * self.moves
-    }
-}
-
 impl Channels {
     /// The plan of one part, by a folding of its axes. `limit` is of bytes of workspace.
-    pub fn new<T: Element, F: Accumulator>(
-        p: &Problem,
-        part: &Part,
-        folding: Folding,
-        limit: usize,
-    ) -> Self {
+    pub fn new<F: Accumulator>(p: &Problem, part: &Part, folding: Folding, limit: usize) -> Self {
         let lanes = F::best_tiles().lanes;
         let blocks = blocks(p, &folding, lanes);
         let width: usize = blocks.iter().map(|block| block.width).sum();
@@ -149,6 +146,10 @@ impl Channels {
             boxes: Vec::new(),
             images,
             sums: 0,
+            table: Vec::new(),
+            places: Vec::new(),
+            entries: Vec::new(),
+            targets: Vec::new(),
             cost: Cost::default(),
         };
         let mut lens: Vec<[usize; 3]> = Vec::new();
@@ -160,13 +161,36 @@ impl Channels {
             }
             plan.boxes.push((outputs, number));
         }
-        plan.classify(&lens);
+        plan.classify(&lens, lanes);
+        plan.places = part.axes.each_tap().map(|tap| plan.folding.place(tap)).collect();
+        let images = Images {
+            layout: p.layout,
+            axes: part.axes.clone(),
+            channels: p.channels,
+            groups: p.groups,
+        };
+        plan.entries = Entries::cut(&images, 0..p.channels_per_group(), ENTRIES);
+        plan.targets = plan.entries.iter().map(|entries| plan.target(entries)).collect();
         plan.count();
         plan
     }
 
+    fn target(&self, entries: &Entries) -> Target {
+        let (p, part) = (&self.p, &self.part);
+        if part.taps.iter().copied().eq(0..p.taps) {
+            return Target::Run(entries.range());
+        }
+        let mut rows = vec![0; entries.len()];
+        for (channel, c) in entries.channels.clone().enumerate() {
+            for (tap, k) in entries.taps.clone().enumerate() {
+                rows[place(p.layout, entries, channel, tap)] = p.row_of(c, part.taps[k]);
+            }
+        }
+        Target::List(rows)
+    }
+
     /// Finds all classes, and their windows for boxes of these extents.
-    fn classify(&mut self, lens: &[[usize; 3]]) {
+    fn classify(&mut self, lens: &[[usize; 3]], lanes: usize) {
         let mut starts: [Vec<Vec<usize>>; 3] = Default::default();
         let mut classes = Vec::new();
         for lag in self.folding.lags() {
@@ -184,14 +208,23 @@ impl Channels {
                         let rows = start..(start + ROWS).min(block.channels);
                         let Some(of) = self.starts(block, &rows, other, lag) else { continue };
                         let windows = [0, 1, 2].map(|axis| intern(&mut starts[axis], &of[axis]));
-                        let class = Class { left, rows, right, lag, windows, sums: self.sums };
+                        // Of a square the lower triangle.
+                        let square = still && left == right;
+                        let end = rows.end.next_multiple_of(lanes);
+                        let width = if square { end } else { other.width };
                         let counts = of.each_ref().map(Vec::len);
-                        let (rows, width) = (class.rows.len(), other.width);
-                        self.sums += Shape { rows, width, windows: counts }.len();
-                        classes.push(class);
+                        let shape = Shape { rows: rows.len(), width, windows: counts };
+                        let sums = self.sums;
+                        self.sums += shape.len();
+                        classes.push(Class { left, rows, right, width, lag, windows, sums });
                     }
                 }
             }
+        }
+        self.table = vec![NONE; self.folding.all_lags() * self.blocks.len().pow(2) * PIECES];
+        for (number, class) in classes.iter().enumerate() {
+            let at = self.index(class.lag, class.left, class.rows.start / ROWS, class.right);
+            self.table[at] = number as u32;
         }
         self.classes = classes;
         let windows = |len: &[usize; 3]| {
@@ -201,6 +234,12 @@ impl Channels {
             })
         };
         self.windows = lens.iter().map(windows).collect();
+    }
+
+    /// Where the table has a class.
+    fn index(&self, lag: [isize; 3], left: usize, piece: usize, right: usize) -> usize {
+        let blocks = self.blocks.len();
+        ((self.folding.lag(lag) * blocks + left) * PIECES + piece) * blocks + right
     }
 
     /// The starts of the windows of two blocks at a lag, by axis; `None` where there is no pair of taps.
@@ -214,15 +253,9 @@ impl Channels {
         let mut found: [Vec<usize>; 3] = Default::default();
         for left in left.pieces_in(rows) {
             for right in &right.pieces {
-                let (l, r) = (self.folding.phase(left.phase), self.folding.phase(right.phase));
-                let pairs = [0, 1, 2]
-                    .map(|axis| self.folding.axes[axis].pairs(l[axis], r[axis], lag[axis]));
-                if pairs.iter().any(|pairs| pairs.is_empty()) {
-                    continue;
-                }
-                for (found, pairs) in found.iter_mut().zip(pairs) {
-                    found.extend(pairs.iter().map(|pair| pair.start));
-                }
+                let Some(phase) = left.phase else { continue };
+                let Some(starts) = self.folding.starts(phase, right.phase, lag) else { continue };
+                found.iter_mut().zip(starts).for_each(|(found, starts)| found.extend(starts));
             }
         }
         for starts in &mut found {
@@ -242,7 +275,7 @@ impl Channels {
             cost.moves += images * (positions * width) as f64;
             for class in &self.classes {
                 let windows = self.windows_of(class, *number);
-                let tile = (class.rows.len() * self.blocks[class.right].width) as f64;
+                let tile = (class.rows.len() * class.width) as f64;
                 let terms: usize = windows.iter().map(|windows| windows.positions()).product();
                 cost.products += images * tile * terms as f64;
                 let pieces: usize = windows.iter().map(|w| w.segments.len()).product();
@@ -289,7 +322,7 @@ impl Channels {
 
     fn shape(&self, class: &Class) -> Shape {
         let windows = self.windows_of(class, 0).map(Windows::len);
-        Shape { rows: class.rows.len(), width: self.blocks[class.right].width, windows }
+        Shape { rows: class.rows.len(), width: class.width, windows }
     }
 
     /// What it takes, and how it goes.
@@ -298,6 +331,7 @@ impl Channels {
         let tasks = self.p.groups * self.classes.len();
         let own = Room::default().and::<F>(self.buffers());
         let own = own.or(LineMemory::<T::Acc, F>::room(&self.part.axes, lanes));
+        let own = own.or(Room::default().and::<F>(longest(&self.entries).pow(2)));
         let common = Room::default().and::<F>(self.panel_len()).and::<F>(self.p.groups * self.sums);
         let widest = self.blocks.iter().map(|block| block.width).max().unwrap_or(0);
         let (fills, panels) = (self.fills(self.images), self.panels());
@@ -306,6 +340,10 @@ impl Channels {
         let how = format!("register tiles of {lanes} channels");
         passes.push(Pass::on_cpu("multiply", tasks).by(how).with_tile([ROWS, widest]));
         Workers::new(tasks.max(fills), own).with_common(common)
+    }
+
+    fn virtual_channel(&self, phase: usize, channel: usize) -> usize {
+        phase * self.p.channels_per_group() + channel
     }
 
     pub fn virtual_channels(&self) -> usize {
@@ -328,7 +366,8 @@ impl Channels {
     ) -> Result<()> {
         let (mut common, memory) = workers.split(memory);
         let panel = common.take::<F>(self.panel_len());
-        let sums = Shared::new(common.take::<F>(self.p.groups * self.sums));
+        let all_sums = common.take::<F>(self.p.groups * self.sums);
+        let sums = Shared::new(all_sums);
         let (panels, tasks) = (self.panels(), self.p.groups * self.classes.len());
         for number in 0..panels {
             let [images, of] = digits(number, [self.panels_of_images(), self.boxes.len()]);
@@ -349,13 +388,11 @@ impl Channels {
                     sums.fill(F::ZERO);
                 }
                 self.add(group, class, *lens, &view, panel, scratch, sums);
-                if number + 1 == panels {
-                    self.land(group, class, &shape, sums, landing);
-                }
                 Ok(())
             })?;
         }
-        Ok(())
+        let sums = Sums { of: self, data: all_sums };
+        sums.land(workers, landing, memory)
     }
 
     /// Packs what the panel's outputs read of its images.
@@ -443,7 +480,8 @@ impl Channels {
         let product = Product {
             left,
             right,
-            widths: [self.blocks[class.left].width, shape.width],
+            widths: [class.left, class.right].map(|block| self.blocks[block].width),
+            columns: shape.width,
             rows: class.rows.clone(),
             lag: view.distance(class.lag),
         };
@@ -461,68 +499,127 @@ impl Channels {
             add_to(segment_d, in_plane, sums);
         }
     }
+}
 
-    /// Writes the sums of a class to the matrix.
-    fn land<F: Accumulator>(
-        &self,
-        group: usize,
-        class: &Class,
-        shape: &Shape,
-        sums: &[F],
-        landing: &Landing<F>,
-    ) {
-        let (left, right) = (&self.blocks[class.left], &self.blocks[class.right]);
-        let square = class.lag == [0; 3] && class.left == class.right;
-        let windows = self.windows_of(class, 0);
-        let [_, extent_h, extent_w] = self.part.axes.tap_extents();
-        for l in left.pieces_in(&class.rows) {
-            for r in &right.pieces {
-                let phases = (self.folding.phase(l.phase), self.folding.phase(r.phase));
-                let pairs = [0, 1, 2].map(|axis| {
-                    let (l, r) = (phases.0[axis], phases.1[axis]);
-                    self.folding.axes[axis].pairs(l, r, class.lag[axis])
-                });
-                for d in pairs[0] {
-                    for h in pairs[1] {
-                        for w in pairs[2] {
-                            let at = [d, h, w];
-                            let at = [0, 1, 2].map(|axis| windows[axis].place(at[axis].start));
-                            let window =
-                                (at[0] * shape.windows[1] + at[1]) * shape.windows[2] + at[2];
-                            let tile = &sums[window * shape.tile()..][..shape.tile()];
-                            let tap = |d: usize, h: usize, w: usize| {
-                                self.part.taps[(d * extent_h + h) * extent_w + w]
-                            };
-                            let taps =
-                                (tap(d.left, h.left, w.left), tap(d.right, h.right, w.right));
-                            for c in l.channels.clone() {
-                                let place = l.at + c - l.channels.start;
-                                let Some(row) = place.checked_sub(class.rows.start) else {
-                                    continue;
-                                };
-                                if row >= class.rows.len() {
-                                    break;
-                                }
-                                let sums = &tile[row * shape.width..][..shape.width];
-                                let row = self.p.row_of(c, taps.0);
-                                for (index, other) in r.channels.clone().enumerate() {
-                                    let lane = r.at + index;
-                                    if square && lane > place {
-                                        break;
-                                    }
-                                    let column = match r.phase {
-                                        Some(_) => self.p.row_of(other, taps.1),
-                                        None => self.p.entries(),
-                                    };
-                                    // SAFETY: each pair of entries is in one class, and there once.
-                                    unsafe { landing.put(group, row, column, sums[lane]) };
-                                }
-                            }
+/// The sums of all classes of all groups.
+struct Sums<'a, F> {
+    of: &'a Channels,
+    data: &'a [F],
+}
+
+impl<F: Accumulator> Sums<'_, F> {
+    /// Writes them to the matrices, by pieces of rows and columns.
+    fn land(&self, workers: &Workers, landing: &Landing<F>, memory: &mut [u8]) -> Result<()> {
+        let (p, pieces) = (&self.of.p, &self.of.entries);
+        let radices = [p.groups, pieces.len(), pieces.len()];
+        workers.share_out(radices.iter().product(), memory, |task, scratch| {
+            let [group, i, j] = digits(task, radices);
+            if i < j {
+                return Ok(());
+            }
+            let (rows, columns) = (&pieces[i], &pieces[j]);
+            let tile = scratch.take::<F>(rows.len() * columns.len());
+            self.read(group, rows, columns, tile);
+            let targets = [i, j].map(|piece| &self.of.targets[piece]);
+            // SAFETY: each task has two pieces of its own, or one.
+            unsafe { landing.put(group, targets, tile, i == j) };
+            if p.bias && j == 0 {
+                let ones = &mut tile[..rows.len()];
+                self.read_ones(group, rows, ones);
+                let last = &Target::Run(p.entries()..p.entries() + 1);
+                // SAFETY: each task with j = 0 has a piece of its own of the last row.
+                unsafe { landing.put(group, [last, targets[0]], ones, false) };
+            }
+            Ok(())
+        })
+    }
+
+    /// The products of some entries with others, those of the matrix's lower triangle at least.
+    fn read(&self, group: usize, rows: &Entries, columns: &Entries, tile: &mut [F]) {
+        let (of, layout, pitch) = (self.of, self.of.p.layout, columns.len());
+        for (a, tap_a) in rows.taps.clone().enumerate() {
+            for (b, tap_b) in columns.taps.clone().enumerate() {
+                let ((phase_a, start_a), (phase_b, start_b)) = (of.places[tap_a], of.places[tap_b]);
+                let lag: [isize; 3] = std::array::from_fn(|axis| start_b[axis] - start_a[axis]);
+                let direct = lag > [0; 3] || (lag == [0; 3] && phase_a >= phase_b);
+                // Lanes of the right block run along the columns if direct, else along the rows.
+                let (outer, outer_phase, inner, inner_phase) = match direct {
+                    true => (&rows.channels, phase_a, &columns.channels, phase_b),
+                    false => (&columns.channels, phase_b, &rows.channels, phase_a),
+                };
+                let (lag, start) = match direct {
+                    true => (lag, start_a),
+                    false => (lag.map(|lag| -lag), start_b),
+                };
+                let at = |outer: usize, inner: usize| {
+                    let (c, other) = if direct { (outer, inner) } else { (inner, outer) };
+                    place(layout, rows, c, a) * pitch + place(layout, columns, other, b)
+                };
+                let step = at(0, 1) - at(0, 0);
+                for (number, c) in outer.clone().enumerate() {
+                    let left = of.virtual_channel(outer_phase, c);
+                    let mut from = inner.start;
+                    while from < inner.end {
+                        let right = of.virtual_channel(inner_phase, from);
+                        let count = (BLOCK - right % BLOCK).min(inner.end - from);
+                        if let Some(sums) = self.line(group, left, right, lag, start, count) {
+                            let target = tile[at(number, from - inner.start)..].iter_mut();
+                            let target = target.step_by(step).zip(sums);
+                            target.for_each(|(target, &sum)| *target = sum);
                         }
+                        from += count;
                     }
                 }
             }
         }
+    }
+
+    /// The products of some entries with the appended 1.
+    fn read_ones(&self, group: usize, rows: &Entries, tile: &mut [F]) {
+        let of = self.of;
+        let one = (of.blocks.len() - 1) * BLOCK;
+        for (a, tap) in rows.taps.clone().enumerate() {
+            let (phase, start) = of.places[tap];
+            for (number, c) in rows.channels.clone().enumerate() {
+                let left = of.virtual_channel(phase, c);
+                let sums = self.line(group, left, one, [0; 3], start, 1);
+                tile[place(of.p.layout, rows, number, a)] = sums.map_or(F::ZERO, |sums| sums[0]);
+            }
+        }
+    }
+
+    /// The sums of a virtual channel with `count` that follow each other in a block, over the window of
+    /// this start; `None` above the diagonal.
+    fn line(
+        &self,
+        group: usize,
+        left: usize,
+        right: usize,
+        lag: [isize; 3],
+        start: [isize; 3],
+        count: usize,
+    ) -> Option<&[F]> {
+        let of = self.of;
+        let (block, row) = (left / BLOCK, left % BLOCK);
+        let number = of.table[of.index(lag, block, row / ROWS, right / BLOCK)];
+        let class = of.classes.get(number as usize)?;
+        let shape = of.shape(class);
+        let windows = of.windows_of(class, 0);
+        let [d, h, w] = [0, 1, 2].map(|axis| windows[axis].place(start[axis] as usize));
+        let window = (d * shape.windows[1] + h) * shape.windows[2] + w;
+        let at = (window * shape.rows + row - class.rows.start) * shape.width + right % BLOCK;
+        let sums = &self.data[group * of.sums + class.sums..][..shape.len()];
+        // A square has lanes up to its last row only.
+        let count = count.min(shape.width.checked_sub(right % BLOCK)?);
+        sums.get(at..at + count)
+    }
+}
+
+/// The place of a channel and a tap of a piece, counted from its first ones.
+fn place(layout: Layout, entries: &Entries, channel: usize, tap: usize) -> usize {
+    match layout {
+        Layout::ChannelsFirst => channel * entries.taps.len() + tap,
+        Layout::ChannelsLast => tap * entries.channels.len() + channel,
     }
 }
 
@@ -542,15 +639,11 @@ fn intern(all: &mut Vec<Vec<usize>>, starts: &[usize]) -> usize {
     })
 }
 
-fn extents(outputs: &Box3) -> [usize; 3] {
-    outputs.each_ref().map(Range::len)
-}
-
 /// The virtual channels of a group, phase by phase, cut into blocks; the appended 1 has its own.
 fn blocks(p: &Problem, folding: &Folding, lanes: usize) -> Vec<Block> {
     let per_group = p.channels_per_group();
     let all = per_group * folding.phases();
-    let most = BLOCK.max(lanes);
+    let most = BLOCK;
     let (mut blocks, mut offset): (Vec<Block>, _) = (Vec::new(), 0);
     for start in (0..all).step_by(most) {
         let end = (start + most).min(all);
@@ -607,8 +700,10 @@ impl View {
 struct Product<'a, F> {
     left: &'a [F],
     right: &'a [F],
+    /// Of the blocks.
     widths: [usize; 2],
     rows: Range<usize>,
+    columns: usize,
     lag: isize,
 }
 
@@ -643,7 +738,7 @@ impl<F: Accumulator> Product<'_, F> {
 
     fn multiply(&self, steps: &[Step], sums: &mut [F], add: bool) {
         let tiles = F::best_tiles();
-        let (rows, width) = (self.rows.len(), self.widths[1]);
+        let (rows, width) = (self.rows.len(), self.columns);
         let furthest = |field: fn(&Step) -> usize| steps.iter().map(field).max().unwrap_or(0);
         assert!(furthest(|step| step.weight) + rows <= self.left.len());
         assert!(furthest(|step| step.patch) + width <= self.right.len());

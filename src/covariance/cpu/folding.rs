@@ -8,17 +8,7 @@
 
 use std::ops::Range;
 
-use crate::geometry::{AxisMap, unravel};
-
-/// Two taps whose products are summed over the window of one start.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pair {
-    pub left: usize,
-    /// Of no meaning where the right side is the appended 1.
-    pub right: usize,
-    /// The left tap's first position.
-    pub start: usize,
-}
+use crate::geometry::{AxisMap, ravel, unravel};
 
 /// One axis, lagged or unfolded.
 #[derive(Clone, Debug)]
@@ -28,8 +18,10 @@ pub(super) struct FoldedAxis {
     pub offsets: Vec<usize>,
     /// The largest start.
     pub reach: usize,
+    /// The phase and the start of each tap.
+    places: Vec<(usize, usize)>,
     /// By left phase, right phase (the last of them the appended 1) and lag.
-    pairs: Vec<Vec<Pair>>,
+    starts: Vec<Vec<usize>>,
 }
 
 impl FoldedAxis {
@@ -54,16 +46,16 @@ impl FoldedAxis {
     /// From the phase and the start of each tap.
     fn new(stride: usize, offsets: Vec<usize>, places: Vec<(usize, usize)>) -> Self {
         let reach = places.iter().map(|&(_, start)| start).max().unwrap_or(0);
-        let mut axis = FoldedAxis { stride, offsets, reach, pairs: Vec::new() };
+        let mut axis = FoldedAxis { stride, offsets, reach, places, starts: Vec::new() };
         let phases = axis.offsets.len();
-        axis.pairs = vec![Vec::new(); phases * (phases + 1) * (2 * reach + 1)];
-        for (left, &(l, start)) in places.iter().enumerate() {
-            for (right, &(r, other)) in places.iter().enumerate() {
+        axis.starts = vec![Vec::new(); phases * (phases + 1) * (2 * reach + 1)];
+        for (l, start) in axis.places.clone() {
+            for (r, other) in axis.places.clone() {
                 let at = axis.index(l, r, other as isize - start as isize);
-                axis.pairs[at].push(Pair { left, right, start });
+                axis.starts[at].push(start);
             }
             let at = axis.index(l, phases, 0);
-            axis.pairs[at].push(Pair { left, right: 0, start });
+            axis.starts[at].push(start);
         }
         axis
     }
@@ -77,10 +69,10 @@ impl FoldedAxis {
         self.offsets.len()
     }
 
-    /// The pairs of taps of these phases that are so far apart, by start. `right` may be one more than the
-    /// last phase: the appended 1, which has no lag.
-    pub fn pairs(&self, left: usize, right: usize, lag: isize) -> &[Pair] {
-        &self.pairs[self.index(left, right, lag)]
+    /// Where the left ones start of the pairs of taps of these phases that are so far apart. `right` may be
+    /// one more than the last phase: the appended 1, which has no lag.
+    pub fn starts(&self, left: usize, right: usize, lag: isize) -> &[usize] {
+        &self.starts[self.index(left, right, lag)]
     }
 
     /// All lags there may be.
@@ -122,9 +114,50 @@ impl Folding {
         phase.map_or(extents, |phase| unravel(phase, extents))
     }
 
+    /// On each axis where the left ones start of the pairs of taps of these phases that are so far apart;
+    /// `None` where there is no pair. The right one may be the appended 1, which has no lag.
+    pub fn starts(
+        &self,
+        left: usize,
+        right: Option<usize>,
+        lag: [isize; 3],
+    ) -> Option<[Vec<usize>; 3]> {
+        let (left, right) = (self.phase(Some(left)), self.phase(right));
+        let starts = [0, 1, 2]
+            .map(|axis| self.axes[axis].starts(left[axis], right[axis], lag[axis]).to_vec());
+        starts.iter().all(|starts| !starts.is_empty()).then_some(starts)
+    }
+
+    /// For each axis and each of its phases the windows of all its taps, over so many outputs.
+    pub fn windows(&self, outputs: [usize; 3]) -> [Vec<Windows>; 3] {
+        [0, 1, 2].map(|axis| {
+            let of = &self.axes[axis];
+            let all = |phase: usize| of.starts(phase, of.phases(), 0).to_vec();
+            (0..of.phases()).map(|phase| Windows::new(all(phase), outputs[axis])).collect()
+        })
+    }
+
     /// Positions that these outputs take on each axis.
     pub fn extents(&self, outputs: [usize; 3]) -> [usize; 3] {
         [0, 1, 2].map(|axis| outputs[axis] + self.axes[axis].reach)
+    }
+
+    /// The phase of a tap, and its start on each axis.
+    pub fn place(&self, tap: [usize; 3]) -> (usize, [isize; 3]) {
+        let places = [0, 1, 2].map(|axis| self.axes[axis].places[tap[axis]]);
+        let extents = self.axes.each_ref().map(FoldedAxis::phases);
+        (ravel(places.map(|(phase, _)| phase), extents), places.map(|(_, start)| start as isize))
+    }
+
+    /// Number of lags, each and its opposite.
+    pub fn all_lags(&self) -> usize {
+        self.axes.iter().map(|axis| 2 * axis.reach + 1).product()
+    }
+
+    /// The number of a lag.
+    pub fn lag(&self, lag: [isize; 3]) -> usize {
+        let at = |axis: usize| (lag[axis] + self.axes[axis].reach as isize) as usize;
+        ravel([0, 1, 2].map(at), self.axes.each_ref().map(|axis| 2 * axis.reach + 1))
     }
 
     /// Lags of which one of each and its opposite is taken, the first of them none at all.
@@ -141,6 +174,7 @@ impl Folding {
 pub(super) struct Windows {
     /// Ascending.
     pub starts: Vec<usize>,
+    len: usize,
     pub segments: Vec<Segment>,
 }
 
@@ -167,7 +201,7 @@ impl Windows {
         };
         let segments = cuts.windows(2).map(|cut| segment(cut[0]..cut[1]));
         let segments = segments.filter(|segment| !segment.windows.is_empty()).collect();
-        Windows { starts, segments }
+        Windows { starts, len, segments }
     }
 
     /// Number of windows.
@@ -178,6 +212,13 @@ impl Windows {
     /// Positions in any window.
     pub fn positions(&self) -> usize {
         self.segments.iter().map(|segment| segment.positions.len()).sum()
+    }
+
+    /// Of windows that start at some of these starts, ascending, those that a segment is in.
+    pub fn within(&self, segment: &Segment, starts: &[usize]) -> Range<usize> {
+        let Range { start, end } = segment.positions;
+        let first = starts.partition_point(|&at| at + self.len < end);
+        first..starts.partition_point(|&at| at <= start).max(first)
     }
 
     /// The place of a window that there is.

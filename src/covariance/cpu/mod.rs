@@ -9,20 +9,24 @@
 //! | `naive.rs` | the loops of the definition |
 
 mod channels;
+mod cost;
 mod folding;
+mod groups;
 mod landing;
 mod naive;
 mod panel;
 
 use channels::Channels;
+use cost::Cost;
 use folding::Folding;
+use groups::Groups;
 use landing::Landing;
 
 use super::options::{SymmetricStorage, Update, WeightSharing};
 use super::problem::{Part, Problem};
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
-use crate::plan::{Algorithm, Explanation, PlanOptions};
+use crate::plan::{Algorithm, Explanation, Pass, PlanOptions};
 use crate::workers::{Shared, Workers};
 
 /// The plan of a covariance.
@@ -36,7 +40,14 @@ pub(crate) enum Covariance {
 #[derive(Debug)]
 pub(crate) struct Folded {
     problem: Problem,
-    parts: Vec<Channels>,
+    parts: Vec<Lowered>,
+}
+
+/// A part of the problem, by what the lanes of vectors are.
+#[derive(Debug)]
+enum Lowered {
+    Channels(Channels),
+    Groups(Groups),
 }
 
 impl Covariance {
@@ -60,15 +71,10 @@ impl Covariance {
         for part in &p.parts {
             let foldings = Folding::all(&part.axes);
             let (lagged, unfolded) = (0, foldings.len() - 1);
-            let plan = |folding: &Folding| Channels::new::<T, F>(p, part, folding.clone(), limit);
-            let chosen = match options.algorithm {
-                Algorithm::Auto => {
-                    let plans = foldings.iter().map(plan);
-                    let best = plans.min_by(|a, b| a.cost.total().total_cmp(&b.cost.total()));
-                    best.ok_or_else(|| Error::invalid("kernel", 0, "it has no taps"))?
-                }
-                Algorithm::Shifted => plan(&foldings[lagged]),
-                Algorithm::Im2col => plan(&foldings[unfolded]),
+            let foldings = match options.algorithm {
+                Algorithm::Auto => &foldings[..],
+                Algorithm::Shifted => &foldings[lagged..=lagged],
+                Algorithm::Im2col => &foldings[unfolded..],
                 Algorithm::Naive
                 | Algorithm::Implicit
                 | Algorithm::Direct
@@ -77,8 +83,18 @@ impl Covariance {
                     return Err(Error::invalid("algorithm", options.algorithm, reason));
                 }
             };
+            let channels = foldings.iter().map(|folding| {
+                Lowered::Channels(Channels::new::<F>(p, part, folding.clone(), limit))
+            });
+            let several = if p.groups > 1 { foldings } else { &[] };
+            let groups = several
+                .iter()
+                .map(|folding| Lowered::Groups(Groups::new::<F>(p, part, folding.clone(), limit)));
+            let cost = |plan: &Lowered| plan.cost().total();
+            let best = channels.chain(groups).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+            let chosen = best.ok_or_else(|| Error::invalid("kernel", 0, "it has no taps"))?;
             workers = workers.or(chosen.workers::<T, F>(passes));
-            reasons.push(format!("{:.3e} products", chosen.cost.products));
+            reasons.push(format!("{:.3e} products", chosen.cost().products));
             parts.push(chosen);
         }
         explanation.algorithm = "lag".into();
@@ -97,6 +113,35 @@ impl Covariance {
         match self {
             Covariance::Naive(plan) => plan.run(workers, x, update, target),
             Covariance::Folded(plan) => plan.run(workers, x, update, target, memory),
+        }
+    }
+}
+
+impl Lowered {
+    fn cost(&self) -> Cost {
+        match self {
+            Lowered::Channels(plan) => plan.cost,
+            Lowered::Groups(plan) => plan.cost,
+        }
+    }
+
+    fn workers<T: Element, F: Accumulator>(&self, passes: &mut Vec<Pass>) -> Workers {
+        match self {
+            Lowered::Channels(plan) => plan.workers::<T, F>(passes),
+            Lowered::Groups(plan) => plan.workers::<T, F>(passes),
+        }
+    }
+
+    fn run<T: Element, F: Accumulator>(
+        &self,
+        workers: &Workers,
+        x: &[T],
+        landing: &Landing<F>,
+        memory: &mut [u8],
+    ) -> Result<()> {
+        match self {
+            Lowered::Channels(plan) => plan.run(workers, x, landing, memory),
+            Lowered::Groups(plan) => plan.run(workers, x, landing, memory),
         }
     }
 }
@@ -126,7 +171,7 @@ impl Folded {
         if p.bias {
             let (last, count) = (p.entries(), F::from_f64((p.batch * p.positions) as f64));
             // SAFETY: nothing else is written now.
-            (0..p.groups).for_each(|group| unsafe { landing.put(group, last, last, count) });
+            (0..p.groups).for_each(|group| unsafe { landing.put_one(group, last, last, count) });
         }
         Ok(())
     }

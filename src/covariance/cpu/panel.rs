@@ -14,6 +14,11 @@ pub(super) const PANEL: usize = 32 << 20;
 /// Lines of a panel that are filled by one task.
 pub(super) const LINES: usize = 8;
 
+/// The extents of a box.
+pub(super) fn extents(outputs: &Box3) -> [usize; 3] {
+    outputs.each_ref().map(std::ops::Range::len)
+}
+
 /// Channels that become the lanes of vectors: so many, and how far they are apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lanes {
