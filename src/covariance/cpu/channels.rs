@@ -342,6 +342,22 @@ impl Channels {
         Workers::new(tasks.max(fills), own).with_common(common)
     }
 
+    /// Runs of channels of a phase that are in one piece, of `size`, of all virtual channels: where each
+    /// starts in `channels`, its first virtual channel, and its length.
+    fn runs(
+        &self,
+        phase: usize,
+        channels: &Range<usize>,
+        size: usize,
+    ) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
+        let first = self.virtual_channel(phase, channels.start);
+        let end = first + channels.len();
+        (first / size..end.div_ceil(size)).map(move |piece| {
+            let start = first.max(piece * size);
+            (start - first, start, end.min((piece + 1) * size) - start)
+        })
+    }
+
     fn virtual_channel(&self, phase: usize, channel: usize) -> usize {
         phase * self.p.channels_per_group() + channel
     }
@@ -551,23 +567,23 @@ impl<F: Accumulator> Sums<'_, F> {
                     true => (lag, start_a),
                     false => (lag.map(|lag| -lag), start_b),
                 };
-                let at = |outer: usize, inner: usize| {
+                let at = |outer: usize, inner: usize| -> usize {
                     let (c, other) = if direct { (outer, inner) } else { (inner, outer) };
                     place(layout, rows, c, a) * pitch + place(layout, columns, other, b)
                 };
                 let step = at(0, 1) - at(0, 0);
-                for (number, c) in outer.clone().enumerate() {
-                    let left = of.virtual_channel(outer_phase, c);
-                    let mut from = inner.start;
-                    while from < inner.end {
-                        let right = of.virtual_channel(inner_phase, from);
-                        let count = (BLOCK - right % BLOCK).min(inner.end - from);
-                        if let Some(sums) = self.line(group, left, right, lag, start, count) {
-                            let target = tile[at(number, from - inner.start)..].iter_mut();
-                            let target = target.step_by(step).zip(sums);
-                            target.for_each(|(target, &sum)| *target = sum);
+                // Channels of one class at a time.
+                for (first, left, rows) in of.runs(outer_phase, outer, ROWS) {
+                    for (from, right, count) in of.runs(inner_phase, inner, BLOCK) {
+                        let Some(lines) = self.lines(group, left, right, lag, start) else {
+                            continue;
+                        };
+                        let count = count.min(lines.count);
+                        for row in 0..rows {
+                            let sums = &lines.sums[row * lines.pitch..][..count];
+                            let target = tile[at(first + row, from)..].iter_mut().step_by(step);
+                            target.zip(sums).for_each(|(target, &sum)| *target = sum);
                         }
-                        from += count;
                     }
                 }
             }
@@ -582,23 +598,22 @@ impl<F: Accumulator> Sums<'_, F> {
             let (phase, start) = of.places[tap];
             for (number, c) in rows.channels.clone().enumerate() {
                 let left = of.virtual_channel(phase, c);
-                let sums = self.line(group, left, one, [0; 3], start, 1);
-                tile[place(of.p.layout, rows, number, a)] = sums.map_or(F::ZERO, |sums| sums[0]);
+                let lines = self.lines(group, left, one, [0; 3], start);
+                tile[place(of.p.layout, rows, number, a)] = lines.map_or(F::ZERO, |l| l.sums[0]);
             }
         }
     }
 
-    /// The sums of a virtual channel with `count` that follow each other in a block, over the window of
-    /// this start; `None` above the diagonal.
-    fn line(
+    /// The sums of the virtual channels from `left` on with those from `right` on that are of one class, over
+    /// the window of this start; `None` above the diagonal.
+    fn lines(
         &self,
         group: usize,
         left: usize,
         right: usize,
         lag: [isize; 3],
         start: [isize; 3],
-        count: usize,
-    ) -> Option<&[F]> {
+    ) -> Option<Lines<'_, F>> {
         let of = self.of;
         let (block, row) = (left / BLOCK, left % BLOCK);
         let number = of.table[of.index(lag, block, row / ROWS, right / BLOCK)];
@@ -607,12 +622,19 @@ impl<F: Accumulator> Sums<'_, F> {
         let windows = of.windows_of(class, 0);
         let [d, h, w] = [0, 1, 2].map(|axis| windows[axis].place(start[axis] as usize));
         let window = (d * shape.windows[1] + h) * shape.windows[2] + w;
+        // A square has lanes up to its last row only.
+        let count = shape.width.checked_sub(right % BLOCK).filter(|&count| count > 0)?;
         let at = (window * shape.rows + row - class.rows.start) * shape.width + right % BLOCK;
         let sums = &self.data[group * of.sums + class.sums..][..shape.len()];
-        // A square has lanes up to its last row only.
-        let count = count.min(shape.width.checked_sub(right % BLOCK)?);
-        sums.get(at..at + count)
+        Some(Lines { sums: &sums[at..], pitch: shape.width, count })
     }
+}
+
+/// Sums of a class: rows that are `pitch` apart, of which each has `count`.
+struct Lines<'a, F> {
+    sums: &'a [F],
+    pitch: usize,
+    count: usize,
 }
 
 /// The place of a channel and a tap of a piece, counted from its first ones.

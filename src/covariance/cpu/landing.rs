@@ -82,9 +82,8 @@ impl<'a, F: Accumulator> Landing<'a, F> {
             let first = if square { j + 1 } else { 0 };
             // SAFETY: promised by the caller.
             let target = unsafe { self.upper(group, column, rows.start + first..rows.end) };
-            for (target, i) in target.iter_mut().zip(first..) {
-                *target = tile[i * pitch + j];
-            }
+            let from = tile[j..].iter().step_by(pitch).skip(first);
+            target.iter_mut().zip(from).for_each(|(target, &value)| *target = value);
         }
     }
 
