@@ -14,6 +14,7 @@ HOST struct UpdateFewArgs {
     PartRows rows;
     const Acc* sums;  // [pieces, groups, sums of a group]
     i64 pieces;
+    i64 entries;    // of a patch; there may be sums of more
     i64 count;      // sums of all groups
     Divisor group;  // sums of a group: the lower triangle, packed
 };
@@ -25,6 +26,7 @@ KERNEL(update_few, UpdateFewArgs, 256) {
     Index group = divide(at, args.group), column = at - group * (Index)args.group.by, row = 0;
     // There are few rows.
     while (column > row) column -= ++row;
+    if (row >= (Index)args.entries) return;
     Acc sum = 0;
     for (i64 piece = 0; piece < args.pieces; ++piece) sum += load(args.sums + piece * args.count + at);
     update(args.covariance, group, layer_row(args.rows, row), layer_row(args.rows, column), sum);

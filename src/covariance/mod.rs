@@ -246,7 +246,8 @@ impl Of<'_> {
 }
 
 impl<T: Element, F: Accumulator> CovariancePlan<T, F> {
-    /// Computes the covariance of `x`, and `target = decay·target + scale·new`.
+    /// Computes the covariance of `x`, and `target = decay·target + scale·new`. A CUDA graph that is captured
+    /// of it keeps the update that it was captured with.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when operands or workspace are not

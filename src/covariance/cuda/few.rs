@@ -18,9 +18,17 @@ const PER_THREAD: usize = 8;
 /// Blocks on the grid's second axis, at most.
 const MOST_PIECES: usize = 65_535;
 
+/// Entries that kernels are compiled for: one takes fewer as well. A thread's registers hold the products of
+/// the most, of f64 of all but those.
+const SIZES: [usize; 6] = [1, 2, 4, 6, 9, 12];
+
 /// Whether a thread's registers hold the products of so many entries.
 pub(super) fn has(entries: usize, sums: DType) -> bool {
-    entries <= if sums == DType::F64 { 9 } else { 12 }
+    size(entries).is_some_and(|size| sums != DType::F64 || size <= 9)
+}
+
+fn size(entries: usize) -> Option<usize> {
+    SIZES.into_iter().find(|&size| size >= entries)
 }
 
 impl<T: Element, F: Accumulator> Job<'_, T, F> {
@@ -40,7 +48,8 @@ impl<T: Element, F: Accumulator> Job<'_, T, F> {
         let wanted = (BLOCKS / across).min(outputs / (turns * PER_THREAD));
         let length = outputs.div_ceil(wanted.clamp(1, MOST_PIECES)).max(1);
         let pieces = outputs.div_ceil(length);
-        let group = entries * (entries + 1) / 2;
+        let size = size(entries).expect("there are few entries");
+        let group = size * (size + 1) / 2;
         let count = p.groups * group;
         let held = draft.held();
         let sums = draft.workspace::<F>("the sums of pieces", pieces * count)?;
@@ -58,7 +67,7 @@ impl<T: Element, F: Accumulator> Job<'_, T, F> {
         let [grid, ..] = blocks(across, 1)?;
         // SAFETY: the kernel reads inside the extents of the input, and writes the sums of all pieces.
         unsafe {
-            let spec = spec.define("ENTRIES", entries);
+            let spec = spec.define("ENTRIES", size);
             draft.launch(spec, [grid, pieces as u32, 1], THREADS, &arguments);
         }
         let arguments = UpdateFewArgs {
@@ -66,6 +75,7 @@ impl<T: Element, F: Accumulator> Job<'_, T, F> {
             rows,
             sums: sums.pointer(),
             pieces: pieces as i64,
+            entries: entries as i64,
             count: count as i64,
             group: Divisor::new(group),
         };
