@@ -5,7 +5,7 @@ use crate::covariance::problem::Part;
 use crate::device::cuda::structs::{PartRows, UpdateBiasArgs, WindowSumsArgs, WindowTotalsArgs};
 use crate::device::cuda::{Divisor, Draft, Region, Spec, THREADS, axis_bound, blocks};
 use crate::element::{Accumulator, Element};
-use crate::error::Result;
+use crate::error::{Result, checked_product};
 use crate::geometry::Layout;
 use crate::patches::cuda as patches;
 
@@ -48,8 +48,9 @@ impl<T: Element, F: Accumulator> Job<'_, T, F> {
     /// Each example's patches summed over all outputs, `[images, groups, rows]`. They stay in the workspace.
     pub(super) fn window_totals(&self, draft: &mut Draft) -> Result<Region<F>> {
         let (p, options) = (self.p, draft.device().options());
-        let count = p.batch * p.groups * p.rows();
-        let totals = draft.workspace::<F>("sums over positions", count)?;
+        let what = "sums over positions";
+        let count = checked_product(what, &[p.batch, p.groups, p.rows()])?;
+        let totals = draft.workspace::<F>(what, count)?;
         let held = draft.held();
         let WindowSums { sums, pieces } = self.window_sums(draft)?;
         let arguments = WindowTotalsArgs {
@@ -73,13 +74,14 @@ impl<T: Element, F: Accumulator> Job<'_, T, F> {
     fn window_sums(&self, draft: &mut Draft) -> Result<WindowSums<F>> {
         let p = self.p;
         let outputs = p.parts.iter().map(|part| part.axes.outputs()).max().unwrap_or(0);
+        let (what, line) = ("sums of windows", p.groups * p.entries());
+        let all = checked_product(what, &[p.batch, line])?;
         let (warps, turns) = match p.layout {
-            Layout::ChannelsFirst => (p.batch * p.groups * p.entries(), 32),
-            Layout::ChannelsLast => (p.batch * (p.groups * p.entries()).div_ceil(32), 1),
+            Layout::ChannelsFirst => (all, 32),
+            Layout::ChannelsLast => (p.batch * line.div_ceil(32), 1),
         };
         let pieces = (WARPS / warps.max(1)).min(outputs / (turns * LEAST_TURNS)).max(1);
-        let line = p.groups * p.entries();
-        let sums = draft.workspace::<F>("sums of windows", p.batch * pieces * line)?;
+        let sums = draft.workspace::<F>(what, checked_product(what, &[all, pieces])?)?;
         if !self.covers_all() {
             draft.clear(sums);
         }
