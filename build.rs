@@ -186,6 +186,8 @@ enum Kind {
     Number(String),
     /// To a shared struct, if that is its name.
     Pointer(String),
+    /// A number that each run of a program gives.
+    PerRun,
     Struct(String),
 }
 
@@ -287,6 +289,7 @@ fn declaration(code: &str, comment: &[String]) -> Result<Vec<Field>, String> {
         }
         let kind = match NUMBERS.iter().any(|(number, _)| *number == kind) {
             _ if pointer => Kind::Pointer(kind.into()),
+            _ if kind == "PerRun" => Kind::PerRun,
             true => Kind::Number(kind.into()),
             false => Kind::Struct(kind.into()),
         };
@@ -300,7 +303,7 @@ fn lay_out(mut of: Struct, known: &BTreeMap<String, Struct>) -> Result<Struct, S
     let (mut bytes, mut align) = (0, if of.aligned { 8 } else { 1 });
     for field in &mut of.fields {
         let (size, its_align) = match &field.kind {
-            Kind::Pointer(_) => (8, 8),
+            Kind::Pointer(_) | Kind::PerRun => (8, 8),
             Kind::Number(kind) => {
                 let size = NUMBERS.iter().find(|(name, _)| name == kind).map_or(8, |found| found.1);
                 (size, size)
@@ -349,6 +352,7 @@ fn rust_struct(of: &Struct, all: &BTreeMap<String, Struct>) -> String {
         let kind = match &field.kind {
             Kind::Number(kind) | Kind::Struct(kind) => kind,
             Kind::Pointer(_) => "crate::device::cuda::Pointer",
+            Kind::PerRun => "crate::device::cuda::PerRun",
         };
         let kind = field.count.map_or(kind.into(), |count| format!("[{kind}; {count}]"));
         documented(&field.comment, format!("pub(crate) r#{}: {kind},", field.name));
@@ -361,35 +365,30 @@ fn rust_struct(of: &Struct, all: &BTreeMap<String, Struct>) -> String {
     }
     line("};".into());
     if name.ends_with("Args") {
-        let mut pointers = Vec::new();
-        collect_pointers(of, 0, all, &mut pointers);
+        let mut open = Vec::new();
+        collect_open(of, 0, all, &mut open);
         let mut checked = Vec::new();
         collect_checks(of, all, &mut checked);
         let check: String = checked.into_iter().map(check).collect();
         line(format!("impl crate::device::cuda::Arguments for {name} {{"));
-        line(format!("const POINTERS: &'static [usize] = &{pointers:?};"));
+        line(format!("const OPEN: &'static [usize] = &{open:?};"));
         line(format!("const CHECK: &'static str = {check:?};"));
         line("}".into());
     }
     code
 }
 
-/// Where the pointers of a struct that begins at `start` are.
-fn collect_pointers(
-    of: &Struct,
-    start: usize,
-    all: &BTreeMap<String, Struct>,
-    found: &mut Vec<usize>,
-) {
+/// Where the pointers and the numbers of runs are in a struct that begins at `start`.
+fn collect_open(of: &Struct, start: usize, all: &BTreeMap<String, Struct>, found: &mut Vec<usize>) {
     for field in &of.fields {
         for element in 0..field.count.unwrap_or(1) {
             let at = start + field.offset;
             match &field.kind {
                 Kind::Number(_) => (),
-                Kind::Pointer(_) => found.push(at + 8 * element),
+                Kind::Pointer(_) | Kind::PerRun => found.push(at + 8 * element),
                 Kind::Struct(kind) => {
                     let of = &all[kind];
-                    collect_pointers(of, at + element * of.bytes, all, found);
+                    collect_open(of, at + element * of.bytes, all, found);
                 }
             }
         }

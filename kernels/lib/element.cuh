@@ -1,9 +1,10 @@
 // Element types: f32, f64, and the half types as 16 bits with conversions, as in src/element.rs.
-// A kernel's element type is ELEMENT, its accumulator Acc.
+// A kernel's element type is ELEMENT, its accumulator Acc: f32 for the half types, unless the host says in
+// SUMS what else a kernel of sums adds up in.
 #pragma once
 #include "platform.cuh"
 
-SWITCHES(ELEMENT)
+SWITCHES(ELEMENT, SUMS)
 
 struct f16 {
     u16 bits;
@@ -75,6 +76,8 @@ template <typename T, int N> DEVICE void store_global(T* to, const Pack<T, N>& p
     }
 }
 
-#ifdef ELEMENT
+#if defined(SUMS)
+typedef SUMS Acc;
+#elif defined(ELEMENT)
 typedef AccOf<ELEMENT>::type Acc;
 #endif

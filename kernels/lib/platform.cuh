@@ -16,6 +16,8 @@ typedef double f64;
 // numbers of 32 or 64 bits, pointers, other such structs, and arrays of these, without padding; a
 // declaration takes one line, and declares one pointer at most.
 #define HOST
+// In such a struct: a number that is another in every run of a program, which does not change the program.
+typedef f64 PerRun;
 // Names the macros that the host may define for a file; no others.
 #define SWITCHES(...)
 

@@ -5,9 +5,11 @@
 //! |---|---|
 //! | `options.rs` | which covariance, and what becomes of old values |
 //! | `problem.rs` | sizes, checked, and a layer's patches as those of convolutions |
-//! | `cpu/` | how it is computed on the CPU |
+//! | `cpu/`, `cuda/` | how it is computed on the CPU and on CUDA |
 
 mod cpu;
+#[cfg(gpu)]
+mod cuda;
 mod options;
 mod problem;
 
@@ -15,6 +17,8 @@ pub use options::{CovarianceOptions, SymmetricStorage, Update, WeightSharing};
 use problem::Problem;
 
 use crate::device::Device;
+#[cfg(gpu)]
+use crate::device::cuda::Draft;
 use crate::element::{Accumulator, DType, Element};
 use crate::error::{Error, Result};
 use crate::geometry::{Conv, PaddingMode};
@@ -235,9 +239,10 @@ impl Of<'_> {
                 Steps::on_cpu(cpu::Covariance::new::<T, F>(problem, &options, explanation)?)
             }
             #[cfg(gpu)]
-            Device::Cuda(_) => {
-                let reason = "covariances are computed on the CPU";
-                return Err(Error::invalid("device", device, reason));
+            Device::Cuda(cuda) => {
+                let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+                cuda::covariance::<T, F>(&mut draft, problem, &options, &mut explanation)?;
+                Steps::Cuda(draft.prepare()?)
             }
         };
         Ok(CovariancePlan::of(Plan::new(device, &options, explanation, operands, steps)?))
@@ -245,7 +250,8 @@ impl Of<'_> {
 }
 
 impl<T: Element, F: Accumulator> CovariancePlan<T, F> {
-    /// Computes the covariance of `x`, and `target = decay·target + scale·new`.
+    /// Computes the covariance of `x`, and `target = decay·target + scale·new`. A CUDA graph that is captured
+    /// of it keeps the update that it was captured with.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when operands or workspace are not
@@ -269,7 +275,12 @@ impl<T: Element, F: Accumulator> CovariancePlan<T, F> {
                 plan.run(workers, x.host(), update, target.host(), memory)
             }
             #[cfg(gpu)]
-            Steps::Cuda(_) => unreachable!("no plan has such steps"),
+            Steps::Cuda(program) => {
+                let addresses = [x.address(), target.address()];
+                let numbers = [update.decay, update.scale];
+                // SAFETY: the operands were checked, and are borrowed.
+                unsafe { self.plan.queue_with(program, &addresses, &numbers, workspace) }
+            }
         }
     }
 

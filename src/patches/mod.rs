@@ -1,4 +1,4 @@
-//! Patches on the CPU: pieces of the patch matrix that are never all there at once, and the way back
+//! Patches: on the CPU, pieces of the patch matrix that are never all there at once, and the way back
 //! onto the input.
 //!
 //! | file | holds |
@@ -8,7 +8,10 @@
 //! | `gather.rs` | entries × outputs of a box, copied out of slabs, or images if channels are last |
 //! | `landing.rs` | where the outputs of a box land in a box of inputs |
 //! | `pieces.rs` | ranges cut into pieces, and tasks numbered over several of them |
+//! | `cuda.rs` | how CUDA kernels are told of patches, which they read where they lie |
 
+#[cfg(gpu)]
+pub(crate) mod cuda;
 pub(crate) mod entries;
 pub(crate) mod gather;
 pub(crate) mod landing;

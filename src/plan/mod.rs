@@ -261,6 +261,25 @@ impl<C> Plan<C> {
         addresses: &[u64],
         workspace: &mut Workspace<'_>,
     ) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.queue_with(program, addresses, &[], workspace) }
+    }
+
+    /// [`Plan::queue`] with the numbers that each run gives. A captured graph keeps those of its capture.
+    ///
+    /// # Errors
+    /// As [`Plan::queue`].
+    ///
+    /// # Safety
+    /// As [`Plan::queue`].
+    #[cfg(gpu)]
+    pub(crate) unsafe fn queue_with(
+        &self,
+        program: &Program,
+        addresses: &[u64],
+        numbers: &[f64],
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
         let alignment = program.alignment();
         for (address, (name, _)) in addresses.iter().zip(&self.operands) {
             if !address.is_multiple_of(alignment) {
@@ -276,7 +295,7 @@ impl<C> Plan<C> {
         }
         let workspace = workspace.cuda(&self.device, program.workspace())?;
         // SAFETY: promised by the caller; the workspace is as large as the program needs.
-        unsafe { program.run(addresses, workspace) }
+        unsafe { program.run(addresses, numbers, workspace) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! CUDA graphs: a step of a pipeline, captured once and launched again and again. Needs a GPU.
 
 use convmat::cudarc::driver::{CudaContext, sys};
-use convmat::{Algorithm, Conv, Device, PlanOptions, Tensor};
+use convmat::{Algorithm, Conv, CovarianceOptions, Device, PlanOptions, Tensor, Update};
 
 use crate::catalogue::{integers, on, tensor, values};
 
@@ -20,6 +20,8 @@ fn runs_of_plans_are_captured_in_a_graph() {
     let x = tensor::<f32>(&[2, 16, 9, 8], &integers(2 * 16 * 72, 1, 3));
     let weight = tensor::<f32>(&[32, 16, 3, 3], &integers(32 * 144, 2, 3));
     let (patches, y) = (conv.unfold(&x).unwrap(), conv.forward(&x, &weight, None).unwrap());
+    let biased = CovarianceOptions::new().bias(true);
+    let covariance = conv.covariance::<f32, f32>(&x, biased).unwrap();
 
     let (x, weight) = (on(&device, &x), on(&device, &weight));
     let mut patches_there = Tensor::<f32>::zeros(&device, patches.shape()).unwrap();
@@ -31,9 +33,15 @@ fn runs_of_plans_are_captured_in_a_graph() {
     let forward = conv.plan_forward::<f32>(&device, x.shape(), weight.shape(), false, options);
     let forward = forward.unwrap();
     let mut workspace = forward.make_workspace().unwrap();
+    let mut factor = Tensor::<f32>::zeros(&device, covariance.shape()).unwrap();
+    let plan = PlanOptions::new();
+    let factors = conv.plan_covariance::<f32, f32>(&device, x.shape(), biased, plan).unwrap();
+    let mut factors_workspace = factors.make_workspace().unwrap();
     let mut step = |x: &Tensor<f32>| {
         unfold.run(x, &mut patches_there, &mut workspace).unwrap();
         forward.run(x, &weight, None, &mut y_there, &mut workspace).unwrap();
+        let update = Update::replace(1.0);
+        factors.run(x, update, &mut factor, &mut factors_workspace).unwrap();
     };
     // cuBLAS allocates at its first product, which a capture does not allow.
     step(&zeros);
@@ -47,4 +55,5 @@ fn runs_of_plans_are_captured_in_a_graph() {
     }
     assert_eq!(values(&patches_there), values(&patches));
     assert_eq!(values(&y_there), values(&y));
+    assert_eq!(values(&factor), values(&covariance));
 }

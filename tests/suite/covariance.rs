@@ -7,7 +7,10 @@ use convmat::{
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::catalogue::{cases, conv, integers, last, layers, on, randoms, tensor, values};
+use crate::catalogue::{
+    accelerators, cases, conv, devices, integers, last, layers, on, randoms, tensor, values,
+    variants,
+};
 use crate::oracle::Case;
 
 const SHARINGS: [WeightSharing; 2] = [WeightSharing::Expand, WeightSharing::Reduce];
@@ -319,6 +322,78 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn accelerators_agree_exactly_on_integers(case in cases()) {
+        for device in accelerators() {
+            for of in kinds(&case) {
+                check_integers::<f32, f32>(of, &case, device);
+                check_integers::<f16, f64>(of, &case, device);
+            }
+        }
+    }
+
+    #[test]
+    fn accelerators_are_close_to_products_of_patches(case in cases()) {
+        for device in accelerators() {
+            for of in kinds(&case) {
+                check_randoms::<f64, f64>(of, &case, device);
+                check_randoms::<bf16, f32>(of, &case, device);
+            }
+        }
+    }
+}
+
+/// Several tiles on a side, of which the last is not full, terms shared by several blocks, and a workspace
+/// for some of the tiles only.
+#[test]
+fn accelerators_cut_large_triangles_into_tiles() {
+    for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+        for channels in [16, 46] {
+            let case =
+                Case { channels, outputs: channels, groups: 2, layout, ..layers()[0].clone() };
+            for device in accelerators() {
+                check_integers::<f32, f32>(Of::Input, &case, device);
+                check_integers::<f16, f32>(Of::Input, &case, device);
+                check_integers::<f32, f64>(Of::Transposed, &case, device);
+                let x = integers(case.input_shape().iter().product(), 5, 3);
+                let input = on(device, &tensor::<f32>(&case.input_shape(), &x));
+                let (conv, wanted) = (conv::<2>(&case), CovarianceOptions::new());
+                let run = |options: PlanOptions| {
+                    let plan =
+                        conv.plan_covariance::<f32, f32>(device, input.shape(), wanted, options);
+                    let plan = plan.unwrap();
+                    let mut found = Tensor::<f32>::zeros(device, plan.result_shape()).unwrap();
+                    let mut workspace = plan.make_workspace().unwrap();
+                    plan.run(&input, Update::replace(1.0), &mut found, &mut workspace).unwrap();
+                    (values(&found), plan.workspace(), plan.explanation().passes.len())
+                };
+                let whole = run(PlanOptions::new());
+                let limited = run(PlanOptions::new().workspace_limit(1 << 16));
+                assert!(limited.0 == whole.0, "{case:?} on {device}");
+                assert!(limited.1 <= 1 << 16 && (channels < 46 || limited.2 > whole.2));
+            }
+        }
+    }
+}
+
+/// Kernels made for one layer, and with wide indices.
+#[test]
+fn variants_of_kernels_agree() {
+    let all = layers();
+    let first = all.len() / 2;
+    // Strided, boxes, depthwise; and with channels last strided, reflecting, depthwise.
+    for case in [1, 12, 13, first + 1, first + 8, first + 13].map(|at| &all[at]) {
+        for device in variants() {
+            for of in kinds(case) {
+                check_integers::<f32, f32>(of, case, &device);
+                check_randoms::<f16, f32>(of, case, &device);
+            }
+        }
+    }
+}
+
 /// Layers of usual sizes.
 #[test]
 fn layers_of_usual_kinds() {
@@ -358,9 +433,16 @@ fn wrong_operands_are_errors() {
 /// A target that is not read may hold anything.
 #[test]
 fn what_is_replaced_is_not_read() {
-    let x = tensor::<f32>(&[1, 1, 2], &[1.0, 2.0]);
-    let mut target = tensor::<f32>(&[1, 1, 1], &[f64::NAN]);
-    let options = CovarianceOptions::new();
-    Conv::new([1]).covariance_into(&x, options, Update::replace(0.5), &mut target).unwrap();
-    assert_eq!(values(&target), [2.5]);
+    for device in devices() {
+        for sharing in SHARINGS {
+            let x = on(device, &tensor::<f32>(&[1, 1, 2], &[1.0, 2.0]));
+            let mut target = on(device, &tensor::<f32>(&[1, 2, 2], &[f64::NAN; 4]));
+            let options = CovarianceOptions::new().bias(true).sharing(sharing);
+            Conv::new([1]).covariance_into(&x, options, Update::replace(0.5), &mut target).unwrap();
+            match sharing {
+                WeightSharing::Expand => assert_eq!(values(&target), [2.5, 1.5, 1.5, 1.0]),
+                WeightSharing::Reduce => assert_eq!(values(&target), [4.5, 3.0, 3.0, 2.0]),
+            }
+        }
+    }
 }

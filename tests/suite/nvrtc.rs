@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use convmat::{
-    Algorithm, Device, Element, KernelInfo, KernelOptions, Layout, Operator, Result, Tensor,
-    with_axes,
+    Accumulator, Algorithm, Conv, CovarianceOptions, Device, Element, KernelInfo, KernelOptions,
+    Layout, Operator, Result, Tensor, WeightSharing, with_axes,
 };
 use half::{bf16, f16};
 
@@ -138,6 +138,75 @@ fn kernels_of_panels_compile_for_every_architecture() {
             }
         }
     }
+}
+
+/// Groups of 64 channels, and their layout: a dense layer and a depthwise one.
+const KINDS: [(usize, Layout); 4] = [
+    (1, Layout::ChannelsLast),
+    (64, Layout::ChannelsFirst),
+    (1, Layout::ChannelsFirst),
+    (64, Layout::ChannelsLast),
+];
+
+/// All covariances of layers of these kinds, with strides.
+fn covariances<T: Element, F: Accumulator>(
+    device: &Device,
+    kinds: &[(usize, Layout)],
+) -> Result<()> {
+    for &(groups, layout) in kinds {
+        let conv = Conv::new([3, 3]).stride([2, 2]).padding([1, 1]).groups(groups).layout(layout);
+        let x = Tensor::<T>::zeros(device, &layout.activation_shape(8, 64, &[28, 28]))?;
+        let y = Tensor::<T>::zeros(device, &layout.activation_shape(8, 64, &[14, 14]))?;
+        for sharing in [WeightSharing::Expand, WeightSharing::Reduce] {
+            let options = CovarianceOptions::new().sharing(sharing);
+            conv.covariance::<T, F>(&x, options.bias(true))?;
+            conv.transposed_covariance::<T, F>(&y, [1, 1], options.bias(true))?;
+            conv.gradient_covariance::<T, F>(&y, options)?;
+        }
+    }
+    Ok(())
+}
+
+/// Made for each layer or not, with 32-bit indices none may spill registers.
+#[test]
+fn kernels_of_covariances_compile_for_every_architecture() {
+    let calls = |device: &Device| {
+        covariances::<f32, f32>(device, &KINDS[..2])?;
+        covariances::<bf16, f32>(device, &KINDS[..1])
+    };
+    let others = |device: &Device| {
+        covariances::<bf16, f32>(device, &KINDS)?;
+        covariances::<f32, f32>(device, &KINDS[2..])?;
+        covariances::<f16, f64>(device, &KINDS[..2])?;
+        covariances::<f32, f64>(device, &KINDS[2..])?;
+        covariances::<f64, f64>(device, &KINDS[..2])
+    };
+    let mut found = Vec::new();
+    for capability in ARCHITECTURES {
+        let options = KernelOptions { specialise: capability == 90, ..FRESH };
+        let Some(kernels) = compile_calls(capability, options, calls) else { return };
+        found.extend(kernels);
+    }
+    found.extend(compile_calls(90, FRESH, others).into_iter().flatten());
+    compile_calls(90, KernelOptions { wide: true, ..FRESH }, calls);
+    for entry in [
+        "patch_products",
+        "vector_products",
+        "few_products",
+        "window_sums",
+        "window_totals",
+        "update_tiles",
+        "update_few",
+        "update_apart",
+        "update_bias",
+    ] {
+        assert!(found.iter().any(|kernel| kernel.name.contains(entry)), "{entry}");
+    }
+    for KernelInfo { name, registers, local_bytes, .. } in &found {
+        println!("{registers:4} registers {local_bytes:4} B local  {name}");
+    }
+    let spilled: Vec<_> = found.iter().filter(|kernel| kernel.local_bytes > 0).collect();
+    assert!(spilled.is_empty(), "{spilled:#?}");
 }
 
 #[test]

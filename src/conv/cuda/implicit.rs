@@ -1,14 +1,14 @@
 //! Matrix products with patches that are read where they lie: `kernels/conv/implicit.cu`.
 
 use crate::conv::problem::{Problem, Strides};
-use crate::device::cuda::structs::{CorrelateArgs, FillArgs, GradientArgs, Patches};
+use crate::device::cuda::structs::{CorrelateArgs, FillArgs, GradientArgs};
 use crate::device::cuda::{
-    AxesArguments, CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, axis_bound, blocks,
-    position_divisors,
+    CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, axis_bound, blocks,
 };
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{AdjointPhase, Axes, AxisMap, Layout};
+use crate::geometry::{AdjointPhase, Axes, Layout};
+use crate::patches::cuda as patches;
 use crate::product::cuda::{Engine, Product};
 
 #[cfg(all(test, feature = "simulator", unix))]
@@ -23,38 +23,8 @@ fn kernel(
     axes: &Axes,
 ) -> Spec {
     let specialise = device.options().specialise;
-    let spec =
-        Spec::new("implicit.cu", entry).define(part, 1).layout(layout).mode(axes, specialise);
-    // The steps of an axis with one output and one tap do not count.
-    let [outputs, taps, inputs] =
-        [AxisMap::outputs, AxisMap::taps, AxisMap::inputs].map(|of| of(&axes[0]));
-    let planar = [outputs, taps, inputs] == [1; 3] && axes[0].low() == 0;
-    if specialise && planar { spec.define("PLANAR", 1) } else { spec }
-}
-
-impl Patches {
-    /// The patches of `channels` channels a group of a tensor with these distances.
-    fn new(source: Pointer, strides: Strides, batch: usize, channels: usize, axes: &Axes) -> Self {
-        let positions = axes.outputs();
-        let [plane, line] = position_divisors(axes.output_extents());
-        let [tap_plane, tap_line] = position_divisors(axes.tap_extents());
-        Patches {
-            source,
-            image: strides.image as i64,
-            channel: strides.channel as i64,
-            position: strides.position as i64,
-            group: (channels * strides.channel) as i64,
-            count: (batch * positions) as i64,
-            axes: AxesArguments::new(axes),
-            positions: Divisor::new(positions),
-            plane,
-            line,
-            taps: Divisor::new(axes.taps()),
-            tap_plane,
-            tap_line,
-            channels: Divisor::new(channels),
-        }
-    }
+    let spec = Spec::new("implicit.cu", entry).define(part, 1).layout(layout);
+    patches::of_axes(spec, axes, specialise)
 }
 
 /// `target[n, m, at(o)] = bias[m] + Σ w[m, c, tap]·source[n, c, i(o, tap)]`, group by group.
@@ -171,7 +141,8 @@ impl Correlation<'_> {
     ) -> Result<()> {
         let (p, rows, channels) = (self.p, self.rows, self.channels);
         let device = draft.device();
-        let patches = Patches::new(source.pointer(), self.source, p.batch, channels, self.axes);
+        let patches =
+            patches::arguments(source.pointer(), self.source.into(), p.batch, channels, self.axes);
         let positions = patches.count as usize;
         let depth = channels * self.axes.taps();
         let (adjoint, taps) = (self.taps.is_some(), self.taps.unwrap_or_default());
@@ -239,7 +210,7 @@ pub(super) fn backward_weight<T: Element>(
     let device = draft.device();
     let (channels, rows) = (p.channels_per_group(), p.outputs_per_group());
     let (source, other) = (p.input_strides(), p.output_strides());
-    let patches = Patches::new(x.pointer(), source, p.batch, channels, &p.axes);
+    let patches = patches::arguments(x.pointer(), source.into(), p.batch, channels, &p.axes);
     let (terms, depth) = (channels * p.taps(), p.batch * p.output_positions());
     let last = p.layout == Layout::ChannelsLast;
     let sizes = if last { [terms, rows, depth] } else { [rows, terms, depth] };

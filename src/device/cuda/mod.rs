@@ -34,7 +34,7 @@ pub(crate) use driver::{Gemm, Matrix};
 pub(crate) use gpu::runtime::Runtime;
 pub(crate) use kernel::arguments::{AxesArguments, THREADS, blocks, position_divisors, vector};
 use kernel::compiler::Compiler;
-pub(crate) use kernel::pointer::{Arguments, Pointer};
+pub(crate) use kernel::pointer::{Arguments, PerRun, Pointer};
 pub(crate) use kernel::spec::{Spec, axis_bound, is_specialised};
 pub(crate) use kernel::structs;
 pub(crate) use kernel::structs::{Adjoint, Divisor};

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::driver::{Gemm, Kernel, Resources};
-use super::kernel::pointer::{Arguments, Pointer};
+use super::kernel::pointer::{Arguments, PerRun, Pointer};
 use super::tables::Table;
 use super::{CudaDevice, DeviceBuffer, Spec};
 use crate::device::{FULL_ALIGNMENT, common_alignment};
@@ -22,7 +22,10 @@ const PIECE: usize = 256;
 /// The workspace's slot; operands follow.
 const WORKSPACE: u8 = 0;
 
-/// Slots of operands end here, those of tables begin.
+/// Slots of operands end here, those of the numbers that each run gives begin.
+const FIRST_NUMBER: u8 = 12;
+
+/// Slots of those numbers end here, those of tables begin.
 const FIRST_TABLE: u8 = 16;
 
 /// Elements that a program reads or writes, wherever they will be.
@@ -79,6 +82,7 @@ pub(crate) struct Draft {
     alignment: u64,
     steps: Vec<DraftStep>,
     operands: u8,
+    numbers: u8,
     tables: Vec<(&'static str, Vec<i32>)>,
     /// Bytes of the workspace that are in use, and the most that were.
     held: usize,
@@ -92,7 +96,8 @@ enum DraftStep {
         grid: [u32; 3],
         threads: u32,
         arguments: Box<[u64]>,
-        pointers: &'static [usize],
+        /// Where the arguments have what is filled in later.
+        open: &'static [usize],
     },
     Gemm(Gemm),
     Clear {
@@ -109,6 +114,7 @@ impl Draft {
             alignment: alignment.min(FULL_ALIGNMENT),
             steps: Vec::new(),
             operands: 0,
+            numbers: 0,
             tables: Vec::new(),
             held: 0,
             workspace: 0,
@@ -127,9 +133,17 @@ impl Draft {
     /// The next operand, of `len` elements: runs are given operands in this order.
     pub(crate) fn operand<T>(&mut self, len: usize) -> Region<T> {
         self.operands += 1;
-        assert!(self.operands < FIRST_TABLE, "programs have fewer operands");
+        assert!(self.operands < FIRST_NUMBER, "programs have fewer operands");
         let pointer = Pointer::slot(self.operands);
         Region { pointer, len, alignment: self.alignment, elements: PhantomData }
+    }
+
+    /// The next number that is another in every run: runs are given numbers in this order.
+    pub(crate) fn number(&mut self) -> PerRun {
+        let slot = FIRST_NUMBER + self.numbers;
+        assert!(slot < FIRST_TABLE, "programs have fewer numbers");
+        self.numbers += 1;
+        PerRun::slot(slot)
     }
 
     /// A number that has the powers of two, up to what kernels ask for, which will divide this address.
@@ -200,7 +214,7 @@ impl Draft {
             grid,
             threads,
             arguments: words.into(),
-            pointers: A::POINTERS,
+            open: A::OPEN,
         });
     }
 
@@ -239,10 +253,10 @@ impl Draft {
         let mut steps = Vec::with_capacity(self.steps.len());
         for step in self.steps {
             steps.push(match step {
-                DraftStep::Launch { spec, grid, threads, mut arguments, pointers } => {
+                DraftStep::Launch { spec, grid, threads, mut arguments, open: places } => {
                     let kernel = device.kernel(&spec)?;
                     let mut open = Vec::new();
-                    for &at in pointers {
+                    for &at in places {
                         let word: &mut Pointer = bytemuck::cast_mut(&mut arguments[at / 8]);
                         *word = known(*word);
                         if word.unresolved().is_some() {
@@ -272,7 +286,7 @@ impl Draft {
         let workspace = DeviceBuffer::<u8>::new(&program.device, "a workspace", program.workspace)?;
         // SAFETY: promised by the caller; the workspace is as large as the program needs, and is given back
         // to the device behind the work that was queued.
-        unsafe { program.run(addresses, workspace.view().address()) }
+        unsafe { program.run(addresses, &[], workspace.view().address()) }
     }
 }
 
@@ -298,7 +312,7 @@ enum Step {
         grid: [u32; 3],
         threads: u32,
         arguments: Box<[u64]>,
-        /// The words of the arguments that a run puts addresses in.
+        /// The words of the arguments that a run fills in.
         open: Box<[u32]>,
     },
     Gemm(Gemm),
@@ -337,19 +351,26 @@ impl Program {
         self.alignment
     }
 
-    /// Queues the steps on these operands and a workspace.
+    /// Queues the steps on these operands, with these numbers and a workspace.
     ///
     /// # Errors
     /// [`Error::Device`] when a call fails.
     ///
     /// # Safety
-    /// `addresses` are those of the draft's operands, in its order: live memory of the device, as large and
+    /// `addresses` are those of the draft's operands, in its order, as `numbers` are: live memory of the device, as large and
     /// as aligned as the draft took them to be, and what is written is borrowed for that. So is
     /// `workspace`, a multiple of 256.
-    pub(crate) unsafe fn run(&self, addresses: &[u64], workspace: u64) -> Result<()> {
+    pub(crate) unsafe fn run(
+        &self,
+        addresses: &[u64],
+        numbers: &[f64],
+        workspace: u64,
+    ) -> Result<()> {
         let mut slots = [0; FIRST_TABLE as usize];
         slots[usize::from(WORKSPACE)] = workspace;
         slots[1..=addresses.len()].copy_from_slice(addresses);
+        let open = slots[usize::from(FIRST_NUMBER)..].iter_mut();
+        open.zip(numbers).for_each(|(slot, number)| *slot = number.to_bits());
         let driver = self.device.driver();
         for step in &self.steps {
             match step {

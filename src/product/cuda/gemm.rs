@@ -177,7 +177,7 @@ mod tests {
             let program = draft.prepare().unwrap();
             let space = DeviceBuffer::<u8>::new(&device, "parts", program.workspace()).unwrap();
             // SAFETY: as above.
-            unsafe { program.run(&addresses, space.view().address()).unwrap() };
+            unsafe { program.run(&addresses, &[], space.view().address()).unwrap() };
         };
         run(draft, &gemm);
         let found = buffer_c.to_vec().unwrap();

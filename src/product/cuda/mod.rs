@@ -1,7 +1,9 @@
 //! Matrix products on CUDA: the crate's own kernels, and cuBLAS where it is found.
 
 mod gemm;
+mod symmetric;
 mod tiles;
 
 pub(crate) use gemm::multiply;
+pub(crate) use symmetric::{SymmetricProduct, Tiles};
 pub(crate) use tiles::{Engine, Product};

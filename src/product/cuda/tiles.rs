@@ -9,6 +9,8 @@ use crate::error::{Result, checked_product};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Engine {
     dtype: DType,
+    /// What sums are accumulated in.
+    sums: DType,
     /// The tensor cores' instruction, as kernels/lib/platform.cuh names it.
     instruction: Option<&'static str>,
 }
@@ -20,12 +22,35 @@ impl Engine {
             DType::BF16 if device.driver().capability() >= 80 => Some("mma_bf16"),
             _ => None,
         };
-        Engine { dtype, instruction }
+        let sums = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        Engine { dtype, sums, instruction }
+    }
+
+    /// The engine whose sums are of this type, `f64` or the one that they have anyway.
+    pub(crate) fn with_sums(self, sums: DType) -> Self {
+        // Tensor cores add up in f32.
+        let instruction = self.instruction.filter(|_| sums == self.sums);
+        Engine { sums, instruction, ..self }
+    }
+
+    /// A kernel for this engine and its types.
+    pub(super) fn compile(self, kernel: Spec) -> Spec {
+        let kernel = kernel.element(self.dtype);
+        let kernel = match self.sums {
+            // What kernels take for granted.
+            DType::F32 => kernel,
+            _ if self.dtype == self.sums => kernel,
+            sums => kernel.define("SUMS", sums),
+        };
+        match self.instruction {
+            Some(instruction) => kernel.define("MMA", instruction),
+            None => kernel,
+        }
     }
 
     /// How many neighbours a kernel reads and writes at a time, where it can.
     fn chunk(self) -> usize {
-        if self.instruction.is_some() { 8 } else { 16 / accumulator_size(self.dtype) }
+        if self.instruction.is_some() { 8 } else { 16 / self.sums.size() }
     }
 
     /// How many neighbours of an operand in elements of `size` bytes are moved at a time, from the
@@ -38,25 +63,26 @@ impl Engine {
         if whole { chunk } else { 1 }
     }
 
-    fn threads(self) -> u32 {
+    pub(super) fn threads(self) -> u32 {
         if self.instruction.is_some() { 128 } else { 256 }
     }
 
+    /// Bytes of a sum.
+    pub(super) fn sum_size(self) -> usize {
+        self.sums.size()
+    }
+
     /// Terms of a step.
-    fn step(self) -> usize {
-        if self.instruction.is_some() { 32 } else { 64 / accumulator_size(self.dtype) }
+    pub(super) fn step(self) -> usize {
+        if self.instruction.is_some() { 32 } else { 64 / self.sums.size() }
     }
 
     /// Whether a thread's registers hold what a tile takes.
-    fn takes(self, tile: [usize; 2], [a, b, c]: [usize; 3]) -> bool {
+    pub(super) fn takes(self, tile: [usize; 2], [a, b, c]: [usize; 3]) -> bool {
         let elements = if self.instruction.is_some() { a == 1 && b == 1 } else { b == 1 && c == 1 };
-        let crowded = self.dtype == DType::F64 || elements;
+        let crowded = self.sums == DType::F64 || elements;
         tile != [128, 128] || !crowded
     }
-}
-
-fn accumulator_size(dtype: DType) -> usize {
-    dtype.size().max(4)
 }
 
 /// A batch of products `C[rows, columns] = A[rows, depth]·B[depth, columns]`, cut into blocks.
@@ -81,10 +107,10 @@ const TILES: [([usize; 2], f64); 4] =
     [([128, 128], 1.0), ([128, 64], 0.8), ([64, 128], 0.8), ([64, 64], 0.6)];
 
 /// Steps that a part has at least: shorter ones take as long to start and to add up.
-const LEAST_STEPS: usize = 8;
+pub(super) const LEAST_STEPS: usize = 8;
 
 /// Bytes of all parts of all sums, at most.
-const MOST_BYTES: usize = 64 << 20;
+pub(super) const MOST_BYTES: usize = 64 << 20;
 
 impl Product {
     /// `vectors` are those of both factors and of C.
@@ -103,7 +129,7 @@ impl Product {
         let vectors = if every { vectors } else { [1; 3] };
         let count = checked_product("the elements of a matrix product", &[batch, rows, columns])?;
         let processors = device.driver().multiprocessors() as usize;
-        let wide = accumulator_size(engine.dtype);
+        let wide = engine.sum_size();
         let step = engine.step();
         let steps = depth.div_ceil(step);
         let plan = |tile: [usize; 2], speed: f64| {
@@ -160,17 +186,12 @@ impl Product {
     ) -> Result<()> {
         // Rows and columns are counted up to the end of their last tile.
         let counts = [counts, &[self.count, self.blocks]].concat();
-        let kernel =
-            kernel.element(self.engine.dtype).index(&counts, draft.device().options().wide);
+        let kernel = kernel.index(&counts, draft.device().options().wide);
         let sized = |kernel: Spec, [rows, columns]: [usize; 2], [a, b, c]: [usize; 3]| {
             let kernel = kernel.define("TILE_ROWS", rows).define("TILE_COLUMNS", columns);
             kernel.define("A_VECTOR", a).define("B_VECTOR", b).define("C_VECTOR", c)
         };
-        let product = sized(kernel.clone(), self.tile, self.vectors);
-        let product = match self.engine.instruction {
-            Some(instruction) => product.define("MMA", instruction),
-            None => product,
-        };
+        let product = sized(self.engine.compile(kernel.clone()), self.tile, self.vectors);
         let grid = blocks(self.blocks, 1)?;
         if self.parts == 1 {
             // SAFETY: passed on to the caller.
@@ -180,8 +201,9 @@ impl Product {
             return Ok(());
         }
         // It has neither tiles nor vectors, so one serves all.
-        let sum = sized(kernel.entry_of(sum).define("SUM", 1), [64, 64], [1; 3]);
-        let bytes = self.parts * self.count * accumulator_size(self.engine.dtype);
+        let sum = kernel.entry_of(sum).element(self.engine.dtype).define("SUM", 1);
+        let sum = sized(sum, [64, 64], [1; 3]);
+        let bytes = self.parts * self.count * self.engine.sum_size();
         let held = draft.held();
         let parts = draft.workspace::<u8>("the parts of sums", bytes)?;
         let arguments = arguments(parts.pointer());

@@ -206,7 +206,7 @@ mod tests {
         device.kernel(&spec(UnfoldArgs::CHECK)).unwrap();
         let last = format!("line) == {}", size_of::<Divisor>());
         assert!(UnfoldArgs::CHECK.contains(&last), "{}", UnfoldArgs::CHECK);
-        assert_eq!(UnfoldArgs::POINTERS, [0, 8]);
+        assert_eq!(UnfoldArgs::OPEN, [0, 8]);
         // Of nested structs, too.
         for (field, message) in [("groups", "UnfoldArgs is laid"), ("magic", "Divisor is laid")] {
             let wrong =

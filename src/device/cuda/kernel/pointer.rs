@@ -1,4 +1,4 @@
-//! Addresses in the arguments of kernels: known, or to be filled in when a program runs.
+//! Addresses and numbers in the arguments of kernels that are filled in when a program runs.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -50,10 +50,23 @@ impl Pointer {
     }
 }
 
+/// A number in a kernel's arguments that is another in every run, an `f64` as the kernel has it. While a
+/// program is made it names the slot of the number's bits, as pointers name those of addresses.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub(crate) struct PerRun(Pointer);
+
+impl PerRun {
+    /// What a run puts in this slot.
+    pub(in crate::device::cuda) fn slot(slot: u8) -> Self {
+        PerRun(Pointer::slot(slot))
+    }
+}
+
 /// The argument struct of a kernel, as build.rs makes it of the kernel's own declaration.
 pub(crate) trait Arguments: Pod {
-    /// Where its pointers are, in bytes from its start.
-    const POINTERS: &'static [usize];
+    /// Where its pointers are, and the numbers that each run gives, in bytes from its start.
+    const OPEN: &'static [usize];
     /// C++ that fails to compile where the kernel's struct has another layout.
     const CHECK: &'static str;
 }
