@@ -61,6 +61,11 @@ impl Workers {
         Workers { common: room.bytes(), ..self }
     }
 
+    /// The same, with more memory in common besides.
+    pub(crate) fn and_common(self, room: Room) -> Self {
+        Workers { common: self.common.saturating_add(room.bytes()), ..self }
+    }
+
     /// As many of them, at least one, as have room in so many bytes.
     pub(crate) fn within(self, limit: u64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);

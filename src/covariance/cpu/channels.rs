@@ -378,9 +378,9 @@ impl Channels {
         workers: &Workers,
         x: &[T],
         landing: &Landing<F>,
+        common: &mut Scratch,
         memory: &mut [u8],
     ) -> Result<()> {
-        let (mut common, memory) = workers.split(memory);
         let panel = common.take::<F>(self.panel_len());
         let all_sums = common.take::<F>(self.p.groups * self.sums);
         let sums = Shared::new(all_sums);

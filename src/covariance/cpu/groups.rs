@@ -285,9 +285,9 @@ impl Groups {
         workers: &Workers,
         x: &[T],
         landing: &Landing<F>,
+        common: &mut Scratch,
         memory: &mut [u8],
     ) -> Result<()> {
-        let (mut common, memory) = workers.split(memory);
         let panel = common.take::<F>(self.panel_len());
         let per_block = self.sums * self.lanes;
         let all_sums = common.take::<F>(self.blocks() * per_block);
@@ -520,7 +520,7 @@ fn add<F: Accumulator>(target: &mut [F], at: usize, sums: &[F], len: usize) {
 
 /// `sums[m][n] += Σ left[m]·right[n]`, lane by lane, over runs of `len` elements of which the left ones are
 /// `row` apart and the right ones start at `starts`.
-fn add_dots<F: Accumulator>(
+pub(super) fn add_dots<F: Accumulator>(
     len: usize,
     left: &[F],
     row: usize,
@@ -533,7 +533,7 @@ fn add_dots<F: Accumulator>(
     let (lanes, columns) = (tiles.lanes, starts.len());
     let furthest = starts.iter().max().copied().unwrap_or(0);
     assert!((rows - 1) * row + len <= left.len() && furthest + len <= right.len());
-    assert!(len.is_multiple_of(lanes) && rows * columns * lanes <= sums.len());
+    assert!(rows * columns * lanes <= sums.len());
     let mut m = 0;
     while m < rows {
         let tile = tile(tiles.dots, rows - m);

@@ -15,19 +15,21 @@ mod groups;
 mod landing;
 mod naive;
 mod panel;
+mod sums;
 
 use channels::Channels;
 use cost::Cost;
 use folding::Folding;
 use groups::Groups;
 use landing::Landing;
+use sums::Sums;
 
 use super::options::{SymmetricStorage, Update, WeightSharing};
 use super::problem::{Part, Problem};
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
 use crate::plan::{Algorithm, Explanation, Pass, PlanOptions};
-use crate::workers::{Shared, Workers};
+use crate::workers::{Scratch, Shared, Workers};
 
 /// The plan of a covariance.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub(crate) struct Folded {
 enum Lowered {
     Channels(Channels),
     Groups(Groups),
+    Sums(Sums),
 }
 
 impl Covariance {
@@ -57,14 +60,22 @@ impl Covariance {
         explanation: &mut Explanation,
     ) -> Result<(Self, Workers)> {
         let passes = &mut explanation.passes;
-        let naive = options.algorithm == Algorithm::Naive;
-        if naive || p.sharing == WeightSharing::Reduce {
+        if options.algorithm == Algorithm::Naive {
             let (plan, workers) = naive::Naive::new(p, passes);
             explanation.algorithm = "naive".into();
             explanation.reason = "it was asked for".into();
             return Ok((Covariance::Naive(plan), workers));
         }
         let limit = options.workspace_limit.map_or(usize::MAX, |limit| limit as usize);
+        if p.sharing == WeightSharing::Reduce {
+            let sums = Sums::new::<F>(p, limit)?;
+            let workers = sums.workers::<T, F>(passes);
+            explanation.algorithm = "sums".into();
+            explanation.reason =
+                "an example's patches are summed before they are multiplied".into();
+            let parts = vec![Lowered::Sums(sums)];
+            return Ok((Covariance::Folded(Folded { problem: p.clone(), parts }), workers));
+        }
         let mut workers = Workers::none();
         let mut parts = Vec::new();
         let mut reasons = Vec::new();
@@ -122,6 +133,7 @@ impl Lowered {
         match self {
             Lowered::Channels(plan) => plan.cost,
             Lowered::Groups(plan) => plan.cost,
+            Lowered::Sums(plan) => plan.cost(),
         }
     }
 
@@ -129,6 +141,7 @@ impl Lowered {
         match self {
             Lowered::Channels(plan) => plan.workers::<T, F>(passes),
             Lowered::Groups(plan) => plan.workers::<T, F>(passes),
+            Lowered::Sums(plan) => plan.workers::<T, F>(passes),
         }
     }
 
@@ -137,11 +150,13 @@ impl Lowered {
         workers: &Workers,
         x: &[T],
         landing: &Landing<F>,
+        common: &mut Scratch,
         memory: &mut [u8],
     ) -> Result<()> {
         match self {
-            Lowered::Channels(plan) => plan.run(workers, x, landing, memory),
-            Lowered::Groups(plan) => plan.run(workers, x, landing, memory),
+            Lowered::Channels(plan) => plan.run(workers, x, landing, common, memory),
+            Lowered::Groups(plan) => plan.run(workers, x, landing, common, memory),
+            Lowered::Sums(plan) => plan.run(workers, x, landing, common, memory),
         }
     }
 }
@@ -158,17 +173,21 @@ impl Folded {
         let p = &self.problem;
         // One part has a sum for every element; where there are more or no examples, some get none.
         let all = |part: &Part| part.taps.len() == p.taps;
-        let whole = p.batch > 0 && matches!(&p.parts[..], [part] if all(part));
+        let whole = match p.sharing {
+            WeightSharing::Reduce => p.batch > 0,
+            WeightSharing::Expand => p.batch > 0 && matches!(&p.parts[..], [part] if all(part)),
+        };
         let landed = if whole { update } else { Update::add(update.scale) };
         if !whole {
             landing::decay(workers, target, update.decay)?;
             mirror(workers, p, target)?;
         }
         let landing = Landing::new(p, target, landed);
+        let (mut common, memory) = workers.split(memory);
         for part in &self.parts {
-            part.run(workers, x, &landing, memory)?;
+            part.run(workers, x, &landing, &mut common.part(), memory)?;
         }
-        if p.bias {
+        if p.bias && p.sharing == WeightSharing::Expand {
             let (last, count) = (p.entries(), F::from_f64((p.batch * p.positions) as f64));
             // SAFETY: nothing else is written now.
             (0..p.groups).for_each(|group| unsafe { landing.put_one(group, last, last, count) });
