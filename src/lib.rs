@@ -138,6 +138,7 @@ mod fold;
 mod geometry;
 #[cfg(feature = "io")]
 pub mod io;
+mod kfac;
 mod matrix;
 mod memory;
 mod operator;
@@ -169,6 +170,10 @@ pub use fold::FoldPlan;
 pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMode};
 /// The crate that [`Element`] takes its half types from.
 pub use half;
+pub use kfac::{
+    Convention, FactorEigen, KfacLayer, KfacMethod, KfacOptions, KfacState, LevenbergMarquardt, LowRankBound,
+    Scales,
+};
 pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, Indices, MatrixPlan, MatrixSize,
     Product, ProductPlan, Row,
