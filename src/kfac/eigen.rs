@@ -66,7 +66,8 @@ pub(super) fn power<F: Accumulator>(
 ) -> Result<Tensor<F>> {
     let n = factor.shape()[1];
     let found = each_group(name, factor, |found| {
-        let powers: Vec<f64> = found.values.iter().map(|value| (value + shift).powf(power)).collect();
+        let powers: Vec<f64> =
+            found.values.iter().map(|value| (value + shift).powf(power)).collect();
         let scaled: Vec<f64> =
             (0..n * n).map(|at| found.vectors[(at / n, at % n)] * powers[at % n]).collect();
         let entries = product(as_matrix(&scaled, n, n), found.vectors.transpose())?;

@@ -85,9 +85,8 @@ impl<F: Accumulator> Inverse<F> {
 /// By Cholesky's factorisation in the factor's own type or, where that fails, in f64.
 fn inverted<F: Accumulator>(factor: MatRef<'_, F>, scale: f64, shift: f64) -> Option<Vec<F>> {
     let n = factor.nrows();
-    let damped = |i: usize, j: usize| {
-        scale * factor[(i, j)].to_f64() + if i == j { shift } else { 0.0 }
-    };
+    let damped =
+        |i: usize, j: usize| scale * factor[(i, j)].to_f64() + if i == j { shift } else { 0.0 };
     if F::DTYPE == DType::F32 {
         let narrow = Mat::<f32>::from_fn(n, n, |i, j| damped(i, j) as f32);
         let found = by_cholesky(narrow).map(|m| rounded(&m, |value: f32| value.into()));

@@ -103,8 +103,8 @@ impl<const D: usize> KfacLayer<D> {
         let channels = geometry.channels_per_group("input", self.channels)?;
         let outputs = geometry.channels_per_group("output", self.outputs)?;
         let taps = geometry.taps();
-        let rows = checked_product("the entries of a patch", &[channels, taps])?
-            + usize::from(self.bias);
+        let rows =
+            checked_product("the entries of a patch", &[channels, taps])? + usize::from(self.bias);
         let positions = checked_product("the output positions", &output)?;
         checked_product("the input factor", &[groups, rows, rows])?;
         checked_product("the output factor", &[groups, outputs, outputs])?;

@@ -32,10 +32,7 @@ pub(super) fn row<T: Accumulator>(stack: &Tensor<T>, group: usize) -> &[T] {
 }
 
 /// A product of matrices, row-major.
-pub(super) fn product<T: Accumulator>(
-    left: MatRef<'_, T>,
-    right: MatRef<'_, T>,
-) -> Result<Vec<T>> {
+pub(super) fn product<T: Accumulator>(left: MatRef<'_, T>, right: MatRef<'_, T>) -> Result<Vec<T>> {
     let (m, n) = (left.nrows(), right.ncols());
     let mut result = try_zeroed("a product of matrices", m * n)?;
     result.par_chunks_mut((ROWS * n).max(1)).enumerate().for_each(|(piece, rows)| {

@@ -155,9 +155,10 @@ impl KfacOptions {
         {
             return Err(Error::invalid("decay", decay, "it must be at least 0 and less than 1"));
         }
-        for (name, every) in
-            [("steps between updates", self.update_every), ("steps between refreshes", self.refresh_every)]
-        {
+        for (name, every) in [
+            ("steps between updates", self.update_every),
+            ("steps between refreshes", self.refresh_every),
+        ] {
             if every == 0 {
                 return Err(Error::invalid(name, 0, "it must be at least 1"));
             }

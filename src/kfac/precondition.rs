@@ -59,8 +59,7 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
         }
         common_device(&operands)?;
         let bias = bias.map(|bias| bias.to_vec()).transpose()?;
-        let matrices =
-            self.layer.to_matrices(&self.sizes, &weight.to_vec()?, bias.as_deref());
+        let matrices = self.layer.to_matrices(&self.sizes, &weight.to_vec()?, bias.as_deref());
         let result = self.preconditioned(&matrices)?;
         let (weight, bias) = self.layer.split_matrices(&self.sizes, &result);
         let weight = Tensor::from_vec(&self.device, &shape, weight)?;
@@ -98,7 +97,8 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
                     result.extend(both);
                 }
                 Prepared::Basis { input, output } => {
-                    let (q_a, q_g) = (matrix(&input.vectors, group), matrix(&output.vectors, group));
+                    let (q_a, q_g) =
+                        (matrix(&input.vectors, group), matrix(&output.vectors, group));
                     let turned = product(as_matrix(dw, outputs, rows), q_a)?;
                     let mut turned = product(q_g.transpose(), as_matrix(&turned, outputs, rows))?;
                     let moments = &moments[group * len..][..len];

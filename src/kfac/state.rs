@@ -148,7 +148,8 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
                 self.factors = Some(self.with_covariances(batch, &x, &dy)?)
             }
             KfacMethod::Diagonal => {
-                self.moments = Some(self.with_moments(batch, &x, &dy, None, self.moments.as_ref())?)
+                self.moments =
+                    Some(self.with_moments(batch, &x, &dy, None, self.moments.as_ref())?)
             }
             KfacMethod::Shampoo => self.factors = Some(self.with_gradient(batch, x, dy)?),
         }
@@ -217,7 +218,8 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
                     factors = Some(self.with_covariances(batch, &x, &dy)?)
                 }
                 KfacMethod::Diagonal => {
-                    moments = Some(self.with_moments(batch, &x, &dy, None, self.moments.as_ref())?)
+                    moments =
+                        Some(self.with_moments(batch, &x, &dy, None, self.moments.as_ref())?)
                 }
                 KfacMethod::Shampoo => {
                     factors = Some(self.with_gradient(batch, x.clone(), dy.clone())?)
