@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::average::{Factors, Moments};
 use super::eigen::FactorEigen;
 use super::inverse::Inverse;
 use super::lowrank::LowRank;
 use super::options::KfacMethod;
-use super::state::{Factors, KfacState, Moments, Prepared};
+use super::refresh::Prepared;
+use super::state::KfacState;
 use super::{damping, layer::Sizes};
 use crate::device::Device;
 use crate::element::{Accumulator, Element};
@@ -137,7 +139,8 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
                         Inverse::Dense(inverse) => {
                             tensors.push(Named::Own(names.inverse, inverse.clone()))
                         }
-                        Inverse::LowRank(LowRank { vectors, values, rest, bounds }) => {
+                        Inverse::LowRank(inverse) => {
+                            let LowRank { vectors, values, rest, bounds } = &**inverse;
                             tensors.push(Named::Own(names.vectors, vectors.clone()));
                             tensors.push(Named::Own(names.values, values.clone()));
                             tensors.push(Named::Own(names.rest, rest.clone()));
@@ -171,12 +174,12 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
                     let [groups, n, _] = shape;
                     Ok::<_, Error>(match self.options.rank.filter(|&rank| rank < n) {
                         None => Inverse::Dense(file.tensor(names.inverse, &shape)?),
-                        Some(rank) => Inverse::LowRank(LowRank {
+                        Some(rank) => Inverse::LowRank(Box::new(LowRank {
                             vectors: file.tensor(names.vectors, &[groups, rank, n])?,
                             values: file.tensor(names.values, &[groups, rank])?,
                             rest: file.tensor(names.rest, &[groups, 1])?,
                             bounds: file.tensor(names.bounds, &[groups, 2])?,
-                        }),
+                        })),
                     })
                 };
                 let [input, output] = sides;

@@ -19,7 +19,7 @@ use crate::tensor::Tensor;
 pub(super) enum Inverse<F: Accumulator> {
     /// `[g, n, n]`.
     Dense(Tensor<F>),
-    LowRank(LowRank<F>),
+    LowRank(Box<LowRank<F>>),
 }
 
 impl<F: Accumulator> Inverse<F> {
@@ -33,15 +33,16 @@ impl<F: Accumulator> Inverse<F> {
     ) -> Result<Self> {
         let n = factor.shape()[1];
         if let Some(rank) = rank.filter(|&rank| rank < n) {
-            return lowrank::invert(name, factor, scale, shifts, rank).map(Inverse::LowRank);
+            let inverse = lowrank::invert(name, factor, scale, shifts, rank)?;
+            return Ok(Inverse::LowRank(Box::new(inverse)));
         }
         let groups = shifts.par_iter().enumerate().map(|(group, &shift)| {
             let source = matrix(factor, group);
             inverted(source, scale, shift).ok_or_else(|| {
                 let argument = format!("{name} of group {group}");
                 let reason = format!(
-                    "it is not positive definite, even in f64, with {shift:e} added to its diagonal: more \
-                     damping makes it so"
+                    "with {shift:e} added to its diagonal it is not positive definite, or its inverse is too \
+                     large, even in f64: more damping helps"
                 );
                 Error::invalid(argument, format!("[{n}, {n}]"), reason)
             })

@@ -180,7 +180,7 @@ impl<const D: usize> KfacLayer<D> {
     }
 
     /// The gradients of weight and bias as matrices `[g, O/g, d]`.
-    pub(super) fn to_matrices<F: Accumulator>(
+    pub(super) fn matrices_of<F: Accumulator>(
         &self,
         sizes: &Sizes,
         weight: &[F],
@@ -198,7 +198,7 @@ impl<const D: usize> KfacLayer<D> {
         matrices
     }
 
-    /// The inverse of [`KfacLayer::to_matrices`].
+    /// The inverse of [`KfacLayer::matrices_of`].
     pub(super) fn split_matrices<F: Accumulator>(
         &self,
         sizes: &Sizes,
@@ -233,7 +233,7 @@ impl<const D: usize> KfacLayer<D> {
             // The convolution that this is the adjoint of maps outputs to inputs.
             Some(_) => self.conv.backward_weight(dy, x)?,
         };
-        Ok(self.to_matrices(sizes, &weight.into_vec()?, bias.as_deref()))
+        Ok(self.matrices_of(sizes, &weight.into_vec()?, bias.as_deref()))
     }
 }
 

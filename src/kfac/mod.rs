@@ -5,12 +5,15 @@
 //! |---|---|
 //! | `layer.rs` | the layer, and its gradient as matrices |
 //! | `options.rs`, `convention.rs`, `damping.rs` | what a caller wishes |
-//! | `state.rs` | averages, the schedule, and what is computed of averages |
+//! | `state.rs` | what is kept, and the schedule |
+//! | `average.rs` | averages over batches |
+//! | `refresh.rs` | what is computed of averages |
 //! | `precondition.rs` | gradients, preconditioned |
 //! | `moment.rs` | second moments of the examples' gradients |
 //! | `inverse.rs`, `lowrank.rs`, `eigen.rs`, `matrix.rs` | factors on the host |
 //! | `file.rs` | a state as a file |
 
+mod average;
 mod convention;
 mod damping;
 mod eigen;
@@ -23,6 +26,7 @@ mod matrix;
 mod moment;
 mod options;
 mod precondition;
+mod refresh;
 mod state;
 
 pub use convention::{Convention, Scales};

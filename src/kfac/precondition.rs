@@ -1,7 +1,8 @@
 //! Gradients, preconditioned.
 
 use super::matrix::{as_matrix, matrix, product};
-use super::state::{KfacState, Prepared, not_refreshed};
+use super::refresh::{Prepared, not_refreshed};
+use super::state::KfacState;
 use crate::element::Accumulator;
 use crate::error::{Error, Result};
 use crate::tensor::view::{common_device, expect_shape};
@@ -59,7 +60,7 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
         }
         common_device(&operands)?;
         let bias = bias.map(|bias| bias.to_vec()).transpose()?;
-        let matrices = self.layer.to_matrices(&self.sizes, &weight.to_vec()?, bias.as_deref());
+        let matrices = self.layer.matrices_of(&self.sizes, &weight.to_vec()?, bias.as_deref());
         let result = self.preconditioned(&matrices)?;
         let (weight, bias) = self.layer.split_matrices(&self.sizes, &result);
         let weight = Tensor::from_vec(&self.device, &shape, weight)?;

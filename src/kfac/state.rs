@@ -1,19 +1,17 @@
 //! The state of one layer: what is averaged, and what is made of it.
 
+use super::average::{Factors, Moments};
 use super::convention::Convention;
 use super::damping;
 use super::eigen::{self, FactorEigen};
-use super::inverse::Inverse;
 use super::layer::{KfacLayer, Sizes};
 use super::lowrank::LowRankBound;
-use super::matrix::{check_finite, matrix, row, to_host, trace};
-use super::moment::rotated_second_moment_into;
+use super::matrix::to_host;
 use super::options::{KfacMethod, KfacOptions};
-use crate::covariance::{CovarianceOptions, Update, WeightSharing};
+use super::refresh::{Prepared, not_refreshed};
 use crate::device::Device;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
-use crate::plan::PlanOptions;
 use crate::tensor::{Tensor, TensorView};
 
 /// The names of the factors in messages.
@@ -25,7 +23,7 @@ pub(super) const OUTPUT_FACTOR: &str = "the output factor";
 /// With N examples, T output positions, a patch `a` (a 1 appended with a bias) and the gradient `g` of an
 /// example's loss at each, the factors are
 ///
-/// | | [`WeightSharing::Expand`] | [`WeightSharing::Reduce`] |
+/// | | [`crate::WeightSharing::Expand`] | [`crate::WeightSharing::Reduce`] |
 /// |---|---|---|
 /// | A `[g, d, d]` | 1/(NT)·Σ_n Σ_t a·aᵀ | 1/(NT²)·Σ_n (Σ_t a)·(Σ_t a)ᵀ |
 /// | G `[g, O/g, O/g]` | 1/N·Σ_n Σ_t g·gᵀ | 1/N·Σ_n (Σ_t g)·(Σ_t g)ᵀ |
@@ -52,57 +50,6 @@ pub struct KfacState<F: Accumulator, const D: usize> {
     pub(super) factors: Option<Factors<F>>,
     pub(super) moments: Option<Moments<F>>,
     pub(super) prepared: Option<Prepared<F>>,
-}
-
-/// Averages of the factors; of Shampoo, R and L.
-#[derive(Debug)]
-pub(super) struct Factors<F: Accumulator> {
-    pub input: Tensor<F>,
-    pub output: Tensor<F>,
-    /// Examples so far.
-    pub examples: u64,
-}
-
-/// Averages of squares of the examples' gradients, in the eigenvectors' basis or in none.
-#[derive(Debug)]
-pub(super) struct Moments<F: Accumulator> {
-    pub values: Tensor<F>,
-    /// Examples so far; 0 for eigenvalues' products, which the first batch replaces.
-    pub examples: u64,
-}
-
-/// What a refresh computes, on the host.
-#[derive(Debug)]
-pub(super) enum Prepared<F: Accumulator> {
-    Inverses {
-        input: Inverse<F>,
-        output: Inverse<F>,
-        /// `[g, 1]`.
-        pi: Tensor<f64>,
-    },
-    Basis {
-        input: FactorEigen<F>,
-        output: FactorEigen<F>,
-    },
-    /// Inverse fourth roots.
-    Roots {
-        input: Tensor<F>,
-        output: Tensor<F>,
-    },
-    /// The diagonal of the Fisher matrix, `[g, O/g, d]`.
-    Diagonal(Tensor<F>),
-}
-
-/// How a new average comes from the old one and a batch's sum: (old's weight, batch's).
-fn weights(old: u64, new: usize, decay: Option<f64>) -> (f64, f64) {
-    match decay {
-        _ if old == 0 => (0.0, 1.0),
-        Some(decay) => (decay, 1.0 - decay),
-        None => {
-            let (old, new) = (old as f64, new as f64);
-            (old / (old + new), new / (old + new))
-        }
-    }
 }
 
 impl<F: Accumulator, const D: usize> KfacState<F, D> {
@@ -143,16 +90,9 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
     ) -> Result<()> {
         let (x, dy) = (x.into(), dy.into());
         let batch = self.layer.check_operands(&self.device, &x, &dy)?;
-        match self.options.method {
-            KfacMethod::Kfac | KfacMethod::Ekfac => {
-                self.factors = Some(self.with_covariances(batch, &x, &dy)?)
-            }
-            KfacMethod::Diagonal => {
-                self.moments =
-                    Some(self.with_moments(batch, &x, &dy, None, self.moments.as_ref())?)
-            }
-            KfacMethod::Shampoo => self.factors = Some(self.with_gradient(batch, x, dy)?),
-        }
+        let (factors, moments) = self.averaged(batch, &x, &dy)?.split();
+        self.factors = factors.or(self.factors.take());
+        self.moments = moments.or(self.moments.take());
         Ok(())
     }
 
@@ -211,21 +151,11 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
         let update = self.steps.is_multiple_of(self.options.update_every);
         let refresh = self.steps.is_multiple_of(self.options.refresh_every);
         let method = self.options.method;
-        let (mut factors, mut moments, mut prepared) = (None, None, None);
-        if update {
-            match method {
-                KfacMethod::Kfac | KfacMethod::Ekfac => {
-                    factors = Some(self.with_covariances(batch, &x, &dy)?)
-                }
-                KfacMethod::Diagonal => {
-                    moments =
-                        Some(self.with_moments(batch, &x, &dy, None, self.moments.as_ref())?)
-                }
-                KfacMethod::Shampoo => {
-                    factors = Some(self.with_gradient(batch, x.clone(), dy.clone())?)
-                }
-            }
-        }
+        let (factors, mut moments) = match update {
+            true => self.averaged(batch, &x, &dy)?.split(),
+            false => (None, None),
+        };
+        let mut prepared = None;
         if refresh {
             let factors = factors.as_ref().or(self.factors.as_ref());
             let (new, restarted) =
@@ -246,205 +176,6 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
         self.prepared = prepared.or(self.prepared.take());
         self.steps += 1;
         Ok(())
-    }
-
-    /// The factors with a batch taken in.
-    fn with_covariances<T: Element>(
-        &self,
-        batch: usize,
-        x: &TensorView<'_, T>,
-        dy: &TensorView<'_, T>,
-    ) -> Result<Factors<F>> {
-        let (device, conv, old) = (&self.device, self.layer.conv(), self.factors.as_ref());
-        let seen = old.map_or(0, |old| old.examples);
-        let (decay, weight) = weights(seen, batch, self.options.decay);
-        let (n, t) = (batch as f64, self.sizes.positions as f64);
-        let terms = match self.options.sharing {
-            WeightSharing::Expand => n * t,
-            WeightSharing::Reduce => n * t * t,
-        };
-        let wanted = CovarianceOptions::new().sharing(self.options.sharing);
-        let mut input = self.copy_of(old.map(|old| &old.input), &self.sizes.input_factor())?;
-        let plan = PlanOptions::for_addresses(&[x.address(), input.view().address()]);
-        let with_bias = wanted.bias(self.layer.has_bias());
-        let plan = match self.layer.output_padding() {
-            None => conv.plan_covariance::<T, F>(device, x.shape(), with_bias, plan)?,
-            Some(extra) => {
-                conv.plan_transposed_covariance::<T, F>(device, x.shape(), extra, with_bias, plan)?
-            }
-        };
-        let update = Update::new(decay, weight / terms);
-        plan.run(x, update, &mut input, &mut plan.make_workspace()?)?;
-        check_finite(INPUT_FACTOR, input.view(), "are all elements of the input?")?;
-
-        let mut output = self.copy_of(old.map(|old| &old.output), &self.sizes.output_factor())?;
-        let plan = PlanOptions::for_addresses(&[dy.address(), output.view().address()]);
-        let plan = conv.plan_gradient_covariance::<T, F>(device, dy.shape(), wanted, plan)?;
-        let update = Update::new(decay, weight / n);
-        plan.run(dy, update, &mut output, &mut plan.make_workspace()?)?;
-        check_finite(OUTPUT_FACTOR, output.view(), "are all elements of the output gradient?")?;
-        Ok(Factors { input, output, examples: seen.saturating_add(batch as u64) })
-    }
-
-    /// The second moments with a batch taken in.
-    fn with_moments<T: Element>(
-        &self,
-        batch: usize,
-        x: &TensorView<'_, T>,
-        dy: &TensorView<'_, T>,
-        basis: Option<&Prepared<F>>,
-        old: Option<&Moments<F>>,
-    ) -> Result<Moments<F>> {
-        let basis = match basis {
-            Some(Prepared::Basis { input, output }) => Some([&input.vectors, &output.vectors]),
-            _ => None,
-        };
-        let seen = old.map_or(0, |old| old.examples);
-        let (decay, weight) = weights(seen, batch, self.options.decay);
-        let mut values = self.copy_of(old.map(|old| &old.values), &self.sizes.gradient())?;
-        let update = Update::new(decay, weight / batch as f64);
-        let (layer, sizes) = (&self.layer, &self.sizes);
-        rotated_second_moment_into(layer, sizes, [x, dy], basis, update, &mut values)?;
-        let hint = "are all elements of the input and of the output gradient?";
-        check_finite("the second moments", values.view(), hint)?;
-        Ok(Moments { values, examples: seen.saturating_add(batch as u64) })
-    }
-
-    /// Shampoo's R and L with the mean gradient of a batch taken in.
-    fn with_gradient<T: Element>(
-        &self,
-        batch: usize,
-        x: TensorView<'_, T>,
-        dy: TensorView<'_, T>,
-    ) -> Result<Factors<F>> {
-        let old = self.factors.as_ref();
-        let seen = old.map_or(0, |old| old.examples);
-        let (decay, weight) = match self.options.decay {
-            Some(_) => weights(seen, batch, self.options.decay),
-            None => (1.0, 1.0),
-        };
-        let gradient = self.mean_gradient(x, dy)?.into_vec()?;
-        let gradient = Tensor::from_vec(&Device::Cpu, &self.sizes.gradient(), gradient)?;
-        let sum = |old: Option<&Tensor<F>>, shape: &[usize; 3], left: bool, name: &str| {
-            let mut data = match old {
-                Some(old) => old.view().to_vec()?,
-                None => vec![F::ZERO; shape.iter().product()],
-            };
-            let len = shape[1] * shape[2];
-            for group in 0..shape[0] {
-                let dw = matrix(&gradient, group);
-                let new = match left {
-                    true => super::matrix::product(dw, dw.transpose())?,
-                    false => super::matrix::product(dw.transpose(), dw)?,
-                };
-                let (decay, weight) = (F::from_f64(decay), F::from_f64(weight));
-                for (data, new) in data[group * len..][..len].iter_mut().zip(new) {
-                    *data = decay * *data + weight * new;
-                }
-            }
-            let sum = Tensor::from_vec(&self.device, shape, data)?;
-            let hint = "are all elements of the input and of the output gradient?";
-            check_finite(name, sum.view(), hint)?;
-            Ok::<_, Error>(sum)
-        };
-        Ok(Factors {
-            input: sum(old.map(|o| &o.input), &self.sizes.input_factor(), false, INPUT_FACTOR)?,
-            output: sum(old.map(|o| &o.output), &self.sizes.output_factor(), true, OUTPUT_FACTOR)?,
-            examples: seen.saturating_add(batch as u64),
-        })
-    }
-
-    /// A copy to be updated, or zeros.
-    fn copy_of(&self, old: Option<&Tensor<F>>, shape: &[usize]) -> Result<Tensor<F>> {
-        match old {
-            Some(old) => old.view().to_tensor(),
-            None => Tensor::zeros(&self.device, shape),
-        }
-    }
-
-    /// What a refresh computes; of second moments, those of the new basis.
-    fn refreshed(
-        &self,
-        factors: Option<&Factors<F>>,
-        moments: Option<&Moments<F>>,
-    ) -> Result<(Prepared<F>, Option<Moments<F>>)> {
-        let no_data = || Error::invalid("examples", 0, "a refresh needs data: accumulate first");
-        if self.options.method == KfacMethod::Diagonal {
-            let moments = moments.ok_or_else(no_data)?;
-            return Ok((Prepared::Diagonal(to_host(moments.values.view())?), None));
-        }
-        let factors = factors.ok_or_else(no_data)?;
-        let (input, output) = (to_host(factors.input.view())?, to_host(factors.output.view())?);
-        match self.options.method {
-            KfacMethod::Kfac => Ok((self.inverses(&input, &output)?, None)),
-            KfacMethod::Ekfac => {
-                let input = eigen::decompose(INPUT_FACTOR, &input)?;
-                let output = eigen::decompose(OUTPUT_FACTOR, &output)?;
-                let mut products = Vec::with_capacity(self.sizes.gradient().iter().product());
-                for group in 0..self.sizes.groups {
-                    let (rows, columns) = (row(&output.values, group), row(&input.values, group));
-                    rows.iter().for_each(|&g| products.extend(columns.iter().map(|&a| g * a)));
-                }
-                let values = Tensor::from_vec(&self.device, &self.sizes.gradient(), products)?;
-                let basis = Prepared::Basis { input, output };
-                Ok((basis, Some(Moments { values, examples: 0 })))
-            }
-            _ => {
-                let root = |name, factor| eigen::power(name, factor, self.damping, -0.25);
-                let (input, output) = (root(INPUT_FACTOR, &input)?, root(OUTPUT_FACTOR, &output)?);
-                Ok((Prepared::Roots { input, output }, None))
-            }
-        }
-    }
-
-    /// K-FAC's inverses, of factors on the host.
-    fn inverses(&self, input: &Tensor<F>, output: &Tensor<F>) -> Result<Prepared<F>> {
-        let sizes = &self.sizes;
-        let scales = self.options.convention.scales(sizes.positions);
-        let shared = (self.damping / scales.product).sqrt();
-        let pi: Vec<f64> = (0..sizes.groups)
-            .map(|group| {
-                let mean = |factor: &Tensor<F>, scale: f64, rows: usize| {
-                    scale * trace(matrix(factor, group)) / rows as f64
-                };
-                match self.options.pi_correction {
-                    true => damping::pi(
-                        mean(input, scales.input, sizes.rows),
-                        mean(output, scales.output, sizes.outputs),
-                    ),
-                    false => 1.0,
-                }
-            })
-            .collect();
-        let shifts = |of: fn(f64, f64) -> f64| pi.iter().map(|&pi| of(shared, pi)).collect();
-        let (to_input, to_output): (Vec<f64>, Vec<f64>) =
-            (shifts(|shared, pi| shared * pi), shifts(|shared, pi| shared / pi));
-        let rank = self.options.rank;
-        Ok(Prepared::Inverses {
-            input: Inverse::new(INPUT_FACTOR, input, scales.input, &to_input, rank)?,
-            output: Inverse::new(OUTPUT_FACTOR, output, scales.output, &to_output, rank)?,
-            pi: Tensor::from_vec(&Device::Cpu, &[sizes.groups, 1], pi)?,
-        })
-    }
-
-    /// The mean over the examples of their gradients, `[g, O/g, d]` on the state's device: the gradient that
-    /// preconditioning is for. The convolutions run on the device; elements pass through the host to be
-    /// put in order.
-    ///
-    /// # Errors
-    /// As [`KfacState::accumulate`].
-    pub fn mean_gradient<'x, 'y, T: Element>(
-        &self,
-        x: impl Into<TensorView<'x, T>>,
-        dy: impl Into<TensorView<'y, T>>,
-    ) -> Result<Tensor<F>> {
-        let (x, dy) = (x.into(), dy.into());
-        let batch = self.layer.check_operands(&self.device, &x, &dy)?;
-        let (x, dy) = (x.to_tensor()?.cast::<F>()?, dy.to_tensor()?.cast::<F>()?);
-        let mut gradient = self.layer.gradient(&self.sizes, x.view(), dy.view())?;
-        let batch = F::from_f64(batch as f64);
-        gradient.iter_mut().for_each(|value| *value = *value / batch);
-        Tensor::from_vec(&self.device, &self.sizes.gradient(), gradient)
     }
 
     /// Another damping λ, from the next refresh on ([`KfacMethod::Ekfac`] and [`KfacMethod::Diagonal`]: from
@@ -575,8 +306,4 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
             _ => [None, None],
         }
     }
-}
-
-pub(super) fn not_refreshed() -> Error {
-    Error::invalid("refreshes", 0, "there must have been one: see KfacState::refresh")
 }

@@ -138,18 +138,20 @@ fn wrong_options_are_refused() {
 fn factors_that_are_not_positive_definite_are_named() {
     let conv = Conv::new([1]).groups(2);
     let layer = KfacLayer::new(conv, 6, 4, [1]);
-    // The second group's patches are all alike, up to their length.
-    let mut x = randoms(10 * 6, 61);
+    // The second group's patches are all ones, so that sums and pivots have no rounding.
+    let mut x = randoms(8 * 6, 61);
     for example in x.chunks_exact_mut(6) {
-        (4..6).for_each(|channel| example[channel] = example[3]);
+        example[3..].fill(1.0);
     }
-    let (x, dy) = (tensor::<f64>(&[10, 6, 1], &x), tensor::<f64>(&[10, 4, 1], &randoms(40, 62)));
+    let (x, dy) = (tensor::<f64>(&[8, 6, 1], &x), tensor::<f64>(&[8, 4, 1], &randoms(32, 62)));
     let options = KfacOptions::new().damping(1e-300);
     let mut state = KfacState::<f64, 1>::new(&Device::Cpu, layer, options).unwrap();
     state.accumulate(&x, &dy).unwrap();
-    refuses(&mut state, &["the input factor of group 1 is [3, 3]", "more damping"], |s| {
-        s.refresh()
-    });
+    refuses(
+        &mut state,
+        &["the input factor of group 1 is [3, 3]", "not positive definite", "more damping"],
+        |s| s.refresh(),
+    );
     refuses(&mut state, &["the input factor of group 1"], |state| state.step(&x, &dy));
     state.set_damping(1e-4).unwrap();
     state.refresh().unwrap();
