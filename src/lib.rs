@@ -199,8 +199,8 @@ pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMo
 /// The crate that [`Element`] takes its half types from.
 pub use half;
 pub use kfac::{
-    Convention, FactorEigen, KfacLayer, KfacMethod, KfacOptions, KfacState, LevenbergMarquardt,
-    LowRankBound, Scales,
+    Convention, FactorEigen, FactorScales, KfacLayer, KfacMethod, KfacOptions, KfacState,
+    LevenbergMarquardt, LowRankBound,
 };
 pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, Indices, MatrixPlan, MatrixSize,

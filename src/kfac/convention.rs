@@ -38,7 +38,7 @@ pub enum Convention {
 
 /// What a convention's factors are, in parts of the canonical ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scales {
+pub struct FactorScales {
     /// A in parts of the canonical A.
     pub input: f64,
     /// G in parts of the canonical G.
@@ -63,7 +63,7 @@ impl Convention {
     /// let scales = convmat::Convention::Kfc.scales(100);
     /// assert_eq!((scales.input, scales.output, scales.product), (100.0, 0.01, 1.0));
     /// ```
-    pub fn scales(self, positions: usize) -> Scales {
+    pub fn scales(self, positions: usize) -> FactorScales {
         let t = positions as f64;
         let (input, output, product) = match self {
             Convention::Canonical => (1.0, 1.0, 1.0),
@@ -72,14 +72,14 @@ impl Convention {
             Convention::KfacPytorchWang => (1.0 / t, t, 1.0),
             Convention::KfacPytorchPauloski => (t.powi(-2), t.powi(-3), 1.0),
         };
-        Scales { input, output, product }
+        FactorScales { input, output, product }
     }
 
     /// What turns factors of this convention into those of another: A times `input`, G times `output`, the
     /// product's factor times `product`.
-    pub fn to(self, other: Convention, positions: usize) -> Scales {
+    pub fn to(self, other: Convention, positions: usize) -> FactorScales {
         let (from, to) = (self.scales(positions), other.scales(positions));
-        Scales {
+        FactorScales {
             input: to.input / from.input,
             output: to.output / from.output,
             product: to.product / from.product,

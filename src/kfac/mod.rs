@@ -29,7 +29,7 @@ mod precondition;
 mod refresh;
 mod state;
 
-pub use convention::{Convention, Scales};
+pub use convention::{Convention, FactorScales};
 pub use damping::LevenbergMarquardt;
 pub use eigen::FactorEigen;
 pub use layer::KfacLayer;

@@ -69,7 +69,7 @@ fn one_position_and_squared_loss_give_gauss_newton() {
 }
 
 /// Λ is the diagonal of the empirical Fisher matrix in the basis of the eigenvectors, and with that the basis'
-/// best approximation: no worse than K-FAC's in Frobenius norm (George et al. 2018, their proposition 1).
+/// best approximation: no worse than K-FAC's in Frobenius norm (George et al. 2018).
 fn check_second_moments<const D: usize>(problem: &Problem, what: &str) {
     for sharing in SHARINGS {
         let options = KfacOptions::new().method(KfacMethod::Ekfac).sharing(sharing);
