@@ -6,8 +6,9 @@ use crate::device::Device;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result, checked_product};
 use crate::geometry::{Conv, Layout, PaddingMode};
-use crate::tensor::view::common_device;
-use crate::tensor::{TensorView, view::expect_shape};
+use crate::memory::try_zeroed;
+use crate::tensor::view::{common_device, expect_shape};
+use crate::tensor::{Tensor, TensorView};
 
 /// A convolution, or a transposed convolution, with all sizes but the batch.
 ///
@@ -217,6 +218,35 @@ impl<const D: usize> KfacLayer<D> {
         (weight, self.bias.then_some(bias))
     }
 
+    /// `x` with zeros at the high ends up to these extents: where an output padding is a stride or more, the
+    /// convolution has outputs there that are no inputs of this layer.
+    fn widened<F: Accumulator>(
+        &self,
+        x: TensorView<'_, F>,
+        wanted: [usize; D],
+    ) -> Result<Tensor<F>> {
+        let layout = self.conv.axis_order();
+        let (batch, channels, size) = layout.split_activation::<D>("input", x.shape())?;
+        let (outer, inner) = match layout {
+            Layout::ChannelsFirst => (batch * channels, 1),
+            Layout::ChannelsLast => (batch, channels),
+        };
+        let (narrow, wide) = (size.iter().product::<usize>(), wanted.iter().product::<usize>());
+        let len = checked_product("the input and its padding", &[outer, wide, inner])?;
+        let mut data = try_zeroed("the input and its padding", len)?;
+        for (at, run) in x.to_vec()?.chunks_exact(inner).enumerate() {
+            let (mut rest, mut index, mut step) = (at % narrow, 0, 1);
+            for axis in (0..D).rev() {
+                index += rest % size[axis] * step;
+                rest /= size[axis];
+                step *= wanted[axis];
+            }
+            data[(at / narrow * wide + index) * inner..][..inner].copy_from_slice(run);
+        }
+        let shape = layout.activation_shape(batch, channels, &wanted);
+        Tensor::from_vec(&x.device(), &shape, data)
+    }
+
     /// The gradient summed over the examples, as matrices `[g, O/g, d]` on the host.
     pub(super) fn gradient<F: Accumulator>(
         &self,
@@ -231,7 +261,14 @@ impl<const D: usize> KfacLayer<D> {
         let weight = match self.transposed {
             None => self.conv.backward_weight(x, dy)?,
             // The convolution that this is the adjoint of maps outputs to inputs.
-            Some(_) => self.conv.backward_weight(dy, x)?,
+            Some(_) => {
+                let (_, output) = self.bind()?;
+                let wanted = self.conv.bind(output)?.output();
+                match wanted == self.input_size {
+                    true => self.conv.backward_weight(dy, x)?,
+                    false => self.conv.backward_weight(dy, &self.widened(x, wanted)?)?,
+                }
+            }
         };
         Ok(self.matrices_of(sizes, &weight.into_vec()?, bias.as_deref()))
     }

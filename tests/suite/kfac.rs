@@ -207,6 +207,50 @@ proptest! {
     }
 }
 
+/// An output padding of more than a stride, as dilation allows it: what no weight reaches counts for the
+/// bias alone. The gradient by definition, a weight at a time, as the layer is linear in them.
+#[test]
+fn output_padding_of_more_than_a_stride() {
+    for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+        let conv = Conv::new([2, 2]).dilation([3, 2]).padding([1, 0]).layout(layout);
+        let extra = [2, 1];
+        let x = tensor::<f64>(&layout.activation_shape(3, 2, &[3, 4]), &randoms(72, 71));
+        let weights = layout.weight_shape(2, 2, &[2, 2]);
+        let transposed = |weight: &[f64]| {
+            conv.transposed(&x, &tensor::<f64>(&weights, weight), None, extra).unwrap()
+        };
+        let shape = transposed(&[0.0; 16]).shape().to_vec();
+        let dy = tensor::<f64>(&shape, &randoms(shape.iter().product(), 72));
+        let layer = KfacLayer::new(conv, 2, 2, [3, 4]).bias(true).transposed(extra);
+        // With so much damping the diagonal does not show.
+        let options = KfacOptions::new().method(KfacMethod::Diagonal).damping(1e12);
+        let mut state = KfacState::<f64, 2>::new(&Device::Cpu, layer, options).unwrap();
+        state.step(&x, &dy).unwrap();
+        let gradient = state.mean_gradient(&x, &dy).unwrap();
+        let mut expected = vec![0.0; 16];
+        for (at, expected) in expected.iter_mut().enumerate() {
+            let mut unit = vec![0.0; 16];
+            unit[at] = 1.0;
+            let products = values(&transposed(&unit)).into_iter().zip(values(&dy));
+            *expected = products.map(|(y, dy)| y * dy).sum::<f64>() / 3.0;
+        }
+        let bias = conv.backward_bias(&dy).unwrap();
+        let weight = tensor::<f64>(&weights, &expected);
+        let (weight, _) = state.precondition_weight(&weight, &bias).unwrap();
+        let mut found = values(&state.precondition(&gradient).unwrap());
+        // The bias's are the last column, and the rest are the weights in another order.
+        for row in found.chunks_exact_mut(9) {
+            row[8] = f64::INFINITY;
+        }
+        let mut expected = values(&weight);
+        found.sort_by(f64::total_cmp);
+        expected.sort_by(f64::total_cmp);
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() <= 1e-24, "{layout}: {found} for {expected}");
+        }
+    }
+}
+
 /// Elements of other types are summed in the state's.
 #[test]
 fn elements_of_any_type() {
