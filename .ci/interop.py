@@ -53,6 +53,86 @@ def spectra(at, dtype, layer):
         assert expected[0] <= norm["upper"] * (1 + 1e-12), norm
 
 
+def curvature(at, dtype, mode, groups, layer):
+    """Covariances and Kronecker factors, and gradients preconditioned by them, beside NumPy's."""
+    tolerance = 2e-3 if dtype == np.float32 else 1e-9
+    n, c, o, damping = 7, 4, 6, 0.05
+    x = rng.standard_normal((n, c, 5, 6)).astype(dtype)
+    np.save(at / "x.npy", x)
+    layer = ["--kernel", "3x2", "--groups", groups, *layer]
+    run("unfold", at / "x.npy", *layer, "-o", at / "patches.npy")
+    patches = np.load(at / "patches.npy").astype(np.float64)
+    t = patches.shape[2]
+    spatial = json.loads(run("unfold", at / "x.npy", *layer, "-o", at / "p.npy", "--json"))["geometry"]
+    extents = [
+        (size + sum(pad) - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, dilation, pad in zip(
+            (5, 6), spatial["kernel"], spatial["stride"], spatial["dilation"], spatial["padding"]
+        )
+    ]
+    dy = rng.standard_normal((n, o, *extents)).astype(dtype)
+    np.save(at / "dy.npy", dy)
+    dw = rng.standard_normal((groups, o // groups, c // groups * 6 + 1)).astype(dtype)
+    np.save(at / "dw.npy", dw)
+
+    # Group, example, row, position.
+    a = patches.reshape(n, groups, -1, t).swapaxes(0, 1)
+    a = np.concatenate([a, np.ones((groups, n, 1, t))], axis=2)
+    g = dy.astype(np.float64).reshape(n, groups, -1, t).swapaxes(0, 1)
+
+    def close(found, expected):
+        expected = expected[0] if groups == 1 else expected
+        assert found.dtype == dtype and found.shape == expected.shape, (found.shape, expected.shape)
+        error = np.abs(found - expected).max() / np.abs(expected).max()
+        assert error <= tolerance, (dtype, mode, groups, layer, error)
+
+    def covariance(v, power):
+        if mode == "reduce":
+            v = v.sum(axis=3, keepdims=True)
+        return np.einsum("gnit,gnjt->gij", v, v) / (n * t ** (power * (2 if mode == "reduce" else 1)))
+
+    big_a, big_g = covariance(a, 1), covariance(g, 0)
+    common = [*layer, "--bias", "--mode", mode]
+    run("covariance", at / "x.npy", *common, "-o", at / "a.npy")
+    close(np.load(at / "a.npy"), big_a)
+    run("covariance", at / "x.npy", *common, "--scale", "sum", "-o", at / "a.npy")
+    close(np.load(at / "a.npy"), big_a * n * t ** (2 if mode == "reduce" else 1))
+
+    examples = np.einsum("gnot,gnit->gnoi", g, a)
+    for gradient in examples.mean(axis=1), dw:
+        given = ["--gradient", at / "dw.npy"] if gradient is dw else []
+        for method in "kfac", "ekfac":
+            for pi_flag in [[], ["--no-pi"]]:
+                command = ["kfac", at / "x.npy", at / "dy.npy", *common, *given, *pi_flag]
+                run(*command, "--method", method, "--damping", damping, "-o", at / "f.npz")
+                with np.load(at / "f.npz") as file:
+                    found = {key: file[key] for key in file}
+                close(found["A"], big_a)
+                close(found["G"], big_g)
+                whole = found if groups > 1 else {key: value[None] for key, value in found.items()}
+                whole = {key: value.astype(np.float64) for key, value in whole.items()}
+                for side, factor in ("a", big_a), ("g", big_g):
+                    values, q = whole[f"eigenvalues_{side}"], whole[f"q_{side}"]
+                    assert np.all(np.diff(values, axis=1) >= 0)
+                    rebuilt = np.einsum("gij,gj,gkj->gik", q, values, q)
+                    assert np.abs(rebuilt - factor).max() <= tolerance * np.abs(factor).max()
+                if method == "kfac":
+                    mean = [np.trace(f, axis1=1, axis2=2) / f.shape[1] for f in (big_a, big_g)]
+                    pi = np.ones(groups) if pi_flag else np.sqrt(mean[0] / mean[1])
+                    left = big_g + np.multiply.outer(np.sqrt(damping) / pi, np.eye(o // groups))
+                    right = big_a + np.multiply.outer(np.sqrt(damping) * pi, np.eye(big_a.shape[1]))
+                    half = np.linalg.solve(left, gradient.astype(np.float64))
+                    expected = np.linalg.solve(right, half.swapaxes(1, 2)).swapaxes(1, 2)
+                else:
+                    q_a, q_g = whole["q_a"], whole["q_g"]
+                    turned = np.einsum("gpo,gnpi,gij->gnoj", q_g, examples, q_a)
+                    close(found["lambda"], (turned**2).mean(axis=1))
+                    inner = np.einsum("gpo,gpi,gij->goj", q_g, gradient, q_a)
+                    inner = inner / (whole["lambda"] + damping)
+                    expected = np.einsum("gpo,goj,gij->gpi", q_g, inner, q_a)
+                close(found["preconditioned"], expected)
+
+
 with tempfile.TemporaryDirectory() as folder:
     at = Path(folder)
     for dtype in (np.float32, np.float64):
@@ -91,5 +171,10 @@ with tempfile.TemporaryDirectory() as folder:
             ["--stride", "3x2", "--padding", 1, "--groups", 2, "--padding-mode", "circular"],
         ):
             spectra(at, dtype, ["--input-size", "9x6", *layer])
+
+        for mode in "expand", "reduce":
+            curvature(at, dtype, mode, 1, ["--padding", "1:0x1"])
+            curvature(at, dtype, mode, 2, ["--padding", 2, "--stride", "2x1", "--padding-mode", "reflect"])
+            curvature(at, dtype, mode, 1, ["--padding", 1, "--dilation", "1x2", "--padding-mode", "circular"])
 
 print("NumPy and SciPy read what convmat writes, and agree with it")

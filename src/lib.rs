@@ -16,6 +16,7 @@
 //! | transposed convolution | the adjoint of the convolution | [`Conv::transposed`] |
 //! | matrix | sparse `M` with `M·[x; 1] = y` | [`Conv::matrix`], [`Conv::transposed_matrix`] |
 //! | operator | `A·x` and `Aᵀ·y` of a layer without its bias, nothing assembled | [`Conv::operator`], [`Conv::transposed_operator`] |
+//! | covariance | `Σ a·aᵀ` over patches and `Σ g·gᵀ` over output gradients, and what K-FAC makes of them | [`Conv::covariance`], [`Conv::gradient_covariance`], [`KfacState`] |
 //!
 //! For 1, 2 and 3 spatial axes; `f32`, `f64`, `f16`, `bf16`; channels first and last; any stride,
 //! dilation and groups; every padding mode of PyTorch.
@@ -63,6 +64,33 @@
 //! clipped or flat. Vectors stay on the operator's device; weights are read to the host once, and random
 //! vectors and matrices as small as the number of values pass between both. The dense and circular methods
 //! decompose on the host.
+//!
+//! # K-FAC
+//!
+//! [`KfacState`] keeps the Kronecker factors of a layer's Fisher matrix, A of its patches and G of the gradients
+//! by its output, as running averages, and preconditions gradients by them: K-FAC, EKFAC, the diagonal or
+//! Shampoo ([`KfacMethod`]), with one pair of factors per group, for every geometry that the layer may have.
+//! [`Conv::covariance`] and [`Conv::gradient_covariance`] are the factors alone.
+//!
+//! ```
+//! use convmat::{Conv, Device, KfacLayer, KfacMethod, KfacOptions, KfacState, Tensor};
+//!
+//! let (device, conv) = (Device::Cpu, Conv::new([3]).padding([1]));
+//! let x = Tensor::from_vec(&device, &[2, 1, 4], vec![1f32, 2., 0., -1., 3., 1., 1., 2.])?;
+//! // The gradients of each example's own loss by the layer's output.
+//! let dy = Tensor::from_vec(&device, &[2, 2, 4], (0..16).map(|i| (i % 5) as f32 - 2.).collect())?;
+//!
+//! let layer = KfacLayer::new(conv, 1, 2, [4]).bias(true);
+//! let options = KfacOptions::new().method(KfacMethod::Ekfac).decay(0.95).damping(1e-2).refresh_every(10);
+//! let mut state = KfacState::<f32, 1>::new(&device, layer, options)?;
+//! state.step(&x, &dy)?;
+//!
+//! let (dw, db) = (conv.backward_weight(&x, &dy)?, conv.backward_bias(&dy)?);
+//! let (step, bias_step) = state.precondition_weight(&dw, &db)?;
+//! assert_eq!(step.shape(), dw.shape());
+//! assert_eq!(bias_step.map(|step| step.len()), Some(2));
+//! # Ok::<(), convmat::Error>(())
+//! ```
 //!
 //! # Promises
 //!
@@ -138,6 +166,7 @@ mod fold;
 mod geometry;
 #[cfg(feature = "io")]
 pub mod io;
+mod kfac;
 mod matrix;
 mod memory;
 mod operator;
@@ -169,6 +198,10 @@ pub use fold::FoldPlan;
 pub use geometry::{AxisMap, AxisRows, Conv, Geometry, Layout, Padding, PaddingMode};
 /// The crate that [`Element`] takes its half types from.
 pub use half;
+pub use kfac::{
+    Convention, FactorEigen, FactorScales, KfacLayer, KfacMethod, KfacOptions, KfacState,
+    LevenbergMarquardt, LowRankBound,
+};
 pub use matrix::{
     Coo, Csc, Csr, CsrBuffers, CsrTarget, Index, IndexView, Indices, MatrixPlan, MatrixSize,
     Product, ProductPlan, Row,

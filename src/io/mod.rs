@@ -30,6 +30,7 @@ pub use array::{AnyTensor, Array, ArrayType};
 pub use atomic::{AbandonedWrites, abandon_writes, check_writable, write_file};
 pub use npy::{write_npy, write_npy_with_progress};
 pub use npz::{NpzReader, NpzWriter};
+pub(crate) use safetensors::write_with_note;
 pub use safetensors::{AnyView, SafetensorsReader, write_safetensors};
 pub use source::{Format, Source};
 

@@ -1,6 +1,6 @@
 //! safetensors: a JSON header, then the tensors, little-endian and row-major.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -69,6 +69,11 @@ impl SafetensorsReader {
     /// Names of the tensors, in alphabetical order.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// The text that the file's metadata holds under this key.
+    pub(crate) fn note(&self, key: &str) -> Option<&str> {
+        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
     /// Reads the tensor of that name.
@@ -141,10 +146,19 @@ impl<'a> AnyView<'a> {
 /// [`Error::Io`] when the file cannot be written; then a file that was there before stays as it was.
 /// [`Error::Invalid`] when two tensors share a name.
 pub fn write_safetensors(path: impl AsRef<Path>, tensors: &[(&str, AnyView<'_>)]) -> Result<()> {
-    let path = path.as_ref();
+    write_with_note(path.as_ref(), tensors, None)
+}
+
+/// [`write_safetensors`] with one key and its text in the file's metadata: with more, their order, and so the
+/// file's bytes, would be left to chance.
+pub(crate) fn write_with_note(
+    path: &Path,
+    tensors: &[(&str, AnyView<'_>)],
+    note: Option<(&str, &str)>,
+) -> Result<()> {
     let mut tensors: Vec<_> = tensors.iter().collect();
     tensors.sort_by(|(a, x), (b, y)| y.dtype.size().cmp(&x.dtype.size()).then(a.cmp(b)));
-    let header = header(path, &tensors)?;
+    let header = header(path, &tensors, note)?;
     let mut file = AtomicFile::create(path)?;
     let write = |file: &mut AtomicFile| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -155,7 +169,11 @@ pub fn write_safetensors(path: impl AsRef<Path>, tensors: &[(&str, AnyView<'_>)]
     file.commit()
 }
 
-fn header(path: &Path, tensors: &[&(&str, AnyView<'_>)]) -> Result<Vec<u8>> {
+fn header(
+    path: &Path,
+    tensors: &[&(&str, AnyView<'_>)],
+    note: Option<(&str, &str)>,
+) -> Result<Vec<u8>> {
     let mut end = 0;
     let mut infos = Vec::with_capacity(tensors.len());
     // The format uses this name for other things than tensors.
@@ -176,7 +194,8 @@ fn header(path: &Path, tensors: &[&(&str, AnyView<'_>)]) -> Result<Vec<u8>> {
         infos.push((name.to_string(), TensorInfo { dtype, shape, data_offsets: (start, end) }));
     }
     let origin = Origin { path, key: None };
-    let metadata = Metadata::new(None, infos).map_err(|e| origin.format(e))?;
+    let note = note.map(|(key, text)| HashMap::from([(key.to_string(), text.to_string())]));
+    let metadata = Metadata::new(note, infos).map_err(|e| origin.format(e))?;
     let mut header = serde_json::to_vec(&metadata).map_err(|e| origin.format(e))?;
     header.resize(header.len().next_multiple_of(WORD), b' ');
     Ok(header)

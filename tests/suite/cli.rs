@@ -1,7 +1,8 @@
 //! The command line, run as a process: here what it prints, in `results` what it writes, in `plots` what
-//! it draws, in `spectrum` what it says of operators, in `failures` how it fails, and in `interrupts` how it
+//! it draws, in `spectrum` what it says of operators, in `curvature` what it computes of losses, in `failures` how it fails, and in `interrupts` how it
 //! ends when it is told to.
 
+mod curvature;
 mod explanations;
 mod failures;
 #[cfg(target_os = "linux")]
@@ -161,9 +162,18 @@ fn help_and_version_are_answers() {
     };
     assert_eq!(stdout(&["--version"]), format!("convmat {}\n", env!("CARGO_PKG_VERSION")));
     let help = stdout(&["--help"]);
-    for command in
-        ["devices", "filter", "unfold", "fold", "conv", "conv-backward", "matrix", "spectrum"]
-    {
+    for command in [
+        "devices",
+        "filter",
+        "unfold",
+        "fold",
+        "conv",
+        "conv-backward",
+        "matrix",
+        "spectrum",
+        "covariance",
+        "kfac",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
         let help = stdout(&[command, "--help"]);
         assert!(command == "devices" || help.contains(&format!("  convmat {command} ")), "{help}");

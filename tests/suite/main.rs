@@ -17,6 +17,8 @@ mod fold;
 mod geometry;
 #[cfg(feature = "io")]
 mod io;
+#[cfg(feature = "io")]
+mod kfac;
 mod matrix;
 #[cfg(feature = "cuda")]
 mod nvrtc;

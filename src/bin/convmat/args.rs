@@ -1,5 +1,9 @@
 //! The commands, their flags and what `--help` says about them.
 
+mod curvature;
+
+pub use curvature::{CovarianceArgs, KfacArgs, Scale};
+
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Style, Styles};
@@ -31,6 +35,7 @@ Examples:
   convmat conv x.npy model.safetensors:conv1.weight --bias model.safetensors:conv1.bias -o y.npy
   convmat matrix w.npy --input-size 56x56 --padding 1 -o matrix.npz
   convmat spectrum w.npy --input-size 56x56 --padding 1 --top 6 --plot spectrum.svg
+  convmat kfac x.npy dy.npy --kernel 3x3 --padding 1 --bias -o factors.npz
 
 Exit status: 0 when done, 1 for a failure (disk, memory or device), 2 for bad input, 130 after \
 Ctrl-C (in general 128 plus the signal's number). A command that fails or is interrupted leaves its \
@@ -69,6 +74,8 @@ pub enum Command {
     ConvBackward(ConvBackwardArgs),
     Matrix(MatrixArgs),
     Spectrum(SpectrumArgs),
+    Covariance(CovarianceArgs),
+    Kfac(KfacArgs),
 }
 
 impl Command {
@@ -82,6 +89,8 @@ impl Command {
             Command::ConvBackward(_) => "conv-backward",
             Command::Matrix(_) => "matrix",
             Command::Spectrum(_) => "spectrum",
+            Command::Covariance(_) => "covariance",
+            Command::Kfac(_) => "kfac",
         }
     }
 }

@@ -2,8 +2,10 @@
 
 mod backward;
 mod conv;
+mod covariance;
 mod devices;
 mod filter;
+mod kfac;
 mod matrix;
 mod patches;
 mod spectrum;
@@ -31,6 +33,8 @@ pub fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
         Command::ConvBackward(args) => backward::run(args, session),
         Command::Matrix(args) => matrix::run(args, session),
         Command::Spectrum(args) => spectrum::run(args, session),
+        Command::Covariance(args) => covariance::run(args, session),
+        Command::Kfac(args) => kfac::run(args, session),
     }
 }
 
