@@ -1,5 +1,7 @@
 //! The sum of examples' gradients, each scaled to a norm of at most a limit.
 
+#[cfg(gpu)]
+use super::cuda::Number;
 use super::norms::NORMS;
 use super::problem::{INPUT, OUTPUT_GRADIENT, Problem, check_accumulator};
 use super::{ClippedGradient, INPUT_NUMBER, OUTPUT_GRADIENT_NUMBER, Of, PerExampleOptions, cpu};
@@ -19,6 +21,17 @@ plan_type! {
 
 const NORMS_NUMBER: usize = 2;
 const CLIPPED: &str = "clipped gradient";
+
+/// Fails, naming the example, where a norm is not finite.
+pub(super) fn check_norms<F: Accumulator>(norms: &[F]) -> Result<()> {
+    match norms.iter().position(|norm| !norm.to_f64().is_finite()) {
+        None => Ok(()),
+        Some(example) => {
+            let argument = format!("the gradient's norm of example {example}");
+            Err(Error::invalid(argument, norms[example], "it must be finite to be clipped"))
+        }
+    }
+}
 
 impl<const D: usize> Conv<D> {
     /// The sum over the batch of the examples' gradients, each scaled down to a norm of `limit` where it is
@@ -57,6 +70,9 @@ impl<const D: usize> Conv<D> {
         let mut gradient = Tensor::for_result(&device, plan.result_shape())?;
         let mut norms = Tensor::for_result(&device, plan.plan.shape(NORMS_NUMBER))?;
         plan.run(x, dy, limit, &mut gradient, &mut norms, &mut plan.make_workspace()?)?;
+        if device != Device::Cpu {
+            check_norms(&norms.view().to_vec()?)?;
+        }
         Ok(ClippedGradient { gradient, norms })
     }
 
@@ -82,7 +98,21 @@ impl<const D: usize> Conv<D> {
         let mut explanation = of.describe::<T, F>(squares.saturating_add(again), results);
         let mut operands = of.operands();
         operands.extend([(NORMS, vec![p.batch]), (CLIPPED, p.gradient_shape())]);
-        let steps = of.steps(device, || cpu::Clipped::new::<T, F>(&p, &mut explanation))?;
+        let steps = match device {
+            Device::Cpu => Steps::on_cpu(cpu::Clipped::new::<T, F>(&p, &mut explanation)?),
+            #[cfg(gpu)]
+            Device::Cuda(cuda) => Steps::Cuda(of.program::<T, F>(
+                cuda,
+                &plan,
+                &mut explanation,
+                |draft, examples| {
+                    let norms = draft.operand::<F>(p.batch);
+                    let target = draft.operand::<F>(p.gradient_len());
+                    let limit = Number::of(draft);
+                    examples.clipped(draft, norms, target, limit)
+                },
+            )?),
+        };
         let plan = Plan::new(device, &plan, explanation, operands, steps)?;
         Ok(ClippedGradientPlan::of(plan, p))
     }
@@ -95,7 +125,8 @@ impl<T: Element, F: Accumulator> ClippedGradientPlan<T, F> {
     /// [`Error::Shape`], [`Error::DeviceMismatch`] or [`Error::Invalid`] when operands or workspace are not
     /// those that were planned for, `limit` is not finite and above 0, or a norm is not finite;
     /// [`Error::Device`] when the device fails. After a norm that is not finite the norms are written, but
-    /// `gradient` is as it was.
+    /// `gradient` is as it was. A CUDA device is not waited for, so that norms that are not finite are no
+    /// error there: look at them before `gradient` is used.
     pub fn run<'x, 'y, 'g, 'n>(
         &self,
         x: impl Into<TensorView<'x, T>>,
@@ -122,7 +153,13 @@ impl<T: Element, F: Accumulator> ClippedGradientPlan<T, F> {
                 plan.run(workers, operands, limit, [gradient.host(), norms.host()], memory)
             }
             #[cfg(gpu)]
-            Steps::Cuda(_) => unreachable!("no plan has such steps"),
+            Steps::Cuda(program) => {
+                let operands = [x.address(), dy.address(), norms.address(), gradient.address()];
+                let [x, dy, norms, gradient] = operands;
+                let addresses = [x, dy, norms, gradient, Number::word(limit)];
+                // SAFETY: the operands were checked, and are borrowed; the last is none.
+                unsafe { self.plan.queue(program, &addresses, workspace) }
+            }
         }
     }
 }

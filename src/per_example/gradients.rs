@@ -35,8 +35,8 @@ impl<const D: usize> Conv<D> {
     /// # Errors
     /// [`crate::Error::Shape`] when `dy` has another batch than `x`, or extents other than the layer's output;
     /// [`crate::Error::Invalid`] when groups do not divide the channels or the geometry is none;
-    /// [`crate::Error::ElementType`] when `F` holds less than sums over `T`; [`crate::Error::DeviceMismatch`];
-    /// [`crate::Error::Invalid`] also for a CUDA device, for which there is no such computation yet.
+    /// [`crate::Error::ElementType`] when `F` holds less than sums over `T`; [`crate::Error::DeviceMismatch`]; [`crate::Error::Compile`] or
+    /// [`crate::Error::Device`] when the device fails.
     ///
     /// ```
     /// use convmat::{Conv, Device, PerExampleOptions, Tensor};
@@ -106,8 +106,19 @@ impl<const D: usize> Conv<D> {
         let mut explanation = of.describe::<T, F>(0, results);
         let mut operands = of.operands();
         operands.push((GRADIENTS, shape));
-        let made = || Ok(cpu::Gradients::new::<T, F>(&p, &mut explanation));
-        let steps = of.steps(device, made)?;
+        let steps = match device {
+            Device::Cpu => Steps::on_cpu(cpu::Gradients::new::<T, F>(&p, &mut explanation)),
+            #[cfg(gpu)]
+            Device::Cuda(cuda) => Steps::Cuda(of.program::<T, F>(
+                cuda,
+                &plan,
+                &mut explanation,
+                |draft, examples| {
+                    let target = draft.operand::<F>(results);
+                    examples.gradients(draft, target)
+                },
+            )?),
+        };
         let plan = Plan::new(device, &plan, explanation, operands, steps)?;
         Ok(PerExampleGradientsPlan::of(plan, p))
     }
@@ -139,7 +150,11 @@ impl<T: Element, F: Accumulator> PerExampleGradientsPlan<T, F> {
                 plan.run(workers, operands, gradients.host(), memory)
             }
             #[cfg(gpu)]
-            Steps::Cuda(_) => unreachable!("no plan has such steps"),
+            Steps::Cuda(program) => {
+                let addresses = [x.address(), dy.address(), gradients.address()];
+                // SAFETY: the operands were checked, and are borrowed.
+                unsafe { self.plan.queue(program, &addresses, workspace) }
+            }
         }
     }
 }

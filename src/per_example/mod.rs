@@ -10,9 +10,12 @@
 //! | `problem.rs` | sizes, checked; convolutions and transposed ones as one product |
 //! | `gradients.rs`, `norms.rs`, `clipped.rs`, `moment.rs` | the public calls and their plans |
 //! | `cpu/` | how they are computed on the CPU |
+//! | `cuda.rs` | the same on CUDA, with `kernels/per_example/` |
 
 mod clipped;
 mod cpu;
+#[cfg(gpu)]
+mod cuda;
 mod gradients;
 mod moment;
 mod norms;
@@ -27,12 +30,15 @@ pub use options::{ClippedGradient, PerExampleOptions};
 
 use std::fmt;
 
-use crate::device::Device;
+#[cfg(gpu)]
+use crate::device::cuda::{CudaDevice, Draft, Program};
 use crate::element::{Accumulator, Element};
-use crate::error::{Error, Result};
-use crate::plan::{Explanation, Steps};
+#[cfg(gpu)]
+use crate::error::Result;
+use crate::plan::Explanation;
+#[cfg(gpu)]
+use crate::plan::PlanOptions;
 use crate::tensor::TensorView;
-use crate::workers::Workers;
 use problem::{INPUT, OUTPUT_GRADIENT, Problem};
 
 /// The numbers of the operands that all plans have.
@@ -73,20 +79,21 @@ impl Of<'_> {
         vec![(INPUT, x.to_vec()), (OUTPUT_GRADIENT, dy.to_vec())]
     }
 
-    /// The steps of a plan on a device.
-    fn steps<C>(
+    /// The program of a plan on a CUDA device: `write` adds what follows the operands x and dy.
+    #[cfg(gpu)]
+    fn program<T: Element, F: Accumulator>(
         &self,
-        device: &Device,
-        on_cpu: impl FnOnce() -> Result<(C, Workers)>,
-    ) -> Result<Steps<C>> {
-        match device {
-            Device::Cpu => on_cpu().map(Steps::on_cpu),
-            #[cfg(gpu)]
-            Device::Cuda(_) => {
-                let reason = "gradients of single examples are computed on the CPU";
-                Err(Error::invalid("device", device, reason))
-            }
-        }
+        device: &CudaDevice,
+        options: &PlanOptions,
+        explanation: &mut Explanation,
+        write: impl FnOnce(&mut Draft, &cuda::Examples<'_, T>) -> Result<()>,
+    ) -> Result<Program> {
+        let alignment = options.alignment_for(size_of::<T>())?;
+        let mut draft = Draft::new(device, alignment);
+        let examples = cuda::Examples::new(&mut draft, self.problem);
+        write(&mut draft, &examples)?;
+        cuda::explain(explanation);
+        draft.prepare()
     }
 }
 

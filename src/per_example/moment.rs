@@ -1,5 +1,7 @@
 //! Second moments of rotated gradients: EKFAC's diagonal.
 
+#[cfg(gpu)]
+use super::cuda::Number;
 use super::problem::{INPUT, OUTPUT_GRADIENT, Problem, check_accumulator};
 use super::{INPUT_NUMBER, OUTPUT_GRADIENT_NUMBER, Of, PerExampleOptions, cpu};
 use crate::covariance::Update;
@@ -134,8 +136,25 @@ impl<const D: usize> Conv<D> {
         }
         operands.push((MOMENT, p.gradient_shape()));
         let mut explanation = of.describe::<T, F>(flop.saturating_mul(p.batch as u64), results);
-        let made = || Ok(cpu::Moment::new::<T, F>(&p, rotated, None, &mut explanation));
-        let steps = of.steps(device, made)?;
+        let steps = match device {
+            Device::Cpu => {
+                Steps::on_cpu(cpu::Moment::new::<T, F>(&p, rotated, None, &mut explanation))
+            }
+            #[cfg(gpu)]
+            Device::Cuda(cuda) => Steps::Cuda(of.program::<T, F>(
+                cuda,
+                &plan,
+                &mut explanation,
+                |draft, examples| {
+                    let rotations = [(p.columns(), rotated[0]), (p.rows(), rotated[1])];
+                    let rotations = rotations
+                        .map(|(n, there)| there.then(|| draft.operand::<F>(p.groups * n * n)));
+                    let target = draft.operand::<F>(p.gradient_len());
+                    let numbers = [Number::of(draft), Number::of(draft)];
+                    examples.moment(draft, rotations, target, numbers)
+                },
+            )?),
+        };
         let plan = Plan::new(device, &plan, explanation, operands, steps)?;
         Ok(RotatedSecondMomentPlan::of(plan, p))
     }
@@ -181,7 +200,20 @@ impl<T: Element, F: Accumulator> RotatedSecondMomentPlan<T, F> {
                 plan.run(workers, operands, rotations, update, target.host(), memory)
             }
             #[cfg(gpu)]
-            Steps::Cuda(_) => unreachable!("no plan has such steps"),
+            Steps::Cuda(program) => {
+                let rotations = [q_a, q_g].map(|of| of.as_ref().map(TensorView::address));
+                let numbers = [update.decay, update.scale].map(Number::word);
+                let operands = [Some(x.address()), Some(dy.address())].into_iter();
+                let operands = operands.chain(rotations).chain([Some(target.address())]);
+                // On the stack: runs allocate nothing.
+                let (mut addresses, mut count) = ([0; 7], 0);
+                for address in operands.flatten().chain(numbers) {
+                    addresses[count] = address;
+                    count += 1;
+                }
+                // SAFETY: the operands were checked, and are borrowed; the last two are none.
+                unsafe { self.plan.queue(program, &addresses[..count], workspace) }
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ impl<const D: usize> Conv<D> {
     /// where products of patches are looked up among those of inputs: whichever is less for the layer, see
     /// the plan's [`GradientNormsPlan::explanation`] (the choice of Bu et al. 2022, "Scalable and efficient
     /// training of large convolutional neural networks with differential privacy"). Squares are summed in
-    /// `f64`. A norm by Gram matrices is as precise as sums of the *absolute* products are: where an
+    /// `f64`. On CUDA devices it is always the former. A norm by Gram matrices is as precise as sums of the *absolute* products are: where an
     /// example's positions cancel, less precise than the norm is small.
     ///
     /// # Errors
@@ -78,7 +78,19 @@ impl<const D: usize> Conv<D> {
         let mut explanation = of.describe::<T, F>(squares, p.batch);
         let mut operands = of.operands();
         operands.push((NORMS, vec![p.batch]));
-        let steps = of.steps(device, || cpu::Norms::new::<T, F>(&p, &mut explanation))?;
+        let steps = match device {
+            Device::Cpu => Steps::on_cpu(cpu::Norms::new::<T, F>(&p, &mut explanation)?),
+            #[cfg(gpu)]
+            Device::Cuda(cuda) => Steps::Cuda(of.program::<T, F>(
+                cuda,
+                &plan,
+                &mut explanation,
+                |draft, examples| {
+                    let norms = draft.operand::<F>(p.batch);
+                    examples.norms(draft, norms)
+                },
+            )?),
+        };
         let plan = Plan::new(device, &plan, explanation, operands, steps)?;
         Ok(GradientNormsPlan::of(plan, p))
     }
@@ -110,7 +122,11 @@ impl<T: Element, F: Accumulator> GradientNormsPlan<T, F> {
                 plan.run(workers, operands, norms.host(), memory)
             }
             #[cfg(gpu)]
-            Steps::Cuda(_) => unreachable!("no plan has such steps"),
+            Steps::Cuda(program) => {
+                let addresses = [x.address(), dy.address(), norms.address()];
+                // SAFETY: the operands were checked, and are borrowed.
+                unsafe { self.plan.queue(program, &addresses, workspace) }
+            }
         }
     }
 }

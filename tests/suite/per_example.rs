@@ -7,7 +7,7 @@ use convmat::{
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::catalogue::{cases, conv, integers, layers, on, randoms, tensor, values};
+use crate::catalogue::{accelerators, cases, conv, integers, layers, on, randoms, tensor, values};
 use crate::oracle::Case;
 
 /// A case as a layer: the convolution, or the transposed one from its outputs to its inputs.
@@ -338,6 +338,38 @@ proptest! {
             check_randoms::<f64, f64>(&layer, &Device::Cpu);
             check_randoms::<bf16, f32>(&layer, &Device::Cpu);
         }
+    }
+}
+
+proptest! {
+    // Every case is several kernels to compile.
+    #![proptest_config(ProptestConfig::with_cases(6))]
+    #[test]
+    fn devices_agree(case in cases()) {
+        for device in accelerators() {
+            for layer in Layer::all(&case) {
+                check_integers::<f32, f32>(&layer, device);
+                check_integers::<bf16, f32>(&layer, device);
+                check_randoms::<f32, f64>(&layer, device);
+            }
+        }
+    }
+}
+
+/// A norm that is not finite is noticed by the call, which reads the norms.
+#[test]
+fn devices_find_what_is_not_finite() {
+    let conv = Conv::new([2]);
+    let x = tensor::<f32>(&[2, 1, 3], &[1.0, 2.0, 3.0, f64::INFINITY, 1.0, 1.0]);
+    let dy = tensor::<f32>(&[2, 1, 2], &[1.0; 4]);
+    for device in accelerators() {
+        let (x, dy) = (on(device, &x), on(device, &dy));
+        let options = PerExampleOptions::new();
+        let error = conv.clipped_gradient::<f32, f32>(&x, &dy, 1.0, options).unwrap_err();
+        assert!(error.to_string().contains("norm of example 1"), "{error}");
+        let on_host = tensor::<f32>(&[2, 1, 2], &[1.0; 4]);
+        let error = conv.gradient_norms::<f32, f32>(&x, &on_host, options).unwrap_err();
+        assert!(matches!(error, Error::DeviceMismatch { .. }), "{error}");
     }
 }
 

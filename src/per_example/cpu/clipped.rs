@@ -5,8 +5,9 @@ use super::norms::Norms;
 use super::source::{Operands, Source};
 use super::tiles::Tiles;
 use crate::element::{Accumulator, Element};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::patches::pieces::{Pieces, digits};
+use crate::per_example::clipped::check_norms;
 use crate::per_example::problem::Problem;
 use crate::plan::{Explanation, Pass};
 use crate::workers::{Room, Shared, Workers};
@@ -57,7 +58,7 @@ impl Clipped {
     /// Writes the sum and the norms.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a norm is not finite; the gradient then is as it was.
+    /// [`crate::Error::Invalid`] when a norm is not finite; the gradient then is as it was.
     pub fn run<T: Element, F: Accumulator>(
         &self,
         workers: &Workers,
@@ -69,15 +70,7 @@ impl Clipped {
         let Clipped { problem: p, source, tiles, parts, .. } = self;
         let (mut common, memory) = workers.split(memory);
         self.norms.find(workers, operands, norms, common.part(), memory)?;
-        let infinite = norms.iter().position(|norm| !norm.to_f64().is_finite());
-        if let Some(example) = infinite {
-            let argument = format!("the gradient's norm of example {example}");
-            return Err(Error::invalid(
-                argument,
-                norms[example],
-                "it must be finite to be clipped",
-            ));
-        }
+        check_norms(norms)?;
         let factors = common.take::<F>(p.batch);
         for (factor, norm) in factors.iter_mut().zip(&*norms) {
             let norm = norm.to_f64();

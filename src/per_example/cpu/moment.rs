@@ -197,8 +197,12 @@ impl Gradients {
             columns,
             rows_rotated,
         };
-        let [sums, rotated] = plan.lens();
-        let room = plan.tiles.room::<F>().or(Room::default().and::<F>(sums).and::<F>(rotated));
+        let one = rows.longest() * columns.longest();
+        let squares = Room::default()
+            .and::<F>(one)
+            .and::<F>(one * plan.together())
+            .and::<F>(if rows_rotated { one } else { 0 });
+        let room = plan.tiles.room::<F>().or(squares);
         let (tasks, squares) = (examples * plan.tiles.pieces(), plan.tasks());
         let passes = &mut explanation.passes;
         if plain_first {
@@ -222,12 +226,6 @@ impl Gradients {
     fn together(&self) -> usize {
         let rows = self.rows.longest().max(1);
         if self.rows.count() > 1 { 1 } else { (ROWS / rows).clamp(1, self.source.chunks.longest()) }
-    }
-
-    /// Elements of rotated gradients, and of those rotated from the left as well.
-    fn lens(&self) -> [usize; 2] {
-        let one = self.rows.longest() * self.columns.longest();
-        [one * (self.together() + 1), if self.rows_rotated { one } else { 0 }]
     }
 
     fn run<T: Element, F: Accumulator>(
@@ -406,7 +404,7 @@ pub(super) fn rotate_plain<F: Accumulator>(
 
 /// Adds squares to sums.
 pub(super) fn add_squares<F: Accumulator>(values: &[F], sums: &mut [F]) {
-    sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum = value.mul_add(value, *sum));
+    sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += value * value);
 }
 
 /// What an old value counts.

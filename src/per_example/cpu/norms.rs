@@ -13,7 +13,7 @@ use crate::plan::{Explanation, Pass};
 use crate::workers::{Room, Scratch, Shared, Workers};
 
 /// What an addition that is looked up counts beside one in a matrix product, when forms are compared.
-const LOOK_UP: u64 = 16;
+const LOOK_UP: u64 = 64;
 
 /// `‖∇W_n‖` for every n.
 #[derive(Debug)]
