@@ -1,7 +1,7 @@
 //! Gradients of single examples on CUDA: patches by the kernel of unfold, gradients and their rotations by
 //! the product engine, and the rest by `kernels/per_example/examples.cu`.
 //!
-//! As many examples at a time as keep patches and gradients within [`BYTES`], one at least.
+//! As many examples at a time as keep what is stored within [`BYTES`], one at least.
 
 use std::ops::Range;
 
@@ -46,25 +46,30 @@ impl Number {
 pub(super) struct Examples<'p, T> {
     p: &'p Problem,
     operands: Operands<T>,
+    /// Bytes of patches and gradients at a time, about.
+    bytes: usize,
 }
 
 impl<'p, T: Element> Examples<'p, T> {
-    /// The first two operands of a draft.
-    pub fn new(draft: &mut Draft, p: &'p Problem) -> Self {
+    /// The first two operands of a draft, whose workspace may have so many bytes.
+    pub fn new(draft: &mut Draft, p: &'p Problem, limit: Option<u64>) -> Self {
         let [x, dy] = match p.transposed {
             true => [p.plain_len(), p.gathered_len()],
             false => [p.gathered_len(), p.plain_len()],
         };
         let [x, dy] = [x, dy].map(|len| draft.operand::<T>(p.batch * len));
-        Examples { p, operands: Operands { x, dy } }
+        let limit = limit.map_or(BYTES, |limit| usize::try_from(limit).unwrap_or(BYTES));
+        Examples { p, operands: Operands { x, dy }, bytes: limit.min(BYTES) }
     }
 
     /// Examples at a time, if each takes so many copies of its gradient.
     fn chunks<F: Accumulator>(&self, copies: usize) -> Pieces {
         let p = self.p;
         let patches = p.gathered * p.taps() * p.positions();
-        let each = patches + copies * p.gradient_len();
-        let most = BYTES / size_of::<F>() / each.max(1);
+        let widened = p.gathered_len() + p.plain_len();
+        let products = if p.transposed { p.gradient_len() } else { 0 };
+        let each = patches + widened + products + copies * p.gradient_len();
+        let most = self.bytes / size_of::<F>() / each.max(1);
         Pieces::new(p.batch, most.clamp(1, p.batch.max(1)))
     }
 

@@ -90,7 +90,8 @@ impl Of<'_> {
     ) -> Result<Program> {
         let alignment = options.alignment_for(size_of::<T>())?;
         let mut draft = Draft::new(device, alignment);
-        let examples = cuda::Examples::new(&mut draft, self.problem);
+        let limit = options.workspace_limit;
+        let examples = cuda::Examples::new(&mut draft, self.problem, limit);
         write(&mut draft, &examples)?;
         cuda::explain(explanation);
         draft.prepare()

@@ -11,7 +11,7 @@
 //! | `gradients.rs` | gradients as they are |
 //! | `norms.rs`, `gram.rs` | their norms: of the pieces, or from Gram matrices of positions |
 //! | `clipped.rs` | their sum, each scaled to a norm of at most a limit |
-//! | `moment.rs`, `positions.rs` | squares of rotated gradients |
+//! | `moment.rs`, `positions.rs`, `rotation.rs` | squares of rotated gradients: gradients or positions rotated |
 
 mod clipped;
 mod gradients;
@@ -19,6 +19,7 @@ mod gram;
 mod moment;
 mod norms;
 mod positions;
+mod rotation;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ mod tiles;
 
 pub(crate) use clipped::Clipped;
 pub(crate) use gradients::Gradients;
-pub(crate) use moment::{Moment, Rotations};
+pub(crate) use moment::Moment;
 pub(crate) use norms::Norms;
+pub(crate) use rotation::Rotations;
 pub(crate) use source::Operands;

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::moment::{Rotations, Target, add_squares, column_pieces, rotate_plain};
+use super::rotation::{Rotations, Target, add_squares, column_pieces, rotate_plain};
 use super::source::{Operands, Source};
 use super::tiles::{COLUMNS, ENTRIES, gathers, largest_of, plain_rows, slab_len};
 use crate::covariance::Update;
