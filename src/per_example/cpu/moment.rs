@@ -202,7 +202,11 @@ impl Gradients {
     /// Examples whose gradients are multiplied as one matrix.
     fn together(&self) -> usize {
         let rows = self.rows.longest().max(1);
-        if self.rows.count() > 1 { 1 } else { (ROWS / rows).clamp(1, self.source.chunks.longest()) }
+        if self.rows.count() > 1 {
+            1
+        } else {
+            (ROWS / rows).clamp(1, self.source.chunks.longest().max(1))
+        }
     }
 
     fn run<T: Element, F: Accumulator>(
