@@ -101,17 +101,14 @@ impl<const D: usize> Conv<D> {
         let steps = match device {
             Device::Cpu => Steps::on_cpu(cpu::Clipped::new::<T, F>(&p, &mut explanation)?),
             #[cfg(gpu)]
-            Device::Cuda(cuda) => Steps::Cuda(of.program::<T, F>(
-                cuda,
-                &plan,
-                &mut explanation,
-                |draft, examples| {
+            Device::Cuda(cuda) => {
+                Steps::Cuda(of.program::<T>(cuda, &plan, &mut explanation, |draft, examples| {
                     let norms = draft.operand::<F>(p.batch);
                     let target = draft.operand::<F>(p.gradient_len());
                     let limit = Number::of(draft);
                     examples.clipped(draft, norms, target, limit)
-                },
-            )?),
+                })?)
+            }
         };
         let plan = Plan::new(device, &plan, explanation, operands, steps)?;
         Ok(ClippedGradientPlan::of(plan, p))

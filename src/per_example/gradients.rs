@@ -109,15 +109,12 @@ impl<const D: usize> Conv<D> {
         let steps = match device {
             Device::Cpu => Steps::on_cpu(cpu::Gradients::new::<T, F>(&p, &mut explanation)),
             #[cfg(gpu)]
-            Device::Cuda(cuda) => Steps::Cuda(of.program::<T, F>(
-                cuda,
-                &plan,
-                &mut explanation,
-                |draft, examples| {
+            Device::Cuda(cuda) => {
+                Steps::Cuda(of.program::<T>(cuda, &plan, &mut explanation, |draft, examples| {
                     let target = draft.operand::<F>(results);
                     examples.gradients(draft, target)
-                },
-            )?),
+                })?)
+            }
         };
         let plan = Plan::new(device, &plan, explanation, operands, steps)?;
         Ok(PerExampleGradientsPlan::of(plan, p))

@@ -81,7 +81,7 @@ impl Of<'_> {
 
     /// The program of a plan on a CUDA device: `write` adds what follows the operands x and dy.
     #[cfg(gpu)]
-    fn program<T: Element, F: Accumulator>(
+    fn program<T: Element>(
         &self,
         device: &CudaDevice,
         options: &PlanOptions,

@@ -141,19 +141,16 @@ impl<const D: usize> Conv<D> {
                 Steps::on_cpu(cpu::Moment::new::<T, F>(&p, rotated, None, &mut explanation))
             }
             #[cfg(gpu)]
-            Device::Cuda(cuda) => Steps::Cuda(of.program::<T, F>(
-                cuda,
-                &plan,
-                &mut explanation,
-                |draft, examples| {
+            Device::Cuda(cuda) => {
+                Steps::Cuda(of.program::<T>(cuda, &plan, &mut explanation, |draft, examples| {
                     let rotations = [(p.columns(), rotated[0]), (p.rows(), rotated[1])];
                     let rotations = rotations
                         .map(|(n, there)| there.then(|| draft.operand::<F>(p.groups * n * n)));
                     let target = draft.operand::<F>(p.gradient_len());
                     let numbers = [Number::of(draft), Number::of(draft)];
                     examples.moment(draft, rotations, target, numbers)
-                },
-            )?),
+                })?)
+            }
         };
         let plan = Plan::new(device, &plan, explanation, operands, steps)?;
         Ok(RotatedSecondMomentPlan::of(plan, p))

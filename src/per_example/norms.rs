@@ -81,15 +81,12 @@ impl<const D: usize> Conv<D> {
         let steps = match device {
             Device::Cpu => Steps::on_cpu(cpu::Norms::new::<T, F>(&p, &mut explanation)?),
             #[cfg(gpu)]
-            Device::Cuda(cuda) => Steps::Cuda(of.program::<T, F>(
-                cuda,
-                &plan,
-                &mut explanation,
-                |draft, examples| {
+            Device::Cuda(cuda) => {
+                Steps::Cuda(of.program::<T>(cuda, &plan, &mut explanation, |draft, examples| {
                     let norms = draft.operand::<F>(p.batch);
                     examples.norms(draft, norms)
-                },
-            )?),
+                })?)
+            }
         };
         let plan = Plan::new(device, &plan, explanation, operands, steps)?;
         Ok(GradientNormsPlan::of(plan, p))
