@@ -351,4 +351,92 @@ class Forum(Matrix):
             raise SystemExit(f"matrix {layer.name}: the forum function itself is wrong")
 
 
-OPERATIONS = {"unfold": Unfold, "fold": Fold, "conv": Conv, "backward": Backward, "matrix": Matrix}
+class PerExample:
+    """What both operations on gradients of single examples share: torch.func's per-sample gradients."""
+
+    unit = "GFLOP/s"
+
+    def __init__(self, layer):
+        self.layer = layer
+        # Autograd keeps no tensors that were made in inference mode.
+        with torch.inference_mode(False):
+            self.x, self.dy, self.w = layer.x().clone(), layer.dy().clone(), layer.weight().clone()
+        self.note = "torch.func.vmap of torch.func.grad"
+
+    def operands(self):
+        return {"x": self.layer.ours(self.x), "dy": self.layer.ours(self.dy)}
+
+    def gradients(self, x, dy):
+        """[N, O, C/g, kernel]"""
+
+        def product(w, x, dy):
+            return (self.layer.conv(x[None], w, None)[0] * dy).sum()
+
+        with torch.inference_mode(False):
+            return torch.func.vmap(torch.func.grad(product), in_dims=(None, 0, 0))(self.w, x, dy)
+
+    def matrices(self, gradients):
+        """[N, g, O/g, d], the columns in the Rust side's order."""
+        layer = self.layer
+        if layer.channels_last:
+            gradients = gradients.movedim(2, -1)
+        shape = layer.batch, layer.groups, layer.outputs // layer.groups, -1
+        return gradients.reshape(shape)
+
+
+class GhostNorms(PerExample):
+    """The norm of every example's gradient."""
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.work = 2 * layer.products / 1e9
+
+    def norms(self, x, dy):
+        return self.gradients(x, dy).flatten(1).norm(dim=1)
+
+    def call(self):
+        return self.norms(self.x, self.dy)
+
+    def expected(self):
+        # Sums over pairs of positions are precise to the squares of absolute values' sums.
+        norms, bound = self.call(), self.norms(self.x.abs(), self.dy.abs())
+        return {"norms": (norms, 4 * bound**2 / norms)}
+
+
+class Lambda(PerExample):
+    """EKFAC's second moments: gradients rotated, squared and summed."""
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        rows = layer.outputs // layer.groups
+        columns = layer.channels // layer.groups * layer.taps
+        generator = torch.Generator().manual_seed(6)
+        make = lambda n: torch.linalg.qr(torch.randn(layer.groups, n, n, generator=generator))[0]
+        self.q_a, self.q_g = make(columns).contiguous(), make(rows).contiguous()
+        rotations = layer.batch * layer.groups * rows * columns * (rows + columns)
+        self.work = 2 * (layer.products + rotations) / 1e9
+
+    def operands(self):
+        return {**super().operands(), "q_a": self.q_a, "q_g": self.q_g}
+
+    def moment(self, x, dy, q_a, q_g):
+        matrices = self.matrices(self.gradients(x, dy))
+        return (q_g.mT @ matrices @ q_a).square().sum(0)
+
+    def call(self):
+        return self.moment(self.x, self.dy, self.q_a, self.q_g)
+
+    def expected(self):
+        bound = self.moment(self.x.abs(), self.dy.abs(), self.q_a.abs(), self.q_g.abs())
+        return {"moment": (self.call(), bound)}
+
+
+OPERATIONS = {
+    "unfold": Unfold,
+    "fold": Fold,
+    "conv": Conv,
+    "backward": Backward,
+    "matrix": Matrix,
+    "ghost-norms": GhostNorms,
+    "lambda": Lambda,
+}

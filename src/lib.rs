@@ -172,6 +172,7 @@ mod memory;
 mod operator;
 mod panel;
 mod patches;
+mod per_example;
 mod plan;
 mod product;
 mod spectrum;
@@ -207,6 +208,10 @@ pub use matrix::{
     Product, ProductPlan, Row,
 };
 pub use operator::Operator;
+pub use per_example::{
+    ClippedGradient, ClippedGradientPlan, GradientNormsPlan, PerExampleGradientsPlan,
+    PerExampleOptions, RotatedSecondMomentPlan,
+};
 pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
 pub use spectrum::{
     CircularSpectrum, CircularTriplets, DensityOptions, Estimate, Method, Norm, NormBound,

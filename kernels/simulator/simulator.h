@@ -93,6 +93,7 @@ DEVICE i64 atomic_add(i64* target, i64 value) { return __atomic_fetch_add(target
 
 DEVICE f32 fused(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
 DEVICE f64 fused(f64 a, f64 b, f64 c) { return __builtin_fma(a, b, c); }
+DEVICE f64 square_root(f64 value) { return __builtin_sqrt(value); }
 
 template <typename T> DEVICE T load(const T* from) { return *from; }
 template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value; }

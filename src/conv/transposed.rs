@@ -79,7 +79,7 @@ impl<const D: usize> Conv<D> {
         let layout = self.axis_order();
         let (.., size) = layout.split_activation::<D>("input", x.shape())?;
         let (.., wanted) = layout.split_activation::<D>("output", y.shape())?;
-        let geometry = self.transposed_geometry(size, wanted, y.shape())?;
+        let geometry = self.transposed_geometry("output", size, wanted, y.shape())?;
         let device = common_device(&[("input", x.device()), ("weight", weight.device())])?;
         let bias_address = bias.as_ref().map_or(0, TensorView::address);
         let addresses = [x.address(), weight.address(), bias_address, y.address()];
@@ -110,9 +110,11 @@ impl<const D: usize> Conv<D> {
         plan_adjoint::<T, D>(adjoint, device, [x, weight], options).map(TransposedPlan::of)
     }
 
-    /// The geometry whose transposed convolution makes extents `wanted` of `size`.
-    fn transposed_geometry(
+    /// The geometry whose transposed convolution makes extents `wanted` of `size`; `argument`, of this
+    /// shape, is what has them.
+    pub(crate) fn transposed_geometry(
         &self,
+        argument: &str,
         size: [usize; D],
         wanted: [usize; D],
         shape: &[usize],
@@ -129,7 +131,7 @@ impl<const D: usize> Conv<D> {
             padding[axis] = padded.checked_sub(full[axis]).ok_or_else(|| {
                 let least: [usize; D] =
                     std::array::from_fn(|a| full[a].saturating_sub(sides[a].0 + sides[a].1));
-                Error::shape("output", format!("spatial extents of at least {least:?}"), shape)
+                Error::shape(argument, format!("spatial extents of at least {least:?}"), shape)
             })?;
         }
         self.bind_transposed(size, padding)

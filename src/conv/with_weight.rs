@@ -3,13 +3,12 @@
 use super::cpu::WithWeight;
 use crate::element::Element;
 use crate::error::Result;
-use crate::plan::{Plan, Steps, Workspace};
+use crate::plan::{BIAS, Plan, Steps, Workspace};
 use crate::tensor::{TensorView, TensorViewMut};
 
 /// The operands' numbers; the result is the last.
 const SOURCE: usize = 0;
 const WEIGHT: usize = 1;
-const BIAS_NUMBER: usize = 2;
 
 /// Runs a plan of a convolution or of its adjoint, whose operands are what is read, the weight, the bias if
 /// there is one, and the result.
@@ -21,7 +20,7 @@ pub(super) fn run_with_weight<T: Element, C: WithWeight>(
     target: TensorViewMut<'_, T>,
     workspace: &mut Workspace<'_>,
 ) -> Result<()> {
-    plan.check_bias(bias.as_ref(), BIAS_NUMBER)?;
+    plan.check_optional(BIAS, bias.as_ref())?;
     plan.check(&[
         (SOURCE, source.shape(), &source.device()),
         (WEIGHT, weight.shape(), &weight.device()),

@@ -227,21 +227,23 @@ impl<C> Plan<C> {
         Ok(())
     }
 
-    /// Fails unless there is a bias where one was planned for, under this number, and none where not.
-    pub(crate) fn check_bias<T: Element>(
+    /// Fails unless there is an operand of this name where one was planned for, and none where not.
+    pub(crate) fn check_optional<T: Element>(
         &self,
-        bias: Option<&TensorView<'_, T>>,
-        number: usize,
+        name: &'static str,
+        operand: Option<&TensorView<'_, T>>,
     ) -> Result<()> {
-        let planned = self.operands[number].0 == BIAS;
-        match bias {
-            Some(bias) if planned => self.check(&[(number, bias.shape(), &bias.device())]),
-            None if !planned => Ok(()),
-            Some(bias) => {
-                let value = format!("{:?}", bias.shape());
-                Err(Error::invalid(BIAS, value, "the plan was made without one"))
+        let planned = self.operands.iter().position(|(operand, _)| *operand == name);
+        match (operand, planned) {
+            (Some(operand), Some(number)) => {
+                self.check(&[(number, operand.shape(), &operand.device())])
             }
-            None => Err(Error::invalid(BIAS, "none", "the plan was made with one")),
+            (None, None) => Ok(()),
+            (Some(operand), None) => {
+                let value = format!("{:?}", operand.shape());
+                Err(Error::invalid(name, value, "the plan was made without one"))
+            }
+            (None, Some(_)) => Err(Error::invalid(name, "none", "the plan was made with one")),
         }
     }
 

@@ -24,6 +24,7 @@ mod matrix;
 mod nvrtc;
 mod operator;
 mod oracle;
+mod per_example;
 mod plans;
 #[path = "../../benches/shapes/mod.rs"]
 mod shapes;

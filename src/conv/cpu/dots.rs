@@ -3,13 +3,13 @@
 
 use super::runs::widens;
 use crate::conv::problem::{Problem, Strides};
-use crate::element::{Accumulator, Element};
+use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{Box3, ravel, volume};
 use crate::patches::pieces::{Pieces, digits};
 use crate::patches::slab::{Slab, boxes};
 use crate::plan::Pass;
-use crate::product::cpu::{Dots, RegisterTiles, sum_of_lanes, tile};
+use crate::product::cpu::{RegisterTiles, add_dots, sum_of_lanes};
 use crate::workers::{Room, Shared, Workers};
 
 /// Elements of dy that a task multiplies at a time, at most, unless a single line has more.
@@ -20,8 +20,6 @@ const SLABS: usize = 256 << 10;
 const TERMS: usize = 256;
 /// Lanes of a task's weight gradients, at most, unless a single channel has more.
 const LANES: usize = 1 << 20;
-/// Elements of a row of dots taken at a time: a tile's rows stay in L1.
-const DOTS: usize = 1024;
 
 /// `dW = dy·Aᵀ`.
 #[derive(Debug)]
@@ -127,7 +125,7 @@ impl BackwardWeight {
                     let len = slab.block_len();
                     let (left, row) = gradient_rows(&dy[first..], ys, rows, len, copy);
                     let right = &data[d * slab.depth_step()..];
-                    multiply(left, row, right, &starts[..columns], len, rows, sums);
+                    add_dots(left, row, right, &starts[..columns], len, rows, sums);
                 }
             }
             let mut sums = sums.chunks_exact_mut(lanes).map(sum_of_lanes);
@@ -162,44 +160,4 @@ fn gradient_rows<'a, T: Element>(
         copy.iter_mut().zip(row).for_each(|(copy, value)| *copy = value.to_acc());
     }
     (copy, len)
-}
-
-/// `sums[m][n] += Σ left[m]·right[n]`, lane by lane, for all rows of both.
-fn multiply<A: Accumulator>(
-    left: &[A],
-    row: usize,
-    right: &[A],
-    starts: &[usize],
-    len: usize,
-    rows: usize,
-    sums: &mut [A],
-) {
-    let tiles = A::best_tiles();
-    let furthest = starts.iter().max().map_or(0, |start| start + len);
-    assert!(furthest <= right.len() && (rows - 1) * row + len <= left.len());
-    assert!(rows * starts.len() * tiles.lanes <= sums.len());
-    for piece in Pieces::new(len, DOTS).each() {
-        let mut m = 0;
-        while m < rows {
-            let tile = tile(tiles.dots, rows - m);
-            let mut n = 0;
-            while n < starts.len() {
-                let (columns, kernel) = tile.kernel(starts.len() - n);
-                let operands = Dots {
-                    len: piece.len(),
-                    left: left[m * row + piece.start..].as_ptr(),
-                    row,
-                    right: right[piece.start..].as_ptr(),
-                    starts: starts[n..].as_ptr(),
-                    sums: sums[(m * starts.len() + n) * tiles.lanes..].as_mut_ptr(),
-                    pitch: starts.len(),
-                };
-                // SAFETY: by the assertions above, all rows exist and are long enough; this machine
-                // has the instructions of its best tiles.
-                unsafe { kernel(operands) };
-                n += columns;
-            }
-            m += tile.rows;
-        }
-    }
 }

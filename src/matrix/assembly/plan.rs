@@ -35,10 +35,8 @@ struct Facts {
     extent: Extent,
 }
 
-/// The operands' numbers; without a bias, the numbers behind it are less by one. The last operand, the
-/// values, stands for the matrix.
+/// The weight's number among the operands; the last operand, the values, stands for the matrix.
 const WEIGHT: usize = 0;
-const BIAS_NUMBER: usize = 1;
 
 impl<T: Element> MatrixPlan<T> {
     pub(super) fn new(call: Call, device: &Device, options: PlanOptions) -> Result<Self> {
@@ -190,7 +188,7 @@ impl<T: Element> MatrixPlan<T> {
         let matrix = plan.last();
         let (indptr, indices) = (matrix - 2, matrix - 1);
         plan.check(&[(WEIGHT, weight.shape(), &weight.device())])?;
-        plan.check_bias(bias, BIAS_NUMBER)?;
+        plan.check_optional(BIAS, bias)?;
         if target.width() != width {
             return Err(Error::ElementType {
                 argument: "the matrix's indices".into(),
