@@ -133,8 +133,7 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
         let (decay, weight) = weights(seen, batch, self.options.decay);
         let mut values = self.copy_of(old.map(|old| &old.values), &self.sizes.gradient())?;
         let update = Update::new(decay, weight / batch as f64);
-        let (layer, sizes) = (&self.layer, &self.sizes);
-        rotated_second_moment_into(layer, sizes, [x, dy], basis, update, &mut values)?;
+        rotated_second_moment_into(&self.layer, [x, dy], basis, update, &mut values)?;
         let hint = "are all elements of the input and of the output gradient?";
         check_finite("the second moments", values.view(), hint)?;
         Ok(Moments { values, examples: seen.saturating_add(batch as u64) })

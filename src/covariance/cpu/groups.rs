@@ -16,7 +16,7 @@ use crate::geometry::{Box3, ravel};
 use crate::patches::pieces::digits;
 use crate::patches::slab::boxes;
 use crate::plan::Pass;
-use crate::product::cpu::{Dots, tile};
+use crate::product::cpu::add_dots;
 use crate::workers::{Room, Scratch, Shared, Workers};
 
 /// Sums of vectors that a task adds up for a segment, about.
@@ -427,7 +427,7 @@ impl Groups {
                             let at = (line + segment_w.positions.start) * pitch;
                             let left = &panel[family.left * rows * plane + at..];
                             let right = &panel[at..];
-                            add_dots(len, left, plane, rows, right, &starts[..count], tiles);
+                            add_dots(left, plane, right, &starts[..count], len, rows, tiles);
                         }
                     }
                     let (mut column, mut first) = (0, 0);
@@ -516,44 +516,4 @@ impl Groups {
 /// Adds `len` sums to those that start at `at`.
 fn add<F: Accumulator>(target: &mut [F], at: usize, sums: &[F], len: usize) {
     target[at..][..len].iter_mut().zip(sums).for_each(|(target, &sum)| *target += sum);
-}
-
-/// `sums[m][n] += Σ left[m]·right[n]`, lane by lane, over runs of `len` elements of which the left ones are
-/// `row` apart and the right ones start at `starts`.
-pub(super) fn add_dots<F: Accumulator>(
-    len: usize,
-    left: &[F],
-    row: usize,
-    rows: usize,
-    right: &[F],
-    starts: &[usize],
-    sums: &mut [F],
-) {
-    let tiles = F::best_tiles();
-    let (lanes, columns) = (tiles.lanes, starts.len());
-    let furthest = starts.iter().max().copied().unwrap_or(0);
-    assert!((rows - 1) * row + len <= left.len() && furthest + len <= right.len());
-    assert!(rows * columns * lanes <= sums.len());
-    let mut m = 0;
-    while m < rows {
-        let tile = tile(tiles.dots, rows - m);
-        let mut n = 0;
-        while n < columns {
-            let (count, kernel) = tile.kernel(columns - n);
-            let operands = Dots {
-                len,
-                left: left[m * row..].as_ptr(),
-                row,
-                right: right.as_ptr(),
-                starts: starts[n..].as_ptr(),
-                sums: sums[(m * columns + n) * lanes..].as_mut_ptr(),
-                pitch: columns,
-            };
-            // SAFETY: by the assertions above all runs exist, and so do the sums; this machine has the
-            // instructions of its best tiles.
-            unsafe { kernel(operands) };
-            n += count;
-        }
-        m += tile.rows;
-    }
 }

@@ -6,7 +6,6 @@ use std::ops::Range;
 use super::channels::Channels;
 use super::cost::Cost;
 use super::folding::Folding;
-use super::groups::add_dots;
 use super::landing::Landing;
 use crate::covariance::options::WeightSharing;
 use crate::covariance::problem::{Part, Problem};
@@ -15,7 +14,7 @@ use crate::error::Result;
 use crate::geometry::{AxisMap, Conv, Layout};
 use crate::patches::pieces::{Pieces, digits};
 use crate::plan::Pass;
-use crate::product::cpu::sum_of_lanes;
+use crate::product::cpu::{add_dots, sum_of_lanes};
 use crate::workers::{Room, Scratch, Shared, Workers};
 
 /// Lines of a plane that are summed together.
@@ -179,7 +178,7 @@ impl Windows<'_> {
             }
             let parts = &mut parts[..rows * taps * lanes];
             parts.fill(F::ZERO);
-            add_dots(width, lines, width, rows, counts, starts, parts);
+            add_dots(lines, width, counts, starts, width, rows, parts);
             for (row, parts) in parts.chunks_exact_mut(taps * lanes).enumerate() {
                 let each = in_line.iter_mut().zip(parts.chunks_exact_mut(lanes));
                 each.for_each(|(sum, lanes)| *sum = sum_of_lanes(lanes));
