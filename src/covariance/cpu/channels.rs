@@ -10,15 +10,14 @@ use std::ops::Range;
 use super::cost::Cost;
 use super::folding::{Folding, Segment, Windows};
 use super::landing::{Landing, Target};
-use super::panel::{CACHED, LINES, Lanes, LineMemory, PANEL, Reader, extents};
+use super::panel::{Lanes, Line, LineMemory, Panel, Panels, Reader};
 use crate::covariance::problem::{Part, Problem};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::{Box3, Layout, volume};
+use crate::geometry::{Box3, Layout};
 use crate::patches::Images;
 use crate::patches::entries::{Entries, longest};
 use crate::patches::pieces::digits;
-use crate::patches::slab::boxes;
 use crate::plan::Pass;
 use crate::product::cpu::{Products, Step, tile};
 use crate::workers::{Room, Scratch, Shared, Workers};
@@ -94,14 +93,12 @@ impl Shape {
 pub(super) struct Channels {
     p: Problem,
     part: Part,
-    folding: Folding,
+    pub folding: Folding,
     blocks: Vec<Block>,
     classes: Vec<Class>,
-    /// For each extent of boxes that there is, the windows of each axis, by starts.
+    panels: Panels,
+    /// For each extents of its boxes the windows of each axis, by starts.
     windows: Vec<[Vec<Windows>; 3]>,
-    boxes: Vec<(Box3, usize)>,
-    /// Images of a panel; more than one only where it has all their outputs.
-    images: usize,
     /// Elements of the sums of a group.
     sums: usize,
     /// The class of each lag, left block, piece of its rows and right block, where there is one.
@@ -123,19 +120,8 @@ impl Channels {
         let width: usize = blocks.iter().map(|block| block.width).sum();
         let widest = blocks.iter().map(|block| block.width).max().unwrap_or(lanes);
         let bytes = size_of::<F>();
-        let all = p.groups * width * bytes;
-        let fits = |outputs: &Box3| {
-            let positions: usize = folding.extents(extents(outputs)).iter().product();
-            2 * widest * bytes * positions <= CACHED && all * positions <= PANEL.min(limit)
-        };
-        let boxes = boxes(part.axes.output_extents(), fits);
-        let positions: usize = folding.extents(extents(&boxes[0])).iter().product();
-        let images = match boxes.len() {
-            1 => (CACHED / (2 * widest * bytes * positions))
-                .min(PANEL.min(limit) / (all * positions).max(1))
-                .clamp(1, p.batch.max(1)),
-            _ => 1,
-        };
+        let at_once = [p.groups * width * bytes, 2 * widest * bytes];
+        let panels = Panels::new(part, &folding, p.batch, at_once, limit);
         let mut plan = Channels {
             p: p.clone(),
             part: part.clone(),
@@ -143,8 +129,7 @@ impl Channels {
             blocks,
             classes: Vec::new(),
             windows: Vec::new(),
-            boxes: Vec::new(),
-            images,
+            panels,
             sums: 0,
             table: Vec::new(),
             places: Vec::new(),
@@ -152,16 +137,7 @@ impl Channels {
             targets: Vec::new(),
             cost: Cost::default(),
         };
-        let mut lens: Vec<[usize; 3]> = Vec::new();
-        for outputs in boxes {
-            let len = extents(&outputs);
-            let number = lens.iter().position(|&other| other == len).unwrap_or(lens.len());
-            if number == lens.len() {
-                lens.push(len);
-            }
-            plan.boxes.push((outputs, number));
-        }
-        plan.classify(&lens, lanes);
+        plan.classify(lanes);
         plan.places = part.axes.each_tap().map(|tap| plan.folding.place(tap)).collect();
         let images = Images {
             layout: p.layout,
@@ -189,8 +165,8 @@ impl Channels {
         Target::List(rows)
     }
 
-    /// Finds all classes, and their windows for boxes of these extents.
-    fn classify(&mut self, lens: &[[usize; 3]], lanes: usize) {
+    /// Finds all classes, and their windows.
+    fn classify(&mut self, lanes: usize) {
         let mut starts: [Vec<Vec<usize>>; 3] = Default::default();
         let mut classes = Vec::new();
         for lag in self.folding.lags() {
@@ -233,7 +209,7 @@ impl Channels {
                 of.map(|starts| Windows::new(starts.clone(), len[axis])).collect()
             })
         };
-        self.windows = lens.iter().map(windows).collect();
+        self.windows = self.panels.extents.iter().map(windows).collect();
     }
 
     /// Where the table has a class.
@@ -266,49 +242,37 @@ impl Channels {
     }
 
     fn count(&mut self) {
-        let images = self.p.batch as f64;
-        let mut cost = Cost::default();
-        let mut segments = 0.0;
-        for (outputs, number) in &self.boxes {
-            let positions: usize = self.folding.extents(extents(outputs)).iter().product();
-            let width: usize = self.blocks.iter().map(|block| block.width).sum();
-            cost.moves += images * (positions * width) as f64;
+        let (mut products, mut moves) = (0.0, 0.0);
+        for panel in self.panels.each() {
+            let images = panel.images.len() as f64;
+            moves += images * (panel.positions() * self.width()) as f64;
             for class in &self.classes {
-                let windows = self.windows_of(class, *number);
+                let windows = self.windows_of(class, panel.number);
                 let tile = (class.rows.len() * class.width) as f64;
                 let terms: usize = windows.iter().map(|windows| windows.positions()).product();
-                cost.products += images * tile * terms as f64;
                 let pieces: usize = windows.iter().map(|w| w.segments.len()).product();
-                segments += tile * pieces as f64;
+                products += images * tile * terms as f64;
+                // Sums over segments are added up a vector at a time.
+                moves += 0.1 * tile * pieces as f64;
             }
         }
-        let panels = self.panels_of_images() as f64;
-        // Sums of segments are added up, a vector at a time; sums of windows are written one by one.
-        cost.moves += 0.1 * panels * segments + self.sums as f64;
+        moves += self.sums as f64;
         let groups = self.p.groups as f64;
-        self.cost = Cost { products: groups * cost.products, moves: groups * cost.moves };
+        self.cost = Cost { products: groups * products, moves: groups * moves };
     }
 
     fn windows_of(&self, class: &Class, number: usize) -> [&Windows; 3] {
         [0, 1, 2].map(|axis| &self.windows[number][axis][class.windows[axis]])
     }
 
-    fn panels_of_images(&self) -> usize {
-        self.p.batch.div_ceil(self.images)
-    }
-
-    /// Number of panels.
-    fn panels(&self) -> usize {
-        self.panels_of_images() * self.boxes.len()
+    /// Elements of all blocks of a group at a position.
+    fn width(&self) -> usize {
+        self.blocks.iter().map(|block| block.width).sum()
     }
 
     /// Elements of the largest panel.
-    fn panel_len(&self) -> usize {
-        let width: usize = self.blocks.iter().map(|block| block.width).sum();
-        let positions =
-            |outputs: &Box3| -> usize { self.folding.extents(extents(outputs)).iter().product() };
-        let largest = self.boxes.iter().map(|(outputs, _)| positions(outputs)).max().unwrap_or(0);
-        self.p.groups * width * largest * self.images
+    pub fn panel_len(&self) -> usize {
+        self.p.groups * self.width() * self.panels.positions()
     }
 
     /// Elements of a task's memory besides the sums.
@@ -334,8 +298,9 @@ impl Channels {
         let own = own.or(Room::default().and::<F>(longest(&self.entries).pow(2)));
         let common = Room::default().and::<F>(self.panel_len()).and::<F>(self.p.groups * self.sums);
         let widest = self.blocks.iter().map(|block| block.width).max().unwrap_or(0);
-        let (fills, panels) = (self.fills(self.images), self.panels());
-        let how = format!("{panels} panels of {} virtual channels", self.virtual_channels());
+        let fills = self.panels.images() * self.p.groups * self.blocks.len() * self.panels.pieces();
+        let channels: usize = self.blocks.iter().map(|block| block.channels).sum();
+        let how = format!("{} panels of {channels} virtual channels", self.panels.count());
         passes.push(Pass::on_cpu("pack", fills).by(how));
         let how = format!("register tiles of {lanes} channels");
         passes.push(Pass::on_cpu("multiply", tasks).by(how).with_tile([ROWS, widest]));
@@ -362,16 +327,6 @@ impl Channels {
         phase * self.p.channels_per_group() + channel
     }
 
-    pub fn virtual_channels(&self) -> usize {
-        self.blocks.iter().map(|block| block.channels).sum()
-    }
-
-    /// Tasks of filling a panel.
-    fn fills(&self, images: usize) -> usize {
-        let [d, h, _] = self.folding.extents(extents(&self.boxes[0].0));
-        images * self.p.groups * self.blocks.len() * (d * h).div_ceil(LINES)
-    }
-
     /// Adds all sums of the part to the matrices.
     pub fn run<T: Element, F: Accumulator>(
         &self,
@@ -384,26 +339,20 @@ impl Channels {
         let panel = common.take::<F>(self.panel_len());
         let all_sums = common.take::<F>(self.p.groups * self.sums);
         let sums = Shared::new(all_sums);
-        let (panels, tasks) = (self.panels(), self.p.groups * self.classes.len());
-        for number in 0..panels {
-            let [images, of] = digits(number, [self.panels_of_images(), self.boxes.len()]);
-            let images = images * self.images..((images + 1) * self.images).min(self.p.batch);
-            let (outputs, lens) = &self.boxes[of];
-            let view =
-                View { images: images.len(), extents: self.folding.extents(extents(outputs)) };
-            let reader = Reader { p: &self.p, part: &self.part, folding: &self.folding, outputs };
-            self.fill(workers, x, images, &reader, &view, panel, memory)?;
-            let panel = &*panel;
-            workers.share_out(tasks, memory, |task, scratch| {
-                let [group, class] = digits(task, [self.p.groups, self.classes.len()]);
+        let radices = [self.p.groups, self.classes.len()];
+        for (number, view) in self.panels.each().enumerate() {
+            self.fill(workers, x, &view, panel, memory)?;
+            let filled = Filled { view, data: &*panel };
+            workers.share_out(radices.iter().product(), memory, |task, scratch| {
+                let [group, class] = digits(task, radices);
                 let class = &self.classes[class];
-                let shape = self.shape(class);
+                let len = self.shape(class).len();
                 // SAFETY: each task has the sums of its own class and group.
-                let sums = unsafe { sums.run(group * self.sums + class.sums, shape.len()) };
+                let sums = unsafe { sums.run(group * self.sums + class.sums, len) };
                 if number == 0 {
                     sums.fill(F::ZERO);
                 }
-                self.add(group, class, *lens, &view, panel, scratch, sums);
+                self.add(group, class, &filled, scratch, sums);
                 Ok(())
             })?;
         }
@@ -411,37 +360,35 @@ impl Channels {
         sums.land(workers, landing, memory)
     }
 
-    /// Packs what the panel's outputs read of its images.
+    /// Packs what a panel's outputs read of its images.
     fn fill<T: Element, F: Accumulator>(
         &self,
         workers: &Workers,
         x: &[T],
-        images: Range<usize>,
-        reader: &Reader,
-        view: &View,
+        view: &Panel,
         panel: &mut [F],
         memory: &mut [u8],
     ) -> Result<()> {
-        let [depth, height, width] = view.extents;
-        let pieces = (depth * height).div_ceil(LINES);
-        let radices = [images.len(), self.p.groups, self.blocks.len(), pieces];
-        let per_group = self.p.channels_per_group();
+        let reader = Reader { p: &self.p, part: &self.part, folding: &self.folding, panel: view };
+        let radices = [view.images.len(), self.p.groups, self.blocks.len(), view.pieces()];
         let len = self.p.channels * self.part.axes.inputs();
         let lanes = F::best_tiles().lanes;
         let panel = Shared::new(panel);
         workers.share_out(radices.iter().product(), memory, |task, scratch| {
             let [image, group, block, piece] = digits(task, radices);
             let mut memory = LineMemory::<T::Acc, F>::take(scratch, &self.part.axes, lanes);
-            let x = &x[(images.start + image) * len..][..len];
+            let x = &x[(view.images.start + image) * len..][..len];
             let block = &self.blocks[block];
-            for line in piece * LINES..((piece + 1) * LINES).min(depth * height) {
+            let line_len = view.held[2] * block.width;
+            for number in view.lines(piece) {
                 let first = self.place(group, block, view)
-                    + (image * depth * height + line) * width * block.width;
+                    + image * view.positions() * block.width
+                    + number * line_len;
                 // SAFETY: each task has lines of its own.
-                let target = unsafe { panel.run(first, width * block.width) };
+                let target = unsafe { panel.run(first, line_len) };
                 if block.channels < block.width {
-                    let padding = target.chunks_exact_mut(block.width);
-                    padding.for_each(|lanes| lanes[block.channels..].fill(F::ZERO));
+                    let positions = target.chunks_exact_mut(block.width);
+                    positions.for_each(|lanes| lanes[block.channels..].fill(F::ZERO));
                 }
                 for piece in &block.pieces {
                     let Some(phase) = piece.phase else {
@@ -449,14 +396,13 @@ impl Channels {
                         continue;
                     };
                     let phase = self.folding.phase(Some(phase));
-                    let at = [line / height, line % height];
+                    let channels = group * self.p.channels_per_group() + piece.channels.start;
                     for start in (0..piece.channels.len()).step_by(lanes) {
                         let count = lanes.min(piece.channels.len() - start);
-                        let first = group * per_group + piece.channels.start + start;
-                        let from = Lanes { first, count, step: 1 };
+                        let lanes = Lanes { first: channels + start, count, step: 1 };
                         let target = &mut target[piece.at + start..];
-                        let step = block.width;
-                        reader.line(x, phase, at, from, width, target, step, &mut memory);
+                        let line = Line { phase, number, lanes };
+                        reader.line(x, line, target, block.width, &mut memory);
                     }
                 }
             }
@@ -465,9 +411,8 @@ impl Channels {
     }
 
     /// Where a block of a group starts in a panel.
-    fn place(&self, group: usize, block: &Block, view: &View) -> usize {
-        let width: usize = self.blocks.iter().map(|block| block.width).sum();
-        (group * width + block.offset) * view.images * view.positions()
+    fn place(&self, group: usize, block: &Block, view: &Panel) -> usize {
+        (group * self.width() + block.offset) * view.images.len() * view.positions()
     }
 
     /// Adds what a panel's segments sum to.
@@ -475,9 +420,7 @@ impl Channels {
         &self,
         group: usize,
         class: &Class,
-        lens: usize,
-        view: &View,
-        panel: &[F],
+        Filled { view, data }: &Filled<F>,
         scratch: &mut Scratch,
         sums: &mut [F],
     ) {
@@ -487,11 +430,11 @@ impl Channels {
         let tile = scratch.take::<F>(len);
         let in_line = scratch.take::<F>(len * windows_w);
         let in_plane = scratch.take::<F>(len * windows_h * windows_w);
-        let [d, h, w] = self.windows_of(class, lens);
+        let [d, h, w] = self.windows_of(class, view.number);
         let [left, right] = [class.left, class.right].map(|block| {
             let block = &self.blocks[block];
             let start = self.place(group, block, view);
-            &panel[start..][..block.width * view.images * view.positions()]
+            &data[start..][..block.width * view.images.len() * view.positions()]
         });
         let product = Product {
             left,
@@ -701,21 +644,10 @@ impl Block {
     }
 }
 
-/// A panel's images and their positions.
-struct View {
-    images: usize,
-    extents: [usize; 3],
-}
-
-impl View {
-    fn positions(&self) -> usize {
-        self.extents.iter().product()
-    }
-
-    /// Positions to one that is so far away on each axis.
-    fn distance(&self, lag: [isize; 3]) -> isize {
-        (lag[0] * self.extents[1] as isize + lag[1]) * self.extents[2] as isize + lag[2]
-    }
+/// A panel with its elements.
+struct Filled<'a, F> {
+    view: Panel<'a>,
+    data: &'a [F],
 }
 
 /// The operands of a class's products.
@@ -731,11 +663,11 @@ struct Product<'a, F> {
 
 impl<F: Accumulator> Product<'_, F> {
     /// `tile[m][j] = Σ left[q][m]·right[q + lag][j]` over the positions of a segment of all images.
-    fn run(&self, view: &View, segment: Box3, tile: &mut [F]) {
+    fn run(&self, view: &Panel, segment: Box3, tile: &mut [F]) {
         let mut steps = [Step { weight: 0, patch: 0, rows: 0 }; TERMS];
         let (mut count, mut first) = (0, true);
-        let [_, lines, width] = view.extents;
-        for image in 0..view.images {
+        let [_, lines, width] = view.held;
+        for image in 0..view.images.len() {
             for d in segment[0].clone() {
                 for h in segment[1].clone() {
                     let line = image * view.positions() + (d * lines + h) * width;
@@ -752,7 +684,6 @@ impl<F: Accumulator> Product<'_, F> {
                 }
             }
         }
-        debug_assert!(volume(&segment) * view.images > 0);
         if count > 0 {
             self.multiply(&steps[..count], tile, !first);
         }

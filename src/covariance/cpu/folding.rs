@@ -13,6 +13,7 @@ use crate::geometry::{AxisMap, ravel, unravel};
 /// One axis, lagged or unfolded.
 #[derive(Clone, Debug)]
 pub(super) struct FoldedAxis {
+    lagged: bool,
     pub stride: usize,
     /// The padded position of each phase's first position.
     pub offsets: Vec<usize>,
@@ -35,18 +36,19 @@ impl FoldedAxis {
             (offsets.binary_search(&offset).unwrap_or_default(), k * dilation / stride)
         };
         let places = (0..map.taps()).map(place).collect();
-        FoldedAxis::new(stride, offsets, places)
+        FoldedAxis::new(true, stride, offsets, places)
     }
 
     pub fn unfolded(map: &AxisMap) -> Self {
         let offsets = (0..map.taps()).map(|k| k * map.dilation()).collect();
-        FoldedAxis::new(map.stride(), offsets, (0..map.taps()).map(|k| (k, 0)).collect())
+        let places = (0..map.taps()).map(|k| (k, 0)).collect();
+        FoldedAxis::new(false, map.stride(), offsets, places)
     }
 
     /// From the phase and the start of each tap.
-    fn new(stride: usize, offsets: Vec<usize>, places: Vec<(usize, usize)>) -> Self {
+    fn new(lagged: bool, stride: usize, offsets: Vec<usize>, places: Vec<(usize, usize)>) -> Self {
         let reach = places.iter().map(|&(_, start)| start).max().unwrap_or(0);
-        let mut axis = FoldedAxis { stride, offsets, reach, places, starts: Vec::new() };
+        let mut axis = FoldedAxis { lagged, stride, offsets, reach, places, starts: Vec::new() };
         let phases = axis.offsets.len();
         axis.starts = vec![Vec::new(); phases * (phases + 1) * (2 * reach + 1)];
         for (l, start) in axis.places.clone() {
@@ -81,6 +83,16 @@ impl FoldedAxis {
     }
 }
 
+/// What is done with axes that have several taps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// There are none.
+    Single,
+    Lagged,
+    Mixed,
+    Unfolded,
+}
+
 /// All three axes.
 #[derive(Clone, Debug)]
 pub(super) struct Folding {
@@ -101,6 +113,17 @@ impl Folding {
             Folding { axes: [0, 1, 2].map(fold) }
         })
         .collect()
+    }
+
+    pub fn kind(&self) -> Kind {
+        let several = self.axes.iter().filter(|axis| axis.places.len() > 1);
+        let (lagged, unfolded): (Vec<_>, Vec<_>) = several.partition(|axis| axis.lagged);
+        match (lagged.is_empty(), unfolded.is_empty()) {
+            (true, true) => Kind::Single,
+            (false, true) => Kind::Lagged,
+            (false, false) => Kind::Mixed,
+            (true, false) => Kind::Unfolded,
+        }
     }
 
     /// Number of phases over all axes.
@@ -137,8 +160,8 @@ impl Folding {
         })
     }
 
-    /// Positions that these outputs take on each axis.
-    pub fn extents(&self, outputs: [usize; 3]) -> [usize; 3] {
+    /// Positions that outputs of these extents hold on each axis.
+    pub fn held(&self, outputs: [usize; 3]) -> [usize; 3] {
         [0, 1, 2].map(|axis| outputs[axis] + self.axes[axis].reach)
     }
 

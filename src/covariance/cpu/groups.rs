@@ -8,13 +8,12 @@ use std::ops::Range;
 use super::cost::Cost;
 use super::folding::{Folding, Segment, Windows};
 use super::landing::Landing;
-use super::panel::{CACHED, LINES, Lanes, LineMemory, PANEL, Reader, extents};
+use super::panel::{Lanes, Line, LineMemory, Panel, Panels, Reader};
 use crate::covariance::problem::{Part, Problem};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::{Box3, ravel};
+use crate::geometry::ravel;
 use crate::patches::pieces::digits;
-use crate::patches::slab::boxes;
 use crate::plan::Pass;
 use crate::product::cpu::add_dots;
 use crate::workers::{Room, Scratch, Shared, Workers};
@@ -53,15 +52,13 @@ struct Family {
 pub(super) struct Groups {
     p: Problem,
     part: Part,
-    folding: Folding,
+    pub folding: Folding,
     lanes: usize,
     classes: Vec<Class>,
     families: Vec<Family>,
-    /// For each extent of boxes that there is, the windows of each phase on each axis.
+    panels: Panels,
+    /// For each extents of its boxes the windows of each phase on each axis.
     windows: Vec<[Vec<Windows>; 3]>,
-    boxes: Vec<(Box3, usize)>,
-    /// Images of a panel; more than one only where it has all their outputs.
-    images: usize,
     /// Vectors of the sums of a block of groups.
     sums: usize,
     pub cost: Cost,
@@ -74,18 +71,8 @@ impl Groups {
         let blocks = p.groups.div_ceil(lanes);
         let channels = p.channels_per_group() * folding.phases() + usize::from(p.bias);
         let bytes = channels * lanes * size_of::<F>();
-        let fits = |outputs: &Box3| {
-            let positions: usize = folding.extents(extents(outputs)).iter().product();
-            bytes * positions <= CACHED && blocks * bytes * positions <= PANEL.min(limit)
-        };
-        let boxes = boxes(part.axes.output_extents(), fits);
-        let positions: usize = folding.extents(extents(&boxes[0])).iter().product();
-        let images = match boxes.len() {
-            1 => (CACHED / (bytes * positions))
-                .min(PANEL.min(limit) / (blocks * bytes * positions))
-                .clamp(1, p.batch.max(1)),
-            _ => 1,
-        };
+        let panels = Panels::new(part, &folding, p.batch, [blocks * bytes, bytes], limit);
+        let windows = panels.extents.iter().map(|&extents| folding.windows(extents)).collect();
         let mut plan = Groups {
             p: p.clone(),
             part: part.clone(),
@@ -93,22 +80,12 @@ impl Groups {
             lanes,
             classes: Vec::new(),
             families: Vec::new(),
-            windows: Vec::new(),
-            boxes: Vec::new(),
-            images,
+            panels,
+            windows,
             sums: 0,
             cost: Cost::default(),
         };
         plan.classify();
-        for outputs in boxes {
-            let len = extents(&outputs);
-            let known = plan.boxes.iter().find(|(other, _)| extents(other) == len);
-            let number = known.map_or(plan.windows.len(), |&(_, number)| number);
-            if number == plan.windows.len() {
-                plan.windows.push(plan.folding.windows(len));
-            }
-            plan.boxes.push((outputs, number));
-        }
         plan.count();
         plan
     }
@@ -195,50 +172,37 @@ impl Groups {
     }
 
     fn count(&mut self) {
-        let (images, mut cost) = (self.p.batch as f64, Cost::default());
-        let lanes = (self.blocks() * self.lanes) as f64;
-        for (outputs, number) in &self.boxes {
-            let positions: usize = self.folding.extents(extents(outputs)).iter().product();
-            cost.moves += images * (positions * self.virtual_channels()) as f64;
+        let (mut products, mut moves) = (0.0, 0.0);
+        for panel in self.panels.each() {
+            let images = panel.images.len() as f64;
+            moves += images * (panel.positions() * self.virtual_channels()) as f64;
             for family in &self.families {
-                let windows = self.windows_of(family.left, *number);
+                let windows = self.windows_of(family.left, panel.number);
                 for class in &self.classes[family.classes.clone()] {
-                    let mut extents = [0; 3];
-                    let mut pieces = [0; 3];
+                    let (mut positions, mut pieces) = ([0; 3], [0; 3]);
                     for axis in 0..3 {
                         for segment in &windows[axis].segments {
                             if !windows[axis].within(segment, &class.starts[axis]).is_empty() {
-                                extents[axis] += segment.positions.len();
+                                positions[axis] += segment.positions.len();
                                 pieces[axis] += 1;
                             }
                         }
                     }
-                    let tile = self.tile(class) as f64;
-                    let runs = (extents[0] * extents[1] * pieces[2]) as f64 / self.images as f64;
-                    let terms = extents.iter().product::<usize>() as f64;
                     // Every run loads and stores its sums.
-                    cost.products += images * tile * (terms + 2.0 * runs);
+                    let [d, h, w] = positions.map(|positions| positions as f64);
+                    let runs = d * h * f64::from(pieces[2]);
+                    products += self.tile(class) as f64 * (images * d * h * w + 2.0 * runs);
                 }
             }
         }
-        cost.moves += self.sums as f64;
-        self.cost = Cost { products: lanes * cost.products, moves: lanes * cost.moves };
-    }
-
-    fn panels_of_images(&self) -> usize {
-        self.p.batch.div_ceil(self.images)
-    }
-
-    fn panels(&self) -> usize {
-        self.panels_of_images() * self.boxes.len()
+        moves += self.sums as f64;
+        let lanes = (self.blocks() * self.lanes) as f64;
+        self.cost = Cost { products: lanes * products, moves: lanes * moves };
     }
 
     /// Elements of the largest panel.
-    fn panel_len(&self) -> usize {
-        let positions =
-            |outputs: &Box3| -> usize { self.folding.extents(extents(outputs)).iter().product() };
-        let largest = self.boxes.iter().map(|(outputs, _)| positions(outputs)).max().unwrap_or(0);
-        self.blocks() * self.virtual_channels() * largest * self.images * self.lanes
+    pub fn panel_len(&self) -> usize {
+        self.blocks() * self.virtual_channels() * self.panels.positions() * self.lanes
     }
 
     /// Vectors of a family's sums over a segment; with those over windows of the last axis, and over
@@ -265,18 +229,13 @@ impl Groups {
         let own = own.or(LineMemory::<T::Acc, F>::room(&self.part.axes, self.lanes));
         let sums = self.blocks() * self.sums * self.lanes;
         let common = Room::default().and::<F>(self.panel_len()).and::<F>(sums);
-        let (channels, panels) = (self.virtual_channels(), self.panels());
+        let (channels, panels) = (self.virtual_channels(), self.panels.count());
+        let fills = self.blocks() * channels * self.panels.pieces();
         let how = format!("{panels} panels of {channels} virtual channels a group");
-        passes.push(Pass::on_cpu("pack", self.fills(self.images)).by(how));
+        passes.push(Pass::on_cpu("pack", fills).by(how));
         let how = format!("dot products in lanes of {} groups", self.lanes);
         passes.push(Pass::on_cpu("multiply", tasks).by(how));
-        Workers::new(tasks.max(self.fills(self.images)), own).with_common(common)
-    }
-
-    /// Tasks of filling a panel.
-    fn fills(&self, images: usize) -> usize {
-        let [d, h, _] = self.folding.extents(extents(&self.boxes[0].0));
-        images * self.blocks() * (d * h).div_ceil(LINES)
+        Workers::new(tasks.max(fills), own).with_common(common)
     }
 
     /// Adds all sums of the part to the matrices.
@@ -294,15 +253,10 @@ impl Groups {
         all_sums.fill(F::ZERO);
         let radices = [self.blocks(), self.families.len()];
         let sums = Shared::new(&mut *all_sums);
-        for number in 0..self.panels() {
-            let [images, of] = digits(number, [self.panels_of_images(), self.boxes.len()]);
-            let images = images * self.images..((images + 1) * self.images).min(self.p.batch);
-            let (outputs, lens) = &self.boxes[of];
-            let extents = self.folding.extents(extents(outputs));
-            let reader = Reader { p: &self.p, part: &self.part, folding: &self.folding, outputs };
-            let vectors = images.len();
-            self.fill(workers, x, images, &reader, extents, panel, memory)?;
-            let (panel, pitch) = (&*panel, vectors * self.lanes);
+        for view in self.panels.each() {
+            self.fill(workers, x, &view, panel, memory)?;
+            let len = self.virtual_channels() * view.positions() * view.images.len() * self.lanes;
+            let (view, panel) = (&view, &*panel);
             workers.share_out(radices.iter().product(), memory, |task, scratch| {
                 let [block, family] = digits(task, radices);
                 let family = &self.families[family];
@@ -311,9 +265,7 @@ impl Groups {
                 let start = block * per_block + first * self.lanes;
                 // SAFETY: each task has the sums of its own family and block.
                 let sums = unsafe { sums.run(start, (end - first) * self.lanes) };
-                let len = self.virtual_channels() * extents.iter().product::<usize>() * pitch;
-                let panel = &panel[block * len..][..len];
-                self.add(family, *lens, extents, pitch, panel, scratch, sums);
+                self.add(family, view, &panel[block * len..][..len], scratch, sums);
                 Ok(())
             })?;
         }
@@ -328,29 +280,28 @@ impl Groups {
         })
     }
 
-    /// Packs what the panel's outputs read of its images.
+    /// Packs what a panel's outputs read of its images.
     fn fill<T: Element, F: Accumulator>(
         &self,
         workers: &Workers,
         x: &[T],
-        images: Range<usize>,
-        reader: &Reader,
-        [depth, height, width]: [usize; 3],
+        view: &Panel,
         panel: &mut [F],
         memory: &mut [u8],
     ) -> Result<()> {
-        let pieces = (depth * height).div_ceil(LINES);
-        let radices = [self.blocks(), self.virtual_channels(), pieces];
+        let reader = Reader { p: &self.p, part: &self.part, folding: &self.folding, panel: view };
+        let [depth, height, width] = view.held;
+        let radices = [self.blocks(), self.virtual_channels(), view.pieces()];
         let per_group = self.p.channels_per_group();
         let len = self.p.channels * self.part.axes.inputs();
-        let pitch = images.len() * self.lanes;
+        let pitch = view.images.len() * self.lanes;
         let panel = Shared::new(panel);
         workers.share_out(radices.iter().product(), memory, |task, scratch| {
             let [block, channel, piece] = digits(task, radices);
             let mut memory = LineMemory::<T::Acc, F>::take(scratch, &self.part.axes, self.lanes);
             let groups = block * self.lanes..((block + 1) * self.lanes).min(self.p.groups);
-            for line in piece * LINES..((piece + 1) * LINES).min(depth * height) {
-                let row = (block * self.virtual_channels() + channel) * depth * height + line;
+            for number in view.lines(piece) {
+                let row = (block * self.virtual_channels() + channel) * depth * height + number;
                 // SAFETY: each task has lines of its own.
                 let target = unsafe { panel.run(row * width * pitch, width * pitch) };
                 let phase = channel / per_group;
@@ -362,28 +313,27 @@ impl Groups {
                     target.fill(F::ZERO);
                 }
                 let first = groups.start * per_group + channel % per_group;
-                let from = Lanes { first, count: groups.len(), step: per_group };
-                let (phase, at) = (self.folding.phase(Some(phase)), [line / height, line % height]);
-                for (image, n) in images.clone().enumerate() {
+                let lanes = Lanes { first, count: groups.len(), step: per_group };
+                let line = Line { phase: self.folding.phase(Some(phase)), number, lanes };
+                for (image, n) in view.images.clone().enumerate() {
                     let (x, target) = (&x[n * len..][..len], &mut target[image * self.lanes..]);
-                    reader.line(x, phase, at, from, width, target, pitch, &mut memory);
+                    reader.line(x, line, target, pitch, &mut memory);
                 }
             }
             Ok(())
         })
     }
 
-    /// Adds what a panel's segments sum to. `pitch` is from one position to the next.
+    /// Adds what a panel's segments sum to, in the panel of a block of groups.
     fn add<F: Accumulator>(
         &self,
         family: &Family,
-        lens: usize,
-        extents: [usize; 3],
-        pitch: usize,
+        view: &Panel,
         panel: &[F],
         scratch: &mut Scratch,
         sums: &mut [F],
     ) {
+        let pitch = view.images.len() * self.lanes;
         let (lanes, rows) = (self.lanes, self.p.channels_per_group());
         let [terms, in_line, in_plane] = self.buffers(family);
         let tiles = scratch.take::<F>(terms * lanes);
@@ -391,8 +341,8 @@ impl Groups {
         let in_plane = scratch.take::<F>(in_plane * lanes);
         let starts = scratch.take::<usize>(terms / rows);
         let classes = &self.classes[family.classes.clone()];
-        let [d, h, w] = self.windows_of(family.left, lens);
-        let plane = extents.iter().product::<usize>() * pitch;
+        let [d, h, w] = self.windows_of(family.left, view.number);
+        let plane = view.positions() * pitch;
         let within = |class: &Class, axis: usize, segment: &Segment| {
             [d, h, w][axis].within(segment, &class.starts[axis])
         };
@@ -407,8 +357,7 @@ impl Groups {
                     };
                     let mut count = 0;
                     for class in classes.iter().filter(here) {
-                        let [ld, lh, lw] = class.lag;
-                        let lag = (ld * extents[1] as isize + lh) * extents[2] as isize + lw;
+                        let lag = view.distance(class.lag);
                         let phase = class.right.unwrap_or(self.folding.phases());
                         for channel in 0..self.columns(class) {
                             starts[count] = (phase * rows + channel) * plane + lag as usize * pitch;
@@ -423,7 +372,7 @@ impl Groups {
                     let len = segment_w.positions.len() * pitch;
                     for d in segment_d.positions.clone() {
                         for h in segment_h.positions.clone() {
-                            let line = (d * extents[1] + h) * extents[2];
+                            let line = (d * view.held[1] + h) * view.held[2];
                             let at = (line + segment_w.positions.start) * pitch;
                             let left = &panel[family.left * rows * plane + at..];
                             let right = &panel[at..];

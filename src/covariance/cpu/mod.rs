@@ -5,8 +5,14 @@
 //! | `folding.rs` | taps as phases and lags; windows and their segments |
 //! | `panel.rs` | reading images line by line into panels of virtual channels |
 //! | `channels.rs` | sums over windows, the channels of a group being the lanes of vectors |
+//! | `groups.rs` | the same for many groups of few channels, the groups being the lanes |
+//! | `sums.rs` | sums of an example's patches, for `reduce` |
 //! | `landing.rs` | where sums go in the matrix |
+//! | `cost.rs` | what plans do, counted |
 //! | `naive.rs` | the loops of the definition |
+//!
+//! `auto` plans every way there is, each axis lagged or unfolded, channels or groups as lanes, and takes the
+//! one that is counted to be the fastest.
 
 mod channels;
 mod cost;
@@ -19,7 +25,7 @@ mod sums;
 
 use channels::Channels;
 use cost::Cost;
-use folding::Folding;
+use folding::{Folding, Kind};
 use groups::Groups;
 use landing::Landing;
 use sums::Sums;
@@ -54,62 +60,54 @@ enum Lowered {
 }
 
 impl Covariance {
+    /// For operands of these types.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a named algorithm that does not exist for covariances.
     pub fn new<T: Element, F: Accumulator>(
         p: &Problem,
         options: &PlanOptions,
         explanation: &mut Explanation,
     ) -> Result<(Self, Workers)> {
         let passes = &mut explanation.passes;
-        if options.algorithm == Algorithm::Naive {
-            let (plan, workers) = naive::Naive::new(p, passes);
-            explanation.algorithm = "naive".into();
-            explanation.reason = "it was asked for".into();
-            return Ok((Covariance::Naive(plan), workers));
-        }
+        let ways = match options.algorithm {
+            Algorithm::Naive => {
+                let (plan, workers) = naive::Naive::new(p, passes);
+                explanation.algorithm = Algorithm::Naive.to_string();
+                explanation.reason = "it was asked for".into();
+                return Ok((Covariance::Naive(plan), workers));
+            }
+            Algorithm::Auto => Ways::All,
+            Algorithm::Shifted => Ways::Lagged,
+            Algorithm::Im2col => Ways::Unfolded,
+            Algorithm::Implicit | Algorithm::Direct | Algorithm::Depthwise => {
+                let reason = "covariances know auto, naive, shifted and im2col";
+                return Err(Error::invalid("algorithm", options.algorithm, reason));
+            }
+        };
         let limit = options.workspace_limit.map_or(usize::MAX, |limit| limit as usize);
-        if p.sharing == WeightSharing::Reduce {
-            let sums = Sums::new::<F>(p, limit)?;
-            let workers = sums.workers::<T, F>(passes);
-            explanation.algorithm = "sums".into();
-            explanation.reason =
-                "an example's patches are summed before they are multiplied".into();
-            let parts = vec![Lowered::Sums(sums)];
-            return Ok((Covariance::Folded(Folded { problem: p.clone(), parts }), workers));
-        }
-        let mut workers = Workers::none();
-        let mut parts = Vec::new();
-        let mut reasons = Vec::new();
-        for part in &p.parts {
-            let foldings = Folding::all(&part.axes);
-            let (lagged, unfolded) = (0, foldings.len() - 1);
-            let foldings = match options.algorithm {
-                Algorithm::Auto => &foldings[..],
-                Algorithm::Shifted => &foldings[lagged..=lagged],
-                Algorithm::Im2col => &foldings[unfolded..],
-                Algorithm::Naive
-                | Algorithm::Implicit
-                | Algorithm::Direct
-                | Algorithm::Depthwise => {
-                    let reason = "covariances know auto, naive, shifted and im2col";
-                    return Err(Error::invalid("algorithm", options.algorithm, reason));
+        let lower = |limit: usize| -> Result<Vec<Lowered>> {
+            match p.sharing {
+                WeightSharing::Reduce => Ok(vec![Lowered::Sums(Sums::new::<F>(p, limit)?)]),
+                WeightSharing::Expand => {
+                    p.parts.iter().map(|part| ways.best::<F>(p, part, limit)).collect()
                 }
-            };
-            let channels = foldings.iter().map(|folding| {
-                Lowered::Channels(Channels::new::<F>(p, part, folding.clone(), limit))
-            });
-            let several = if p.groups > 1 { foldings } else { &[] };
-            let groups = several
-                .iter()
-                .map(|folding| Lowered::Groups(Groups::new::<F>(p, part, folding.clone(), limit)));
-            let cost = |plan: &Lowered| plan.cost().total();
-            let best = channels.chain(groups).min_by(|a, b| cost(a).total_cmp(&cost(b)));
-            let chosen = best.ok_or_else(|| Error::invalid("kernel", 0, "it has no taps"))?;
-            workers = workers.or(chosen.workers::<T, F>(passes));
-            reasons.push(format!("{:.3e} products", chosen.cost().products));
-            parts.push(chosen);
+            }
+        };
+        let workers = |parts: &[Lowered], passes: &mut Vec<Pass>| {
+            let each = parts.iter().map(|part| part.workers::<T, F>(passes));
+            each.fold(Workers::none(), Workers::or)
+        };
+        let mut parts = lower(limit)?;
+        let needed = workers(&parts, &mut Vec::new()).workspace();
+        if needed > limit {
+            // All but the panels is as large whatever the limit.
+            let largest = parts.iter().map(Lowered::panel_len).max().unwrap_or(0);
+            let others = needed.saturating_sub(largest * size_of::<F>());
+            parts = lower(limit.saturating_sub(others))?;
         }
-        explanation.algorithm = "lag".into();
-        explanation.reason = reasons.join(", ");
+        let workers = workers(&parts, passes);
+        (explanation.algorithm, explanation.reason) = describe(&parts);
         Ok((Covariance::Folded(Folded { problem: p.clone(), parts }), workers))
     }
 
@@ -128,7 +126,77 @@ impl Covariance {
     }
 }
 
+/// Which ways a plan may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ways {
+    All,
+    /// Lags on all axes.
+    Lagged,
+    /// Patches.
+    Unfolded,
+}
+
+impl Ways {
+    /// The one that takes the least time, as counted.
+    fn best<F: Accumulator>(self, p: &Problem, part: &Part, limit: usize) -> Result<Lowered> {
+        let foldings = Folding::all(&part.axes);
+        let last = foldings.len() - 1;
+        let foldings = match self {
+            Ways::All => &foldings[..],
+            Ways::Lagged => &foldings[..1],
+            Ways::Unfolded => &foldings[last..],
+        };
+        let by = |folding: &Folding| {
+            let folding = folding.clone();
+            Lowered::Channels(Channels::new::<F>(p, part, folding, limit))
+        };
+        let channels = foldings.iter().map(by);
+        let by = |folding: &Folding| {
+            let folding = folding.clone();
+            Lowered::Groups(Groups::new::<F>(p, part, folding, limit))
+        };
+        let groups = foldings.iter().filter(|_| p.groups > 1).map(by);
+        let cost = |plan: &Lowered| plan.cost().total();
+        let best = channels.chain(groups).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+        best.ok_or_else(|| Error::invalid("kernel", 0, "it has no taps"))
+    }
+}
+
+/// The algorithm of a plan, and why it is that.
+fn describe(parts: &[Lowered]) -> (String, String) {
+    let flop = 2.0 * parts.iter().map(|part| part.cost().products).sum::<f64>();
+    let Some(part) = parts.first() else {
+        return ("none".into(), "no output reads the input".into());
+    };
+    let (folding, lanes) = match part {
+        Lowered::Channels(plan) => (&plan.folding, ""),
+        Lowered::Groups(plan) => {
+            (&plan.folding, "; groups are few channels and many, so they are the lanes")
+        }
+        Lowered::Sums(_) => {
+            let reason = "an example's patches are summed first, in one pass over the input";
+            return ("sums".into(), reason.into());
+        }
+    };
+    let (name, why) = match folding.kind() {
+        Kind::Single => ("syrk", "each patch is one position"),
+        Kind::Lagged => ("lag", "pairs of taps that are one lag apart share their sums"),
+        Kind::Mixed => ("lag", "pairs of taps share their sums on some axes, others are unfolded"),
+        Kind::Unfolded => ("syrk", "so few pairs of taps share a lag that patches are the faster"),
+    };
+    (name.into(), format!("{why}: {flop:.2e} FLOP{lanes}"))
+}
+
 impl Lowered {
+    /// Elements of the largest panel.
+    fn panel_len(&self) -> usize {
+        match self {
+            Lowered::Channels(plan) => plan.panel_len(),
+            Lowered::Groups(plan) => plan.panel_len(),
+            Lowered::Sums(plan) => plan.panel_len(),
+        }
+    }
+
     fn cost(&self) -> Cost {
         match self {
             Lowered::Channels(plan) => plan.cost,

@@ -81,6 +81,11 @@ impl Sums {
         self.products.cost
     }
 
+    /// Elements of the largest panel of the products.
+    pub fn panel_len(&self) -> usize {
+        self.products.panel_len()
+    }
+
     /// Elements of the sums of all examples.
     fn len(&self) -> usize {
         self.p.batch * self.p.groups * self.p.rows()
