@@ -110,16 +110,15 @@ fn table(network: &str, layers: &[Layer], test: bool) -> Result<()> {
     }
     row("all", layers.iter().map(|layer| layer.times).sum(), &totals);
     let relative = totals.map(|total| format!("{:.2}×", total / totals[STEP]));
-    println!("| in parts of forward, backward | | {} |\n", relative.join(" | "));
+    println!("| of forward, backward | | {} |\n", relative.join(" | "));
     let add = |often: f64, refreshed: usize, updated: &[usize], each: usize| {
         let updates: f64 = updated.iter().map(|&part| totals[part]).sum();
         (updates / often + totals[refreshed] / (10.0 * often) + totals[each]) / totals[STEP]
     };
-    for often in [1.0, 10.0] {
+    for (often, every, seldom) in [(1.0, "step", "10th"), (10.0, "10th step", "100th")] {
         println!(
-            "Factors (and Λ) at every {often}. step, inverses (eigenvectors) at every {}.: K-FAC adds {:.2}× forward \
-             and backward, EKFAC {:.2}×.",
-            10.0 * often,
+            "- Factors and Λ at every {every}, inverses or eigenvectors at every {seldom}: K-FAC adds {:.2}×, EKFAC \
+             {:.2}× forward and backward.",
             add(often, INVERSES, &[FACTORS], GRADIENT),
             add(often, EIGEN, &[FACTORS, MOMENTS], EIGEN_GRADIENT),
         );
