@@ -112,8 +112,8 @@ impl Winograd {
                     let targets: [&mut [F]; PRODUCTS] = from_fn(|product| unsafe {
                         transformed.run(product * step + first, self.tiles[1])
                     });
-                    for column in 0..self.tiles[1] {
-                        let columns = &self.sources[1][column * OUTPUTS..][..INPUTS];
+                    let columns = self.sources[1].windows(INPUTS).step_by(OUTPUTS);
+                    for (column, columns) in columns.enumerate() {
                         let read = |y: usize, x: usize| match (lines[y], columns[x]) {
                             (Some(y), Some(x)) => values[(y * self.line + x) * of_position],
                             _ => F::ZERO,
@@ -209,12 +209,12 @@ impl Winograd {
                 });
                 let along: [[[F; LANES]; INPUTS]; TAPS] =
                     from_fn(|y| of_taps(&kernel[y], half, minus));
-                for x in 0..INPUTS {
-                    let across: [[F; LANES]; TAPS] = from_fn(|y| along[y][x]);
-                    for (y, lanes) in of_taps(&across, half, minus).iter().enumerate() {
-                        let at = (y * INPUTS + x) * step + channel * width + start;
-                        weight[at..at + len].copy_from_slice(&lanes[..len]);
-                    }
+                let both: [[[F; LANES]; INPUTS]; INPUTS] =
+                    from_fn(|x| of_taps(&along.map(|lines| lines[x]), half, minus));
+                for (number, lanes) in both.iter().flatten().enumerate() {
+                    let [x, y] = digits(number, [INPUTS, INPUTS]);
+                    let at = (y * INPUTS + x) * step + channel * width + start;
+                    weight[at..at + len].copy_from_slice(&lanes[..len]);
                 }
             }
         }
