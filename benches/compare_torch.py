@@ -373,7 +373,7 @@ def print_means(rows, out):
                 if ratios:
                     mean = math.exp(statistics.fmean(map(math.log, ratios)))
                     print(
-                        f"  {op + kind:<19}{variant:<7}{mean:7.2f}x over {len(ratios)} shapes, "
+                        f"  {op + kind:<20}{variant:<7}{mean:7.2f}x over {len(ratios)} shapes, "
                         f"lowest {min(ratios):.2f}x",
                         file=out,
                     )
