@@ -4,9 +4,10 @@
 //!
 //! | command | effect |
 //! |---|---|
-//! | `catalogue` | one line a layer, `key=value` pairs |
+//! | `catalogue SHAPE…` | one line a layer, `key=value` pairs: of these, or of all |
 //! | `roofline` | copy and store GB/s, sgemm GFLOP/s |
-//! | `prepare OP SHAPE` | reads the operands `NAME.in` of the exchange folder |
+//! | `prepare OP SHAPE` | reads the operands `NAME.in` of the exchange folder; the shape by name or description |
+//! | `explain` | what the plan says, if there is one: lines `workspace=BYTES`, `flop=NUMBER` (the definition's), `algorithm=NAME`, `reason=TEXT` |
 //! | `write fresh\|into` | runs once and writes the results as `NAME.out` |
 //! | `time fresh\|into COUNT` | runs COUNT times after one run that does not count, unless it is a long one; seconds of each |
 
@@ -65,6 +66,9 @@ impl Partner {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             ["catalogue"] => catalogue(&self.shapes),
+            ["catalogue", ref names @ ..] => {
+                catalogue(&names.iter().map(|name| self.shape(name)).collect::<Result<Vec<_>>>()?)
+            }
             ["roofline"] => Ok(format!(
                 "copy={} store={} sgemm={}\n",
                 roofline::copy(self.threads),
@@ -72,15 +76,30 @@ impl Partner {
                 roofline::sgemm(self.threads)
             )),
             ["prepare", op, shape] => {
-                let named = self.shapes.iter().find(|known| known.name == shape);
-                let shape = named.ok_or_else(|| format!("no shape {shape:?}"))?;
+                let shape = self.shape(shape)?;
                 self.job = None;
-                self.job = Some(partner::prepare(op, shape, &self.folder)?);
+                self.job = Some(partner::prepare(op, &shape, &self.folder)?);
                 Ok(String::new())
+            }
+            ["explain"] => {
+                let Some(plan) = self.job()?.explanation() else { return Ok(String::new()) };
+                let (algorithm, reason) = (&plan.algorithm, &plan.reason);
+                Ok(format!(
+                    "workspace={}\nflop={}\nalgorithm={algorithm}\nreason={reason}\n",
+                    plan.workspace_bytes, plan.flop
+                ))
             }
             ["write", variant] => self.write(variant),
             ["time", variant, count] => self.time(variant, count.parse()?),
             _ => Err(format!("unknown command {line:?}").into()),
+        }
+    }
+
+    /// One of the layers, or another that is described.
+    fn shape(&self, name: &str) -> Result<Shape> {
+        match self.shapes.iter().find(|known| known.name == name) {
+            Some(shape) => Ok(*shape),
+            None => Ok(name.parse()?),
         }
     }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Times convmat against PyTorch on this machine's CPU, side by side.
 
-    python3 benches/compare_torch.py [--ops unfold,fold,conv,backward,matrix,ghost-norms,lambda] [--shapes stem,conv2]
+    python3 benches/compare_torch.py [--ops unfold,fold,conv,backward,matrix,covariance,ghost-norms,lambda]
+                                     [--shapes stem,conv2]
                                      [--shape "8x64x56x56 64x64x3x3 p1"] [--threads 2] [--repeats 5] [--json]
     python3 benches/compare_torch.py --ops svd,svd_lowrank,circular,norm [--slow]
 
@@ -12,6 +13,7 @@ rate as a fraction of what the machine can do. Needs `cargo`, PyTorch and NumPy;
 """
 
 import argparse
+import ctypes
 import importlib
 import json
 import math
@@ -37,6 +39,7 @@ SLICE = 0.08  # seconds one side runs before it is the other's turn, if a call i
 LONG = 0.5  # seconds of a call that needs no other to warm up
 ENOUGH = 15  # seconds from which on one call of a peer is enough
 SPECTRA = ("svd", "svd_lowrank", "circular", "norm")  # operations of torch_spectra.py
+GROUPED = ("conv", "backward", "covariance", "ghost-norms", "lambda")  # told apart in the means
 DTYPES = {torch.float32: numpy.float32, torch.int32: numpy.int32, torch.int64: numpy.int64}
 
 
@@ -97,6 +100,10 @@ class Partner:
         self.ask("prepare", op, layer.name)
         for name in operands:
             (self.folder / f"{name}.in").unlink()
+
+    def explanation(self):
+        """What the plan of the operation says, if there is one."""
+        return dict(line.split("=", 1) for line in self.ask("explain"))
 
     def results(self, variant, names):
         """Runs once; the files the results are in, by name."""
@@ -240,6 +247,11 @@ def rows_of(partner, op, layer, repeats, roofline):
         "torch": lambda count: torch_seconds(work.call, count),
     }
     compared = {op: ("torch", 1, work)}
+    ways = work.calls() if hasattr(work, "calls") else {}
+    if ways:
+        del sides["torch"]
+        for name, call in ways.items():
+            sides[name] = lambda count, call=call: torch_seconds(call, count)
     if op == "matrix":
         forum = torch_side.Forum(layer)
         forum.check()
@@ -248,6 +260,11 @@ def rows_of(partner, op, layer, repeats, roofline):
     if hasattr(work, "call_out"):
         sides["out"] = lambda count: torch_seconds(work.call_out, count)
     times = measure(sides, repeats)
+    if ways:
+        faster = min(ways, key=lambda name: statistics.median(times[name]))
+        compared = {op: (faster, 1, work)}
+        work.note = faster
+    plan = partner.explanation()
     for variant in ("fresh", "into"):
         for label, (side, scale, other) in compared.items():
             ours, theirs = (statistics.median(times[s]) for s in (variant, side))
@@ -256,7 +273,12 @@ def rows_of(partner, op, layer, repeats, roofline):
             if variant == "into" and "out" in times:
                 out = statistics.median(times["out"])
                 notes.append(f"PyTorch's internal out= form {out * 1e3:.2f} ms")
-            yield {
+            more = {}
+            if plan and variant == "into":
+                call = ways[side] if ways else work.call
+                more, told = details(work, plan, call, ours, roofline[op])
+                notes = told + notes
+            yield more | {
                 "op": label,
                 "shape": layer.name,
                 "variant": variant,
@@ -274,13 +296,59 @@ def rows_of(partner, op, layer, repeats, roofline):
             }
 
 
+def peak_of(call):
+    """Bytes by which this process grows at most during a call; None where the system does not tell."""
+    settle()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed is not there already
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+        before = resident("VmRSS")
+        call()
+        return max(0, resident("VmHWM") - before)
+    except (AttributeError, OSError):
+        return None
+
+
+def resident(key):
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"no {key}")
+
+
+def megabytes(count):
+    return "?" if count is None else f"{count / 1e6:.1f}"
+
+
+def details(work, plan, call, ours, best):
+    """What is worth saying of a plan: what it does, at what rate, and in how much memory; for a row and
+    for its note."""
+    found, notes = {}, [plan["algorithm"]]
+    counted = [part for part in plan["reason"].split(", ") if part.endswith(" products")]
+    done = 2 * sum(float(part.split()[0]) for part in counted) / 1e9
+    if done:
+        rate = done / ours
+        found |= {"done_gflop": done, "done_rate": rate, "done_of_best": rate / best}
+        notes[0] += f" does {done:.2f} GFLOP at {rate:.0f} GFLOP/s, {rate / best:.0%} of best"
+    if hasattr(work, "modest"):
+        factor = work.modest - 8 * work.layer.input_elements
+        memory = int(plan["workspace"]) + factor
+        peak = peak_of(call)
+        found |= {"bytes": memory, "modest_bytes": work.modest, "torch_peak_bytes": peak}
+        notes.append(
+            f"MB: ours {megabytes(memory)}, two inputs and factor {megabytes(work.modest)}, "
+            f"PyTorch's peak {megabytes(peak)}"
+        )
+    return found, notes
+
+
 def milliseconds(median, shortest):
     return f"{median * 1e3:9.2f} ({shortest * 1e3:.2f})".ljust(20)
 
 
-def print_row(row):
+def print_row(row, width):
     print(
-        f"{row['op']:<16}{row['shape']:<9} {row['variant']:<7}"
+        f"{row['op']:<16}{row['shape']:<{width}} {row['variant']:<7}"
         f"{milliseconds(row['ours_s'], row['ours_min_s'])}"
         f"{milliseconds(row['torch_s'], row['torch_min_s'])}"
         f"{row['ratio']:7.2f}x {row['rate']:8.1f} {row['torch_rate']:8.1f} {row['unit']:<8}"
@@ -295,7 +363,7 @@ def print_means(rows, out):
     kinds = {"": lambda r: True}
     grouped = {" dense": lambda r: r["groups"] == 1, " grouped": lambda r: r["groups"] > 1}
     for op in dict.fromkeys(row["op"] for row in rows):
-        for kind, belongs in (grouped if op in ("conv", "backward") else kinds).items():
+        for kind, belongs in (grouped if op in GROUPED else kinds).items():
             for variant in ("fresh", "into"):
                 ratios = [
                     r["ratio"]
@@ -305,7 +373,7 @@ def print_means(rows, out):
                 if ratios:
                     mean = math.exp(statistics.fmean(map(math.log, ratios)))
                     print(
-                        f"  {op + kind:<18}{variant:<7}{mean:7.2f}x over {len(ratios)} shapes, "
+                        f"  {op + kind:<20}{variant:<7}{mean:7.2f}x over {len(ratios)} shapes, "
                         f"lowest {min(ratios):.2f}x",
                         file=out,
                     )
@@ -471,11 +539,12 @@ def main():
     parser.add_argument("--repeats", type=int, default=5, help="rounds a row")
     parser.add_argument("--slow", action="store_true", help="also peers that take minutes")
     parser.add_argument("--json", action="store_true", help="one object a row")
+    parser.add_argument("--partner", help="the bench's executable, instead of building it")
     arguments = parser.parse_args()
     choice(arguments.ops, [*operations, *SPECTRA], "operation")
     if arguments.threads < 1 or arguments.repeats < 1:
         sys.exit("compare_torch.py: --threads and --repeats must be at least 1")
-    program = build("compare")
+    program = arguments.partner or build("compare")
     torch.set_num_threads(arguments.threads)
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = tempfile.mkdtemp(prefix="convmat-compare-", dir=shared)
@@ -495,8 +564,14 @@ def main():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def layers_of(partner, *names):
+    """The partner's layers, or these."""
+    lines = partner.ask("catalogue", *names)
+    return [dict(word.split("=", 1) for word in line.split()) for line in lines]
+
+
 def run(partner, arguments):
-    catalogue = [dict(w.split("=") for w in line.split()) for line in partner.ask("catalogue")]
+    catalogue = layers_of(partner)
     for fields in catalogue:
         if fields["mode"] != "zeros" or set(fields["dilation"].split(",")) != {"1"}:
             print(
@@ -523,25 +598,34 @@ def run(partner, arguments):
         "conv": best["sgemm"],
         "backward": best["sgemm"],
         "matrix": best["store"],
+        "covariance": best["sgemm"],
         "ghost-norms": best["sgemm"],
         "lambda": best["sgemm"],
     }
+    operations = {op: torch_side.OPERATIONS[op] for op in arguments.ops if op not in SPECTRA}
+    # Some have layers of their own, unless others are asked for.
+    named = [fields for fields in catalogue if fields["name"] in shapes]
+    asked = arguments.shape or arguments.shapes
+    layers = {
+        op: layers_of(partner, *kind.layers) if hasattr(kind, "layers") and not asked else named
+        for op, kind in operations.items()
+    }
+    width = max((len(fields["name"]) for of in layers.values() for fields in of), default=8)
     if not arguments.json:
         print(
-            f"\n{'operation':<16}{'shape':<10}{'variant':<7}{'ours ms (min)':>18}  "
+            f"\n{'operation':<16}{'shape':<{width + 1}}{'variant':<7}{'ours ms (min)':>18}  "
             f"{'torch ms (min)':>18}  {'ratio':>6} {'ours':>8} {'torch':>8} unit    of best"
         )
     rows = []
-    for op in (op for op in arguments.ops if op in torch_side.OPERATIONS):
-        for fields in catalogue:
-            if fields["name"] in shapes:
-                layer = torch_side.Layer(fields, "matrix_input" if op == "matrix" else "input")
-                for row in rows_of(partner, op, layer, arguments.repeats, roofline):
-                    rows.append(row)
-                    if arguments.json:
-                        print(json.dumps(row), flush=True)
-                    else:
-                        print_row(row)
+    for op in operations:
+        for fields in layers[op]:
+            layer = torch_side.Layer(fields, "matrix_input" if op == "matrix" else "input")
+            for row in rows_of(partner, op, layer, arguments.repeats, roofline):
+                rows.append(row)
+                if arguments.json:
+                    print(json.dumps(row), flush=True)
+                else:
+                    print_row(row, width)
     print_means(rows, out)
     others.report()
 

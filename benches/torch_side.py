@@ -99,6 +99,20 @@ class Layer:
         return self.kernel, self.stride, self.padding
 
 
+def image(x, layer):
+    """What F.unfold takes: a 1-D input as an image of height 1."""
+    return x[:, :, None] if len(layer.input) == 1 else x
+
+
+def unfold(x, layer):
+    """[N, C*K, L]"""
+    if len(layer.input) == 3:  # F.unfold has no 3-D form
+        x = windows(x, layer).permute(0, 1, 5, 6, 7, 2, 3, 4)
+        return x.reshape(layer.batch, layer.channels * layer.taps, layer.positions)
+    kernel, stride, padding = layer.plane()
+    return F.unfold(image(x, layer), kernel, padding=padding, stride=stride)
+
+
 class Unfold:
     unit = "GB/s"
 
@@ -115,22 +129,14 @@ class Unfold:
         return {"x": self.layer.ours(self.x)}
 
     def call(self):
-        layer = self.layer
-        if len(layer.input) == 3:  # F.unfold has no 3-D form
-            x = windows(self.x, layer).permute(0, 1, 5, 6, 7, 2, 3, 4)
-            return x.reshape(layer.batch, layer.channels * layer.taps, layer.positions)
-        kernel, stride, padding = layer.plane()
-        return F.unfold(self.image(), kernel, padding=padding, stride=stride)
+        return unfold(self.x, self.layer)
 
     def into_buffer(self):
         """The operator beneath F.unfold, which can write into a buffer."""
-        x, (kernel, stride, padding) = self.image(), self.layer.plane()
+        x, (kernel, stride, padding) = image(self.x, self.layer), self.layer.plane()
         out = torch.ops.aten.im2col(x, kernel, [1, 1], padding, stride)
         im2col = torch.ops.aten.im2col.out
         return lambda: im2col(x, kernel, [1, 1], padding, stride, out=out)
-
-    def image(self):
-        return self.x[:, :, None] if len(self.layer.input) == 1 else self.x
 
     def expected(self):
         return {"patches": (self.layer.our_patches(self.call()), None)}
@@ -351,10 +357,74 @@ class Forum(Matrix):
             raise SystemExit(f"matrix {layer.name}: the forum function itself is wrong")
 
 
+class Covariance:
+    """The covariance of patches, K-FAC's factor A without a bias, as a product of patches: of those of all
+    images side by side, or image by image."""
+
+    unit = "GFLOP/s"
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.x = layer.x()
+        self.rows = layer.channels // layer.groups * layer.taps
+        # Of the definition, the lower triangle alone.
+        self.work = layer.groups * layer.batch * layer.positions * self.rows * (self.rows + 1) / 1e9
+        # So much of memory is what a factor's update is meant to take.
+        self.modest = 4 * (2 * layer.input_elements + layer.groups * self.rows**2)
+        self.note = ""
+
+    def operands(self):
+        return {"x": self.layer.ours(self.x)}
+
+    def patches(self, x):
+        """[N, g, d, L]"""
+        layer = self.layer
+        return unfold(x, layer).view(layer.batch, layer.groups, self.rows, layer.positions)
+
+    def side_by_side(self):
+        patches = self.patches(self.x).permute(1, 2, 0, 3).reshape(self.layer.groups, self.rows, -1)
+        return patches @ patches.mT
+
+    def image_by_image(self, x=None):
+        patches = self.patches(self.x if x is None else x)
+        return (patches @ patches.mT).sum(0)
+
+    def calls(self):
+        """Ways to the same result, of which the faster is what we are held against."""
+        unfolded = "Tensor.unfold" if len(self.layer.input) == 3 else "F.unfold"
+        return {
+            f"{unfolded}, [d, N*L] @ its transpose": self.side_by_side,
+            f"{unfolded}, matmul of each image, sum": self.image_by_image,
+        }
+
+    def arranged(self, factor):
+        """Rows and columns in the Rust side's order."""
+        if not self.layer.channels_last:
+            return factor
+        order = torch.arange(self.rows).view(-1, self.layer.taps).T.flatten()
+        return factor[:, order][:, :, order]
+
+    def expected(self):
+        value, other = self.side_by_side(), self.image_by_image()
+        bound = self.image_by_image(self.x.abs())
+        if not ((value - other).abs() <= 4 * EPSILON * bound).all():
+            raise SystemExit(f"covariance {self.layer.name}: PyTorch's own ways disagree")
+        return {"covariance": (self.arranged(value), self.arranged(bound))}
+
+
 class PerExample:
     """What both operations on gradients of single examples share: torch.func's per-sample gradients."""
 
     unit = "GFLOP/s"
+    # Early and late layers of a ResNet, and those of the catalogue that have groups.
+    layers = [
+        "8x64x56x56_64x64x3x3_p1",
+        "8x128x28x28_128x128x3x3_p1",
+        "8x256x14x14_256x256x3x3_p1",
+        "8x512x7x7_512x512x3x3_p1",
+        "resnext",
+        "convnext",
+    ]
 
     def __init__(self, layer):
         self.layer = layer
@@ -391,15 +461,16 @@ class GhostNorms(PerExample):
         super().__init__(layer)
         self.work = 2 * layer.products / 1e9
 
-    def norms(self, x, dy):
-        return self.gradients(x, dy).flatten(1).norm(dim=1)
-
     def call(self):
-        return self.norms(self.x, self.dy)
+        return self.gradients(self.x, self.dy).flatten(1).norm(dim=1)
 
     def expected(self):
-        # Sums over pairs of positions are precise to the squares of absolute values' sums.
-        norms, bound = self.call(), self.norms(self.x.abs(), self.dy.abs())
+        # Sums over pairs of positions are precise to the squares of absolute values' sums. Of millions of
+        # elements, PyTorch's norm in f32 is off by more than that.
+        norms, bound = (
+            self.gradients(x, dy).flatten(1).double().norm(dim=1).float()
+            for x, dy in ((self.x, self.dy), (self.x.abs(), self.dy.abs()))
+        )
         return {"norms": (norms, 4 * bound**2 / norms)}
 
 
@@ -437,6 +508,7 @@ OPERATIONS = {
     "conv": Conv,
     "backward": Backward,
     "matrix": Matrix,
+    "covariance": Covariance,
     "ghost-norms": GhostNorms,
     "lambda": Lambda,
 }

@@ -1,8 +1,8 @@
 //! Gradients of single examples: their norms, and EKFAC's second moments.
 
 use convmat::{
-    Device, GradientNormsPlan, PerExampleOptions, PlanOptions, RotatedSecondMomentPlan, Tensor,
-    Update, Workspace,
+    Device, Explanation, GradientNormsPlan, PerExampleOptions, PlanOptions,
+    RotatedSecondMomentPlan, Tensor, Update, Workspace,
 };
 
 use super::job::{Answer, Buffer, Buffers, Job, Operands, Result};
@@ -45,6 +45,10 @@ impl Job for Norms {
 
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.norms
+    }
+
+    fn explanation(&self) -> Option<&Explanation> {
+        Some(self.plan.explanation())
     }
 }
 
@@ -97,5 +101,9 @@ impl Job for Moment {
 
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.moment
+    }
+
+    fn explanation(&self) -> Option<&Explanation> {
+        Some(self.plan.explanation())
     }
 }

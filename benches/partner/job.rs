@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use convmat::{Device, Tensor, TensorViewMut};
+use convmat::{Device, Explanation, Tensor, TensorViewMut};
 
 use crate::shapes::Shape;
 
@@ -28,6 +28,10 @@ pub trait Job {
     fn into(&mut self) -> Result<()>;
     /// The job's buffers.
     fn buffers(&mut self) -> &mut dyn Buffers;
+    /// What its plan does, of jobs whose plan is made beforehand.
+    fn explanation(&self) -> Option<&Explanation> {
+        None
+    }
 }
 
 /// The operands that the other side has left.

@@ -1,5 +1,6 @@
 //! What the side-by-side comparison runs on this crate's side.
 
+mod covariance;
 mod examples;
 pub mod job;
 mod matrix;
@@ -13,6 +14,7 @@ use std::path::Path;
 use convmat::with_axes;
 
 use crate::shapes::Shape;
+use covariance::Covariance;
 use examples::{Moment, Norms};
 use job::{Job, Operands, Result};
 use matrix::Matrix;
@@ -31,6 +33,7 @@ pub fn prepare(op: &str, shape: &Shape, folder: &Path) -> Result<Box<dyn Job>> {
         "conv" => with_axes!(shape.spatial, D => boxed(Forward::<D>::new(&operands)?)),
         "backward" => with_axes!(shape.spatial, D => boxed(Backward::<D>::new(&operands)?)),
         "matrix" => with_axes!(shape.spatial, D => boxed(Matrix::<D>::new(&operands)?)),
+        "covariance" => with_axes!(shape.spatial, D => boxed(Covariance::new::<D>(&operands)?)),
         "ghost-norms" => with_axes!(shape.spatial, D => boxed(Norms::new::<D>(&operands)?)),
         "lambda" => with_axes!(shape.spatial, D => boxed(Moment::new::<D>(&operands)?)),
         "svd" => spectra(LARGEST),

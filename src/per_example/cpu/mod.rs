@@ -12,6 +12,7 @@
 //! | `norms.rs`, `gram.rs` | their norms: of the pieces, or from Gram matrices of positions |
 //! | `clipped.rs` | their sum, each scaled to a norm of at most a limit |
 //! | `moment.rs`, `positions.rs`, `rotation.rs` | squares of rotated gradients: gradients or positions rotated |
+//! | `winograd.rs` | patches of 3×3 layers rotated in fewer products |
 
 mod clipped;
 mod gradients;
@@ -24,6 +25,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod winograd;
 
 pub(crate) use clipped::Clipped;
 pub(crate) use gradients::Gradients;

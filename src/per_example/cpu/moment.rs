@@ -9,6 +9,7 @@ use super::positions::Positions;
 use super::rotation::{Rotations, Target, add_squares, column_pieces, decayed, rotate_plain};
 use super::source::{Operands, Source};
 use super::tiles::Tiles;
+use super::winograd::{PRODUCTS, Winograd};
 use crate::covariance::Update;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
@@ -22,6 +23,8 @@ use crate::workers::{Room, Scratch, Shared, Workers};
 const BYTES: usize = 8 << 20;
 /// Rows, over examples, that are multiplied at a time, at most.
 const ROWS: usize = 1024;
+/// Channels of a group from which on transforming tiles is little beside multiplying them.
+const CHANNELS: usize = 32;
 /// Elements of gradients that a task of several small groups reads, about.
 const WORK: usize = 16 << 10;
 
@@ -64,8 +67,9 @@ impl Moment {
         let told: Vec<_> = told.map(|(way, flop)| format!("{flop} to {}", way.name())).collect();
         explanation.reason = format!("FLOP of an example: {}", told.join(", "));
         match way {
-            Way::Positions => {
-                let (plan, workers) = Positions::new::<T, F>(p, q_g, explanation);
+            Way::Positions | Way::Winograd => {
+                let tiles = if way == Way::Winograd { Winograd::new(p) } else { None };
+                let (plan, workers) = Positions::new::<T, F>(p, tiles, q_g, explanation);
                 (Moment::Positions(plan), workers)
             }
             Way::Mixed | Way::Gradients => {
@@ -114,6 +118,8 @@ pub(crate) enum Way {
     Mixed,
     /// Output gradients and patches position by position.
     Positions,
+    /// The same, patches by fewer products.
+    Winograd,
 }
 
 impl Way {
@@ -122,12 +128,13 @@ impl Way {
             Way::Gradients => "rotate gradients",
             Way::Mixed => "rotate output gradients, then gradients",
             Way::Positions => "rotate patches and output gradients",
+            Way::Winograd => "rotate patches by tiles, and output gradients",
         }
     }
 }
 
 /// The ways there are, with the floating-point operations of an example.
-fn costs(p: &Problem, [q_a, q_g]: [bool; 2]) -> [Option<(Way, u64)>; 3] {
+fn costs(p: &Problem, [q_a, q_g]: [bool; 2]) -> [Option<(Way, u64)>; 4] {
     let [t, o, d] = [p.positions(), p.rows(), p.columns()].map(|n| n as u64);
     let product = |of: bool, a: u64, b: u64, c: u64| {
         let flop = 2 * (p.groups as u64) * a.saturating_mul(b).saturating_mul(c);
@@ -138,10 +145,17 @@ fn costs(p: &Problem, [q_a, q_g]: [bool; 2]) -> [Option<(Way, u64)>; 3] {
     let (plain, patches) = (product(q_g, t, o, o), product(q_a, t, d, d));
     // A transposed convolution's patches are of its output gradients, and mix with the taps.
     let by_position = !p.transposed;
+    let channels = p.gathered_per_group();
+    let winograd = Winograd::new(p).filter(|_| by_position && q_a && channels >= CHANNELS);
+    let by_tiles = winograd.map(|winograd| {
+        let products = product(true, (PRODUCTS * winograd.tiles()) as u64, channels as u64, d);
+        (Way::Winograd, gradient + plain + products)
+    });
     [
         Some((Way::Gradients, gradient + rows + columns)),
         (by_position && q_g).then_some((Way::Mixed, gradient + plain + columns)),
         (by_position && q_a).then_some((Way::Positions, gradient + plain + patches)),
+        by_tiles,
     ]
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::rotation::{Rotations, Target, add_squares, column_pieces, rotate_plain};
 use super::source::{Operands, Source};
 use super::tiles::{COLUMNS, ENTRIES, gathers, largest_of, plain_rows, slab_len};
+use super::winograd::Winograd;
 use crate::covariance::Update;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
@@ -21,11 +22,17 @@ use crate::workers::{Room, Shared, Workers};
 
 /// Rows of gradients that are squared at a time, at most.
 const ROWS: usize = 256;
+/// Positions, over examples, whose patches are rotated by tiles at a time: for each such time Q_A is
+/// transformed.
+const TILED: usize = 2048;
+/// Bytes of transformed inputs, unless a single example's are more.
+const BYTES: usize = 8 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Positions {
     problem: Problem,
     source: Source,
+    tiles: Option<Winograd>,
     gathers: Vec<(Box3, Gather)>,
     entries: Vec<Entries>,
     columns: Pieces,
@@ -37,18 +44,27 @@ pub(crate) struct Positions {
 impl Positions {
     pub fn new<T: Element, F: Accumulator>(
         p: &Problem,
+        tiles: Option<Winograd>,
         rotated: bool,
         explanation: &mut Explanation,
     ) -> (Self, Workers) {
         let gathers = gathers(p, COLUMNS);
         // Several examples' patches are one matrix, if an example's are one tile.
-        let most = (COLUMNS / p.positions().max(1)).max(1);
+        let most = match &tiles {
+            None => COLUMNS / p.positions().max(1),
+            Some(tiles) => {
+                let affordable = BYTES / size_of::<F>() / tiles.inputs_len(1).max(1);
+                affordable.min(TILED / p.positions().max(1))
+            }
+        };
+        let most = most.max(1);
         let plan = Positions {
             problem: p.clone(),
             source: Source::new::<T, F>(p, most, false),
             entries: Entries::cut(&p.images(), 0..p.gathered_per_group(), ENTRIES),
             columns: column_pieces(p, p.groups),
             rows: Pieces::new(p.rows(), ROWS),
+            tiles,
             gathers,
             rotated,
         };
@@ -57,18 +73,22 @@ impl Positions {
         if rotated {
             explanation.passes.push(Pass::on_cpu("rotate output gradients", examples));
         }
+        if plan.tiles.is_some() {
+            explanation.passes.push(Pass::on_cpu("transform the input's tiles", p.gathered));
+        }
         let how = format!("{examples} examples at a time");
         let pass = Pass::on_cpu("rotate patches, multiply and square", tasks).by(how);
         explanation.passes.push(pass.with_tile([plan.rows.longest(), plan.columns.longest()]));
-        let [patches, turned, one] = plan.lens();
+        let ([first, second], [turned, one]) = (plan.sources(), plan.lens());
         let room = Room::default()
-            .and::<F>(patches)
-            .and::<F>(slab_len(&plan.gathers))
+            .and::<F>(first)
+            .and::<F>(second)
             .and::<F>(turned)
             .and::<F>(one)
             .and::<F>(one);
-        let common = Room::default().and::<F>(plan.rotated_len());
-        let workers = Workers::new(tasks.max(examples), room);
+        let common = Room::default().and::<F>(plan.rotated_len()).and::<F>(plan.transformed_len());
+        let transforms = if plan.tiles.is_some() { p.gathered } else { 0 };
+        let workers = Workers::new(tasks.max(examples).max(transforms), room);
         let workers = workers.with_common(plan.source.room::<F>(common));
         (plan, workers)
     }
@@ -83,12 +103,30 @@ impl Positions {
         if self.rotated { examples * self.problem.plain_len() } else { 0 }
     }
 
-    /// Elements of a tile of patches, of rotated patches, and of a gradient.
-    fn lens(&self) -> [usize; 3] {
+    /// Elements of the transformed inputs of a chunk.
+    fn transformed_len(&self) -> usize {
+        self.tiles.as_ref().map_or(0, |tiles| tiles.inputs_len(self.source.chunks.longest()))
+    }
+
+    /// Elements of what rotating patches takes: those of a tile and of its slab, or of transformed columns and
+    /// of a product.
+    fn sources(&self) -> [usize; 2] {
+        let (examples, columns) = (self.source.chunks.longest(), self.columns.longest());
+        match &self.tiles {
+            Some(tiles) => [tiles.weight_len(columns), examples * tiles.tiles() * columns],
+            None => {
+                let positions = examples * self.problem.positions();
+                let patches = longest(&self.entries) * positions.min(self.tile_columns());
+                [patches, slab_len(&self.gathers)]
+            }
+        }
+    }
+
+    /// Elements of rotated patches, and of a gradient.
+    fn lens(&self) -> [usize; 2] {
         let positions = self.source.chunks.longest() * self.problem.positions();
         let columns = self.columns.longest();
-        let patches = longest(&self.entries) * positions.min(self.tile_columns());
-        [patches, positions * columns, self.rows.longest() * columns]
+        [positions * columns, self.rows.longest() * columns]
     }
 
     /// Columns of a tile of patches, at most.
@@ -109,6 +147,7 @@ impl Positions {
         let Positions { problem: p, source, .. } = self;
         let (mut common, memory) = workers.split(memory);
         let rotated = common.take::<F>(self.rotated_len());
+        let transformed = common.take::<F>(self.transformed_len());
         let mut copies = source.copies::<F>(&mut common);
         let data = Shared::new(target);
         for chunk in source.chunks.each() {
@@ -120,18 +159,20 @@ impl Positions {
                 }
                 _ => read.plain,
             };
+            if let Some(tiles) = &self.tiles {
+                tiles.transform(workers, read.gathered, chunk.len(), transformed, memory)?;
+            }
+            let transformed = &*transformed;
             let target = Target { data, update, first: chunk.start == 0, columns: p.columns() };
             workers.share_out(p.groups * self.columns.count(), memory, |task, scratch| {
                 let [group, columns] = digits(task, [p.groups, self.columns.count()]);
                 let columns = self.columns.get(columns);
-                let [patches, turned, one] = self.lens();
-                let patches = scratch.take::<F>(patches);
-                let slab = scratch.take::<F>(slab_len(&self.gathers));
+                let [turned, one] = self.lens();
+                let memory = self.sources().map(|len| scratch.take::<F>(len));
                 let turned = scratch.take::<F>(turned);
                 let q_a = rotations.of_patches.unwrap_or(&[]);
-                let gathered = read.gathered;
-                let memory = [patches, slab, &mut *turned];
-                self.turn(gathered, q_a, chunk.len(), group, &columns, memory);
+                let sources = [read.gathered, transformed];
+                self.turn(sources, q_a, chunk.len(), group, &columns, memory, turned);
                 let (product, sums) = (scratch.take::<F>(one), scratch.take::<F>(one));
                 for rows in self.rows.each() {
                     let one = rows.len() * columns.len();
@@ -158,14 +199,16 @@ impl Positions {
     }
 
     /// Some columns of the rotated patches of all positions of the examples of a chunk, a row for each.
+    #[allow(clippy::too_many_arguments)]
     fn turn<F: Accumulator>(
         &self,
-        gathered: &[F],
+        [gathered, transformed]: [&[F]; 2],
         q_a: &[F],
         examples: usize,
         group: usize,
         columns: &Range<usize>,
-        [patches, slab, turned]: [&mut [F]; 3],
+        [patches, slab]: [&mut [F]; 2],
+        turned: &mut [F],
     ) {
         let p = &self.problem;
         let (d, t, width) = (p.columns(), p.positions(), columns.len());
@@ -174,6 +217,13 @@ impl Positions {
             let of_bias = &q_a[(d - 1) * d..][columns.clone()];
             let rows = turned[..examples * t * width].chunks_exact_mut(width);
             rows.for_each(|row| row.copy_from_slice(of_bias));
+        }
+        if let Some(tiles) = &self.tiles {
+            if !p.bias {
+                turned[..examples * t * width].fill(F::ZERO);
+            }
+            let memory = [patches, slab];
+            return tiles.rotate(transformed, examples, group, q_a, d, columns, memory, turned);
         }
         let together = if self.gathers.len() == 1 { examples } else { 1 };
         for images in Pieces::new(examples, together).each() {

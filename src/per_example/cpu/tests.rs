@@ -1,6 +1,7 @@
 //! Every form of the norms, and every way to second moments, on layers of which the cheapest is only one.
 
 use super::norms::Form;
+use super::winograd::Winograd;
 use super::{Moment, Norms, Rotations, moment::Way};
 use crate::covariance::Update;
 use crate::device::Device;
@@ -121,10 +122,28 @@ fn positions_are_paired_where_they_are_few() {
     assert_eq!(form([1, 512, 7, 7], [1, 512, 7, 7]), "gram of inputs");
 }
 
+/// Middle layers rotate fewer patches than gradients' rows, and 3×3 ones by tiles.
+#[test]
+fn patches_are_rotated_by_tiles() {
+    let way = |kernel: usize| {
+        let conv = Conv::new([kernel; 2]).padding([kernel / 2; 2]);
+        let shape = [8, 256, 14, 14];
+        let p = Problem::new(&conv, &shape, &shape, PerExampleOptions::new()).unwrap();
+        let mut explanation = Explanation::default();
+        Moment::new::<f32, f32>(&p, [true; 2], None, &mut explanation);
+        explanation.algorithm
+    };
+    assert_eq!(way(3), "rotate patches by tiles, and output gradients");
+    assert_eq!(way(5), "rotate patches and output gradients");
+}
+
 fn check_moments<F: Accumulator>(way: Way, rotated: [bool; 2]) {
     for layer in layers() {
         let p = layer.problem();
         if layer.options.transposed && way != Way::Gradients {
+            continue;
+        }
+        if way == Way::Winograd && Winograd::new(&p).is_none() {
             continue;
         }
         let [o, d] = [p.rows(), p.columns()];
@@ -173,7 +192,7 @@ fn check_moments<F: Accumulator>(way: Way, rotated: [bool; 2]) {
 #[test]
 fn every_way_finds_the_moments() {
     for rotated in [[true, true], [true, false]] {
-        for way in [Way::Gradients, Way::Positions] {
+        for way in [Way::Gradients, Way::Positions, Way::Winograd] {
             check_moments::<f32>(way, rotated);
             check_moments::<f64>(way, rotated);
         }
