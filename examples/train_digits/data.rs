@@ -27,7 +27,8 @@ pub fn load(path: &Path) -> Result<[Digits; 2]> {
     let mut images: Vec<f32> = images.into_vec()?.iter().map(|pixel| pixel / 16.0).collect();
     let mut labels: Vec<usize> =
         file.read("labels")?.to_integers()?.iter().map(|&label| label as usize).collect();
-    if train > labels.len() || images.len() != labels.len() * PIXELS
+    if train > labels.len()
+        || images.len() != labels.len() * PIXELS
         || labels.iter().any(|&label| label >= CLASSES)
     {
         return Err(Error::Invalid {

@@ -74,7 +74,8 @@ impl Network {
         let grouped = base.stride([2, 2]).padding([1, 1]).groups(4);
         let dilated = base.padding([2, 2]).dilation([2, 2]);
         let linear = Conv::new([1, 1]);
-        let mut layer = |conv, channels, size| Layer::new(device, &mut random, conv, channels, size);
+        let mut layer =
+            |conv, channels, size| Layer::new(device, &mut random, conv, channels, size);
         let layers = vec![
             layer(reflecting, [1, 16], [8, 8])?,
             layer(grouped, [16, 32], [8, 8])?,
@@ -130,7 +131,8 @@ impl Activation {
     /// Of `y` `[N, O, h, w]`: the next layer's input.
     pub fn forward(self, y: &Tensor<f32>) -> Result<Tensor<f32>> {
         let (positions, shape) = self.pooled(y.shape());
-        let relu = |&value: &f32| if let Activation::Identity = self { value } else { value.max(0.0) };
+        let relu =
+            |&value: &f32| if let Activation::Identity = self { value } else { value.max(0.0) };
         let mean = |chunk: &[f32]| chunk.iter().map(relu).sum::<f32>() / positions as f32;
         let values = host(y)?.chunks_exact(positions).map(mean).collect();
         Tensor::from_vec(&y.device(), &shape, values)

@@ -28,6 +28,8 @@ pub enum Method {
 pub struct Recipe {
     pub method: Method,
     pub rate: f64,
+    /// What the rate is multiplied by after every step.
+    pub decay: f64,
     /// λ of what preconditions.
     pub damping: f64,
 }
@@ -81,7 +83,8 @@ impl Optimiser {
     fn rule(&mut self, direction: &[f32]) -> Vec<f32> {
         self.steps += 1;
         self.first.resize(direction.len(), 0.0);
-        let (momentum, rate) = (MOMENTUM as f32, self.recipe.rate);
+        let rate = self.recipe.rate * self.recipe.decay.powi(self.steps - 1);
+        let momentum = MOMENTUM as f32;
         if self.recipe.method != Method::Adam {
             let entries = self.first.iter_mut().zip(direction).map(|(velocity, d)| {
                 *velocity = momentum * *velocity + d;
@@ -116,7 +119,10 @@ impl fmt::Display for Method {
 
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, rate {}", self.method, self.rate)?;
+        write!(f, "{}: rate {}", self.method, self.rate)?;
+        if self.decay != 1.0 {
+            write!(f, "·{}^step", self.decay)?;
+        }
         match self.method {
             Method::Preconditioned(_) => write!(f, ", damping {}", self.damping),
             _ => Ok(()),

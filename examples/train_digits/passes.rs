@@ -1,8 +1,8 @@
 //! Forward and backward through the network, by plans that are made once for a batch size.
 
 use convmat::{
-    BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan, Device, ForwardPlan, PlanOptions, Result,
-    Tensor, Workspace,
+    BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan, Device, ForwardPlan, PlanOptions,
+    Result, Tensor, Workspace,
 };
 
 use crate::network::{Gradient, Network, host};

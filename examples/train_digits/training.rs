@@ -11,10 +11,12 @@ use crate::optimiser::{Optimiser, Recipe};
 use crate::passes::Passes;
 
 /// Examples of a batch.
-pub const BATCH: usize = 128;
+pub const BATCH: usize = 256;
+/// Steps from one look at all digits to the next.
+pub const LOOK_EVERY: u64 = 2;
 
-/// How good the network was after so many steps, and so many seconds of them.
-#[derive(Clone, Copy)]
+/// How good the network is after so many steps, and so many seconds of them.
+#[derive(Clone, Copy, Default)]
 pub struct Row {
     pub step: u64,
     pub seconds: f64,
@@ -22,16 +24,7 @@ pub struct Row {
     pub test: Score,
 }
 
-/// What to train on, and where.
-pub struct Setting<'a> {
-    pub device: &'a Device,
-    pub train: &'a Digits,
-    pub test: &'a Digits,
-    /// Of the weights, the batches and the labels drawn.
-    pub seed: u64,
-}
-
-/// All of some digits on the device, and the plans to classify them.
+/// All of some digits on a device, and the plans to classify them.
 struct Exam<'a> {
     images: Tensor<f32>,
     labels: &'a [usize],
@@ -50,15 +43,16 @@ impl<'a> Exam<'a> {
     }
 }
 
-/// A run of one optimiser from random weights. Only its steps count as seconds, not the looking on.
+/// Trains from random weights; `each_step` is called after every step. The seed is that of the weights, of the
+/// batches and of the labels drawn for K-FAC. Only steps count as seconds, not the looks.
 pub fn train(
-    setting: &Setting<'_>,
+    device: &Device,
+    [train, test]: &[Digits; 2],
     recipe: Recipe,
+    seed: u64,
     steps: u64,
-    look_every: u64,
-    mut tell: impl FnMut(&Row),
+    mut each_step: impl FnMut(),
 ) -> Result<Vec<Row>> {
-    let Setting { device, train, test, seed } = *setting;
     let mut network = Network::new(device, seed)?;
     let mut passes = Passes::new(device, &network, BATCH)?;
     let mut optimiser = Optimiser::new(device, &network, recipe, seed)?;
@@ -73,14 +67,40 @@ pub fn train(
             optimiser.step(&mut network, &mut passes, batch.tensor(device)?, &batch.labels)?;
             device.synchronize()?;
             elapsed += start.elapsed();
+            each_step();
         }
-        if step % look_every == 0 || step == steps {
+        if step.is_multiple_of(LOOK_EVERY) || step == steps {
             let [train, test] = &mut exams;
             let (train, test) = (train.score(&network)?, test.score(&network)?);
-            let row = Row { step, seconds: elapsed.as_secs_f64(), train, test };
-            tell(&row);
-            rows.push(row);
+            rows.push(Row { step, seconds: elapsed.as_secs_f64(), train, test });
         }
     }
     Ok(rows)
+}
+
+/// The training loss of `steps` steps' batches, each before its step, and of the last one after it, with little
+/// batches: to compare devices by.
+pub fn losses(
+    device: &Device,
+    train: &Digits,
+    recipe: Recipe,
+    seed: u64,
+    steps: usize,
+) -> Result<Vec<f64>> {
+    const FEW: usize = 16;
+    let mut network = Network::new(device, seed)?;
+    let mut passes = Passes::new(device, &network, FEW)?;
+    let mut optimiser = Optimiser::new(device, &network, recipe, seed)?;
+    let mut batches = Batches::new(train, FEW, seed);
+    let (mut losses, mut last) = (Vec::new(), batches.draw());
+    for step in 0..steps {
+        if step > 0 {
+            last = batches.draw();
+        }
+        let images = last.tensor(device)?;
+        losses.push(optimiser.step(&mut network, &mut passes, images, &last.labels)?.loss);
+    }
+    let tape = passes.forward(&network, last.tensor(device)?)?;
+    losses.push(Predictions::new(tape.logits())?.score(&last.labels).loss);
+    Ok(losses)
 }
