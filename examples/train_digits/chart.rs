@@ -72,7 +72,7 @@ fn draw(races: &[Race], x_name: &str, x: fn(&Row) -> f64) -> Result<String, Box<
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(SeriesLabelPosition::LowerLeft)
             .background_style(WHITE)
             .border_style(BLACK.mix(0.3))
             .label_font((FONT, 16))
