@@ -8,16 +8,20 @@ use crate::loss::Predictions;
 use crate::network::{Gradient, Layer, Network, flat};
 use crate::passes::{Passes, Tape};
 
-/// Data is taken in at every one of the first steps, in which the network changes most, and then at every so many;
-/// each time inverses or eigenvectors are computed anew.
+/// Data is taken in at every one of the first steps, in which the network changes most, and then at every so many.
 const FIRST_STEPS: u64 = 4;
 const UPDATE_EVERY: u64 = 2;
+/// EKFAC's second moments belong to the eigenvectors of one refresh: averages of many batches take rare
+/// refreshes. Until the factors have settled it refreshes as K-FAC does, with the eigenvalues' products instead.
+const EKFAC_SETTLED: u64 = 16;
+const EKFAC_REFRESH_EVERY: u64 = 10;
 /// Share of a factor that stays at an update.
 const DECAY: f64 = 0.95;
 /// The most that a step may change the predictions, as δᵀFδ, twice the divergence by the quadratic model.
 const MOST_CHANGE: f64 = 0.01;
 
 pub struct Curvature {
+    method: KfacMethod,
     states: Vec<KfacState<f32, 2>>,
     random: Xoshiro256PlusPlus,
     steps: u64,
@@ -34,6 +38,7 @@ impl Curvature {
         let options = KfacOptions::new().method(method).damping(damping).decay(DECAY);
         let state = |layer: &Layer| KfacState::new(device, layer.for_kfac(), options);
         Ok(Curvature {
+            method,
             states: network.layers.iter().map(state).collect::<Result<_>>()?,
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             steps: 0,
@@ -52,16 +57,23 @@ impl Curvature {
         tape: &Tape,
         predictions: &Predictions,
     ) -> Result<()> {
-        let wanted = self.steps < FIRST_STEPS || self.steps.is_multiple_of(UPDATE_EVERY);
+        let step = self.steps;
         self.steps += 1;
-        if !wanted {
+        if step >= FIRST_STEPS && !step.is_multiple_of(UPDATE_EVERY) {
             return Ok(());
         }
+        let settled = self.method == KfacMethod::Ekfac && step >= EKFAC_SETTLED;
         let labels = predictions.sample(&mut self.random);
         let by_logits = predictions.gradient(&labels, tape.logits())?;
         let by_outputs = passes.backward(network, tape, by_logits)?;
         for (state, (x, dy)) in self.states.iter_mut().zip(tape.inputs.iter().zip(&by_outputs)) {
-            state.step(x, dy)?;
+            state.accumulate(x, dy)?;
+            if !settled || step.is_multiple_of(EKFAC_REFRESH_EVERY) {
+                state.refresh()?;
+            }
+            if settled {
+                state.accumulate_second_moments(x, dy)?;
+            }
         }
         Ok(())
     }
