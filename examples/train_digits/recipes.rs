@@ -1,0 +1,46 @@
+//! What is tuned of every optimiser: the grids, and what was chosen from them.
+//!
+//! `train_digits --tune` searches: for every entry of a grid it trains [`STEPS`] steps from each of [`SEEDS`], and
+//! takes the one with the least mean training loss after them. [`chosen`] is what it found.
+
+use convmat::KfacMethod;
+
+use crate::optimiser::{Method, Recipe};
+
+/// Steps of a trial, the same for all optimisers.
+pub const STEPS: u64 = 60;
+/// Seeds of trials, none of which is that of a default run.
+pub const SEEDS: [u64; 2] = [101, 102];
+
+/// Per step, what the rate is multiplied by.
+const DECAYS: [f64; 3] = [1.0, 0.98, 0.95];
+
+pub const SGD: Method = Method::Momentum;
+pub const ADAM: Method = Method::Adam;
+pub const KFAC: Method = Method::Preconditioned(KfacMethod::Kfac);
+pub const EKFAC: Method = Method::Preconditioned(KfacMethod::Ekfac);
+
+/// The best of each grid, in the order in which they run.
+pub fn chosen() -> [Recipe; 4] {
+    [
+        Recipe { method: SGD, rate: 0.1, decay: 1.0, damping: 0.0 },
+        Recipe { method: ADAM, rate: 0.03, decay: 1.0, damping: 0.0 },
+        Recipe { method: KFAC, rate: 0.3, decay: 0.95, damping: 0.0003 },
+        Recipe { method: EKFAC, rate: 0.3, decay: 0.95, damping: 0.003 },
+    ]
+}
+
+/// All entries of an optimiser's grid.
+pub fn grid(method: Method) -> Vec<Recipe> {
+    let (rates, dampings): (&[f64], &[f64]) = match method {
+        Method::Momentum => (&[0.03, 0.1, 0.2, 0.3], &[0.0]),
+        Method::Adam => (&[0.01, 0.02, 0.03, 0.05], &[0.0]),
+        Method::Preconditioned(_) => (&[0.1, 0.3], &[0.0001, 0.0003, 0.001, 0.003, 0.01]),
+    };
+    let entry =
+        |rate, decay| dampings.iter().map(move |&damping| Recipe { method, rate, decay, damping });
+    rates
+        .iter()
+        .flat_map(|&rate| DECAYS.iter().flat_map(move |&decay| entry(rate, decay)))
+        .collect()
+}
