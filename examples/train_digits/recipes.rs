@@ -23,8 +23,8 @@ pub const EKFAC: Method = Method::Preconditioned(KfacMethod::Ekfac);
 /// The best of each grid, in the order in which they run.
 pub fn chosen() -> [Recipe; 4] {
     [
-        Recipe { method: SGD, rate: 0.1, decay: 1.0, damping: 0.0 },
-        Recipe { method: ADAM, rate: 0.03, decay: 1.0, damping: 0.0 },
+        Recipe { method: SGD, rate: 0.2, decay: 1.0, damping: 0.0 },
+        Recipe { method: ADAM, rate: 0.05, decay: 1.0, damping: 0.0 },
         Recipe { method: KFAC, rate: 0.3, decay: 0.95, damping: 0.0003 },
         Recipe { method: EKFAC, rate: 0.3, decay: 0.95, damping: 0.003 },
     ]
@@ -34,7 +34,7 @@ pub fn chosen() -> [Recipe; 4] {
 pub fn grid(method: Method) -> Vec<Recipe> {
     let (rates, dampings): (&[f64], &[f64]) = match method {
         Method::Momentum => (&[0.03, 0.1, 0.2, 0.3], &[0.0]),
-        Method::Adam => (&[0.01, 0.02, 0.03, 0.05], &[0.0]),
+        Method::Adam => (&[0.01, 0.03, 0.05, 0.1], &[0.0]),
         Method::Preconditioned(_) => (&[0.1, 0.3], &[0.0001, 0.0003, 0.001, 0.003, 0.01]),
     };
     let entry =
