@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use convmat::io::write_file;
+use convmat::io::{check_writable, write_file};
 use plotters::prelude::*;
 use plotters::style::register_font;
 
@@ -16,6 +16,18 @@ const COLOURS: [RGBColor; 4] =
 /// What the font is called that texts are measured with; viewers show their own of that name.
 const FONT: &str = "sans-serif";
 
+const BY_STEPS: &str = "loss_by_steps.svg";
+const BY_SECONDS: &str = "loss_by_seconds.svg";
+
+/// Fails where the charts cannot be written to this folder, which is made: better known before the training.
+pub fn check(folder: &Path) -> Result<(), Box<dyn Error>> {
+    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    for name in [BY_STEPS, BY_SECONDS] {
+        check_writable(folder.join(name))?;
+    }
+    Ok(())
+}
+
 /// Writes the curves against steps and against seconds to a folder: both drawings are complete before the
 /// first is written.
 pub fn write(folder: &Path, races: &[Race]) -> Result<(), Box<dyn Error>> {
@@ -23,8 +35,7 @@ pub fn write(folder: &Path, races: &[Race]) -> Result<(), Box<dyn Error>> {
         .map_err(|_| "the font for the charts cannot be read")?;
     let by_steps = draw(races, "Steps", |row| row.step as f64)?;
     let by_seconds = draw(races, "Seconds of training", |row| row.seconds)?;
-    std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    for (name, text) in [("loss_by_steps.svg", by_steps), ("loss_by_seconds.svg", by_seconds)] {
+    for (name, text) in [(BY_STEPS, by_steps), (BY_SECONDS, by_seconds)] {
         let path = folder.join(name);
         write_file(&path, text.as_bytes())?;
         println!("chart: {}", path.display());

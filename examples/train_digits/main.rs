@@ -119,6 +119,7 @@ fn race(
     arguments: &Arguments,
 ) -> Result<(), Box<dyn Error>> {
     let Arguments { steps, seed, seeds, .. } = *arguments;
+    chart::check(&arguments.output)?;
     let (trials, trial_seeds) = (recipes::STEPS, recipes::SEEDS);
     println!(
         "rates, their decay and damping by --tune: best of a grid after {trials} steps from seeds {trial_seeds:?}"
