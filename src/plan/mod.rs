@@ -43,7 +43,8 @@ impl PlanOptions {
         PlanOptions::default()
     }
 
-    /// How a convolution is computed; operations other than convolutions know one way only.
+    /// How a convolution is computed. Covariances know `auto`, `naive`, `shifted` (lags on all axes) and
+    /// `im2col` (tiles of patches) on the CPU; other operations know one way only.
     pub fn algorithm(self, algorithm: Algorithm) -> Self {
         PlanOptions { algorithm, ..self }
     }
