@@ -1,8 +1,8 @@
 //! Covariances of patches and output gradients, against products of the oracle's patches.
 
 use convmat::{
-    Accumulator, Conv, CovarianceOptions, Device, Element, Error, Layout, PaddingMode, PlanOptions,
-    SymmetricStorage, Tensor, Update, WeightSharing, with_axes,
+    Accumulator, Algorithm, Conv, CovarianceOptions, CovariancePlan, Device, Element, Error,
+    Layout, PaddingMode, PlanOptions, SymmetricStorage, Tensor, Update, WeightSharing, with_axes,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -12,6 +12,7 @@ use crate::catalogue::{
     variants,
 };
 use crate::oracle::Case;
+use crate::plans::rayon_pool;
 
 const SHARINGS: [WeightSharing; 2] = [WeightSharing::Expand, WeightSharing::Reduce];
 
@@ -401,6 +402,72 @@ fn layers_of_usual_kinds() {
         for of in kinds(&case) {
             check_integers::<f32, f32>(of, &case, &Device::Cpu);
             check_randoms::<f64, f64>(of, &case, &Device::Cpu);
+        }
+    }
+}
+
+/// More channels than a block has, more positions than a panel, more entries than are written at a time, and
+/// prime extents: by every algorithm, with little workspace too, and by any number of threads.
+#[test]
+fn large_layers_are_cut_into_blocks_and_panels() {
+    let case = |channels: usize, groups: usize, layout: Layout| Case {
+        batch: 3,
+        channels,
+        outputs: groups,
+        groups,
+        spatial: 2,
+        input: [1, 13, 11],
+        kernel: [1, 3, 2],
+        stride: [1, 2, 1],
+        dilation: [1, 1, 3],
+        low: [0, 1, 2],
+        high: [0, 2, 1],
+        mode: PaddingMode::Circular,
+        layout,
+    };
+    for case in [
+        case(97, 1, Layout::ChannelsFirst),
+        case(97, 1, Layout::ChannelsLast),
+        case(134, 2, Layout::ChannelsFirst),
+        case(57, 19, Layout::ChannelsFirst),
+        case(37, 37, Layout::ChannelsLast),
+    ] {
+        let x = integers(case.input_len(), 7, 3);
+        let input = tensor::<f32>(&case.input_shape(), &x);
+        for sharing in SHARINGS {
+            let expected = Patches::of(&case, &x, true).covariance(sharing);
+            let options = CovarianceOptions::new().bias(true).sharing(sharing);
+            let conv = conv::<2>(&case);
+            let plan = |plan: PlanOptions| {
+                conv.plan_covariance::<f32, f32>(&Device::Cpu, input.shape(), options, plan)
+                    .unwrap()
+            };
+            let run = |plan: &CovariancePlan<f32, f32>| {
+                let mut found = Tensor::zeros(&Device::Cpu, plan.result_shape()).unwrap();
+                let mut workspace = plan.make_workspace().unwrap();
+                plan.run(&input, Update::replace(1.0), &mut found, &mut workspace).unwrap();
+                found
+            };
+            for algorithm in [Algorithm::Auto, Algorithm::Shifted, Algorithm::Im2col] {
+                let all = plan(PlanOptions::new().algorithm(algorithm));
+                assert_eq!(values(&run(&all)), expected, "{algorithm}, {case:?}");
+            }
+            // Less workspace than it would take: panels are smaller, and there are more of them.
+            let limit = plan(PlanOptions::new()).workspace() * 7 / 8;
+            let less = plan(PlanOptions::new().workspace_limit(limit));
+            assert!(less.workspace() <= limit, "{less}");
+            assert_eq!(values(&run(&less)), expected, "{limit} bytes, {case:?}");
+            // Full mantissas: the same bytes by one thread and by several.
+            let randoms = randoms(case.input_len(), 8);
+            let input = tensor::<f32>(&case.input_shape(), &randoms);
+            let by = |threads: usize| {
+                let covariance = || conv.covariance::<f32, f32>(&input, options).unwrap();
+                rayon_pool(threads).install(covariance)
+            };
+            let one = by(1);
+            for threads in [2, 3, 7] {
+                assert_eq!(by(threads), one, "{threads} threads, {case:?}");
+            }
         }
     }
 }
