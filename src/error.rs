@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-#[cfg(feature = "io")]
-use crate::element::DType;
+use crate::element::{Accumulator, DType, Element};
 
 /// What went wrong: every variant names the argument (or file, or device) and the offending value.
 #[derive(Debug, thiserror::Error)]
@@ -167,4 +166,16 @@ pub(crate) fn checked_product(what: &str, factors: &[usize]) -> Result<usize> {
             limit: LIMIT as u64,
         }),
     }
+}
+
+/// Fails unless sums over `T` may be accumulated in `F`.
+pub(crate) fn check_accumulator<T: Element, F: Accumulator>(result: &str) -> Result<()> {
+    if T::DTYPE == DType::F64 && F::DTYPE != DType::F64 {
+        return Err(Error::ElementType {
+            argument: result.into(),
+            expected: format!("f64, what sums over {} are accumulated in", T::DTYPE),
+            found: F::DTYPE.to_string(),
+        });
+    }
+    Ok(())
 }

@@ -19,8 +19,8 @@ use problem::Problem;
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Draft;
-use crate::element::{Accumulator, DType, Element};
-use crate::error::{Error, Result};
+use crate::element::{Accumulator, Element};
+use crate::error::{Error, Result, check_accumulator};
 use crate::geometry::{Conv, PaddingMode};
 use crate::plan::{Explanation, Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
@@ -209,13 +209,7 @@ impl Of<'_> {
         problem: &Problem,
         options: PlanOptions,
     ) -> Result<CovariancePlan<T, F>> {
-        if T::DTYPE == DType::F64 && F::DTYPE != DType::F64 {
-            return Err(Error::ElementType {
-                argument: "covariance".into(),
-                expected: format!("f64, what sums over {} are accumulated in", T::DTYPE),
-                found: F::DTYPE.to_string(),
-            });
-        }
+        check_accumulator::<T, F>("covariance")?;
         let Of { operation, argument, shape } = self;
         let result = problem.result_shape();
         let operands = vec![(argument, shape.to_vec()), ("covariance", result.clone())];

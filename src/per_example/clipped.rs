@@ -3,11 +3,11 @@
 #[cfg(gpu)]
 use super::cuda::Number;
 use super::norms::NORMS;
-use super::problem::{INPUT, OUTPUT_GRADIENT, Problem, check_accumulator};
+use super::problem::{INPUT, OUTPUT_GRADIENT, Problem};
 use super::{ClippedGradient, INPUT_NUMBER, OUTPUT_GRADIENT_NUMBER, Of, PerExampleOptions, cpu};
 use crate::device::Device;
 use crate::element::{Accumulator, Element};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_accumulator};
 use crate::geometry::Conv;
 use crate::plan::{Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::view::common_device;

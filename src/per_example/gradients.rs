@@ -1,10 +1,10 @@
 //! The gradients of all examples, stored.
 
-use super::problem::{INPUT, OUTPUT_GRADIENT, Problem, check_accumulator};
+use super::problem::{INPUT, OUTPUT_GRADIENT, Problem};
 use super::{INPUT_NUMBER, OUTPUT_GRADIENT_NUMBER, Of, PerExampleOptions, cpu};
 use crate::device::Device;
 use crate::element::{Accumulator, Element};
-use crate::error::{Result, checked_product};
+use crate::error::{Result, check_accumulator, checked_product};
 use crate::geometry::Conv;
 use crate::plan::{Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::view::common_device;

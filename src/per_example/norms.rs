@@ -1,10 +1,10 @@
 //! The norms of examples' gradients, which are not stored.
 
-use super::problem::{INPUT, OUTPUT_GRADIENT, Problem, check_accumulator};
+use super::problem::{INPUT, OUTPUT_GRADIENT, Problem};
 use super::{INPUT_NUMBER, OUTPUT_GRADIENT_NUMBER, Of, PerExampleOptions, cpu};
 use crate::device::Device;
 use crate::element::{Accumulator, Element};
-use crate::error::Result;
+use crate::error::{Result, check_accumulator};
 use crate::geometry::Conv;
 use crate::plan::{Plan, PlanOptions, Steps, Workspace, plan_type};
 use crate::tensor::view::common_device;

@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 
-use crate::element::{Accumulator, DType, Element};
 use crate::error::{Error, Result, checked_product};
 use crate::geometry::{Axes, Conv, Geometry, Layout};
 use crate::patches::Images;
@@ -212,16 +211,4 @@ impl Problem {
             }
         }
     }
-}
-
-/// Fails unless sums over `T` may be accumulated in `F`.
-pub(super) fn check_accumulator<T: Element, F: Accumulator>(result: &str) -> Result<()> {
-    if T::DTYPE == DType::F64 && F::DTYPE != DType::F64 {
-        return Err(Error::ElementType {
-            argument: result.into(),
-            expected: format!("f64, what sums over {} are accumulated in", T::DTYPE),
-            found: F::DTYPE.to_string(),
-        });
-    }
-    Ok(())
 }

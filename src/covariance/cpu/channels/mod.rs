@@ -1,11 +1,26 @@
-//! Sums of products of channels, a block of them against another at a time: the channels are the lanes of
+//! ClassSums of products of channels, a block of them against another at a time: the channels are the lanes of
 //! vectors.
 //!
 //! A class is two blocks of virtual channels and a lag. Its sums over all segments of its windows are
 //! products of matrices whose operands lie in the panel as they are: a term is a position. Sums over windows
 //! are then added up, axis by axis, from those over segments; nothing is subtracted.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod.rs` | the plan: classes and their windows; a run, panel by panel |
+//! | `blocks.rs` | virtual channels, cut into blocks |
+//! | `product.rs` | products of two blocks over the positions of a segment |
+//! | `sums.rs` | from the sums of classes to the matrix |
+
+mod blocks;
+mod product;
+mod sums;
 
 use std::ops::Range;
+
+use blocks::{Block, blocks, widest, width};
+use product::Product;
+use sums::{ClassSums, place};
 
 use super::cost::Cost;
 use super::folding::{Folding, Segment, Windows};
@@ -14,12 +29,10 @@ use super::panel::{Lanes, Line, LineMemory, Panel, Panels, Reader};
 use crate::covariance::problem::{Part, Problem};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::{Box3, Layout};
 use crate::patches::Images;
 use crate::patches::entries::{Entries, longest};
 use crate::patches::pieces::digits;
 use crate::plan::Pass;
-use crate::product::cpu::{Products, Step, tile};
 use crate::workers::{Room, Scratch, Shared, Workers};
 
 /// Virtual channels of a block, at most.
@@ -32,29 +45,6 @@ const PIECES: usize = BLOCK / ROWS;
 const NONE: u32 = u32::MAX;
 /// Rows and columns of the matrix that are written together.
 const ENTRIES: usize = 200;
-/// Terms of a product that are summed up in registers.
-const TERMS: usize = 128;
-
-/// The channels of a group in one phase, from some channel on.
-#[derive(Clone, Debug)]
-struct Piece {
-    /// `None` for the appended 1.
-    phase: Option<usize>,
-    channels: Range<usize>,
-    /// The first one's place in its block.
-    at: usize,
-}
-
-/// Virtual channels that are side by side.
-#[derive(Clone, Debug)]
-struct Block {
-    pieces: Vec<Piece>,
-    channels: usize,
-    /// The same rounded up to whole vectors.
-    width: usize,
-    /// Elements of the blocks before, at one position.
-    offset: usize,
-}
 
 /// Two blocks and a lag.
 #[derive(Debug)]
@@ -117,8 +107,7 @@ impl Channels {
     pub fn new<F: Accumulator>(p: &Problem, part: &Part, folding: Folding, limit: usize) -> Self {
         let lanes = F::best_tiles().lanes;
         let blocks = blocks(p, &folding, lanes);
-        let width: usize = blocks.iter().map(|block| block.width).sum();
-        let widest = blocks.iter().map(|block| block.width).max().unwrap_or(lanes);
+        let (width, widest) = (width(&blocks), widest(&blocks));
         let bytes = size_of::<F>();
         let at_once = [p.groups * width * bytes, 2 * widest * bytes];
         let panels = Panels::new(part, &folding, p.batch, at_once, limit);
@@ -176,8 +165,9 @@ impl Channels {
                     continue;
                 }
                 for (right, other) in self.blocks.iter().enumerate() {
-                    let once = right <= left || other.is_one();
-                    if if still { !once } else { other.is_one() } {
+                    // The appended 1 has no lag; without one, each pair of blocks is taken once.
+                    let taken = if other.is_one() { still } else { !still || right <= left };
+                    if !taken {
                         continue;
                     }
                     for start in (0..block.channels).step_by(ROWS) {
@@ -245,7 +235,7 @@ impl Channels {
         let (mut products, mut moves) = (0.0, 0.0);
         for panel in self.panels.each() {
             let images = panel.images.len() as f64;
-            moves += images * (panel.positions() * self.width()) as f64;
+            moves += images * (panel.positions() * width(&self.blocks)) as f64;
             for class in &self.classes {
                 let windows = self.windows_of(class, panel.number);
                 let tile = (class.rows.len() * class.width) as f64;
@@ -265,14 +255,9 @@ impl Channels {
         [0, 1, 2].map(|axis| &self.windows[number][axis][class.windows[axis]])
     }
 
-    /// Elements of all blocks of a group at a position.
-    fn width(&self) -> usize {
-        self.blocks.iter().map(|block| block.width).sum()
-    }
-
     /// Elements of the largest panel.
     pub fn panel_len(&self) -> usize {
-        self.p.groups * self.width() * self.panels.positions()
+        self.p.groups * width(&self.blocks) * self.panels.positions()
     }
 
     /// Elements of a task's memory besides the sums.
@@ -297,7 +282,7 @@ impl Channels {
         let own = own.or(LineMemory::<T::Acc, F>::room(&self.part.axes, lanes));
         let own = own.or(Room::default().and::<F>(longest(&self.entries).pow(2)));
         let common = Room::default().and::<F>(self.panel_len()).and::<F>(self.p.groups * self.sums);
-        let widest = self.blocks.iter().map(|block| block.width).max().unwrap_or(0);
+        let widest = widest(&self.blocks);
         let fills = self.panels.images() * self.p.groups * self.blocks.len() * self.panels.pieces();
         let channels: usize = self.blocks.iter().map(|block| block.channels).sum();
         let how = format!("{} panels of {channels} virtual channels", self.panels.count());
@@ -356,7 +341,7 @@ impl Channels {
                 Ok(())
             })?;
         }
-        let sums = Sums { of: self, data: all_sums };
+        let sums = ClassSums { of: self, data: all_sums };
         sums.land(workers, landing, memory)
     }
 
@@ -412,7 +397,7 @@ impl Channels {
 
     /// Where a block of a group starts in a panel.
     fn place(&self, group: usize, block: &Block, view: &Panel) -> usize {
-        (group * self.width() + block.offset) * view.images.len() * view.positions()
+        (group * width(&self.blocks) + block.offset) * view.images.len() * view.positions()
     }
 
     /// Adds what a panel's segments sum to.
@@ -460,134 +445,6 @@ impl Channels {
     }
 }
 
-/// The sums of all classes of all groups.
-struct Sums<'a, F> {
-    of: &'a Channels,
-    data: &'a [F],
-}
-
-impl<F: Accumulator> Sums<'_, F> {
-    /// Writes them to the matrices, by pieces of rows and columns.
-    fn land(&self, workers: &Workers, landing: &Landing<F>, memory: &mut [u8]) -> Result<()> {
-        let (p, pieces) = (&self.of.p, &self.of.entries);
-        let radices = [p.groups, pieces.len(), pieces.len()];
-        workers.share_out(radices.iter().product(), memory, |task, scratch| {
-            let [group, i, j] = digits(task, radices);
-            if i < j {
-                return Ok(());
-            }
-            let (rows, columns) = (&pieces[i], &pieces[j]);
-            let tile = scratch.take::<F>(rows.len() * columns.len());
-            self.read(group, rows, columns, tile);
-            let targets = [i, j].map(|piece| &self.of.targets[piece]);
-            // SAFETY: each task has two pieces of its own, or one.
-            unsafe { landing.put(group, targets, tile, i == j) };
-            if p.bias && j == 0 {
-                let ones = &mut tile[..rows.len()];
-                self.read_ones(group, rows, ones);
-                let last = &Target::Run(p.entries()..p.entries() + 1);
-                // SAFETY: each task with j = 0 has a piece of its own of the last row.
-                unsafe { landing.put(group, [last, targets[0]], ones, false) };
-            }
-            Ok(())
-        })
-    }
-
-    /// The products of some entries with others, those of the matrix's lower triangle at least.
-    fn read(&self, group: usize, rows: &Entries, columns: &Entries, tile: &mut [F]) {
-        let (of, layout, pitch) = (self.of, self.of.p.layout, columns.len());
-        for (a, tap_a) in rows.taps.clone().enumerate() {
-            for (b, tap_b) in columns.taps.clone().enumerate() {
-                let ((phase_a, start_a), (phase_b, start_b)) = (of.places[tap_a], of.places[tap_b]);
-                let lag: [isize; 3] = std::array::from_fn(|axis| start_b[axis] - start_a[axis]);
-                let direct = lag > [0; 3] || (lag == [0; 3] && phase_a >= phase_b);
-                // Lanes of the right block run along the columns if direct, else along the rows.
-                let (outer, outer_phase, inner, inner_phase) = match direct {
-                    true => (&rows.channels, phase_a, &columns.channels, phase_b),
-                    false => (&columns.channels, phase_b, &rows.channels, phase_a),
-                };
-                let (lag, start) = match direct {
-                    true => (lag, start_a),
-                    false => (lag.map(|lag| -lag), start_b),
-                };
-                let at = |outer: usize, inner: usize| -> usize {
-                    let (c, other) = if direct { (outer, inner) } else { (inner, outer) };
-                    place(layout, rows, c, a) * pitch + place(layout, columns, other, b)
-                };
-                let step = at(0, 1) - at(0, 0);
-                // Channels of one class at a time.
-                for (first, left, rows) in of.runs(outer_phase, outer, ROWS) {
-                    for (from, right, count) in of.runs(inner_phase, inner, BLOCK) {
-                        let Some(lines) = self.lines(group, left, right, lag, start) else {
-                            continue;
-                        };
-                        let count = count.min(lines.count);
-                        for row in 0..rows {
-                            let sums = &lines.sums[row * lines.pitch..][..count];
-                            let target = tile[at(first + row, from)..].iter_mut().step_by(step);
-                            target.zip(sums).for_each(|(target, &sum)| *target = sum);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// The products of some entries with the appended 1.
-    fn read_ones(&self, group: usize, rows: &Entries, tile: &mut [F]) {
-        let of = self.of;
-        let one = (of.blocks.len() - 1) * BLOCK;
-        for (a, tap) in rows.taps.clone().enumerate() {
-            let (phase, start) = of.places[tap];
-            for (number, c) in rows.channels.clone().enumerate() {
-                let left = of.virtual_channel(phase, c);
-                let lines = self.lines(group, left, one, [0; 3], start);
-                tile[place(of.p.layout, rows, number, a)] = lines.map_or(F::ZERO, |l| l.sums[0]);
-            }
-        }
-    }
-
-    /// The sums of the virtual channels from `left` on with those from `right` on that are of one class, over
-    /// the window of this start; `None` above the diagonal.
-    fn lines(
-        &self,
-        group: usize,
-        left: usize,
-        right: usize,
-        lag: [isize; 3],
-        start: [isize; 3],
-    ) -> Option<Lines<'_, F>> {
-        let of = self.of;
-        let (block, row) = (left / BLOCK, left % BLOCK);
-        let number = of.table[of.index(lag, block, row / ROWS, right / BLOCK)];
-        let class = of.classes.get(number as usize)?;
-        let shape = of.shape(class);
-        let windows = of.windows_of(class, 0);
-        let [d, h, w] = [0, 1, 2].map(|axis| windows[axis].place(start[axis] as usize));
-        let window = (d * shape.windows[1] + h) * shape.windows[2] + w;
-        // A square has lanes up to its last row only.
-        let count = shape.width.checked_sub(right % BLOCK).filter(|&count| count > 0)?;
-        let at = (window * shape.rows + row - class.rows.start) * shape.width + right % BLOCK;
-        let sums = &self.data[group * of.sums + class.sums..][..shape.len()];
-        Some(Lines { sums: &sums[at..], pitch: shape.width, count })
-    }
-}
-
-/// Sums of a class: rows that are `pitch` apart, of which each has `count`.
-struct Lines<'a, F> {
-    sums: &'a [F],
-    pitch: usize,
-    count: usize,
-}
-
-/// The place of a channel and a tap of a piece, counted from its first ones.
-fn place(layout: Layout, entries: &Entries, channel: usize, tap: usize) -> usize {
-    match layout {
-        Layout::ChannelsFirst => channel * entries.taps.len() + tap,
-        Layout::ChannelsLast => tap * entries.channels.len() + channel,
-    }
-}
-
 /// Adds the sums over a segment to those of the windows that it is in.
 fn add_to<F: Accumulator>(segment: &Segment, sums: &[F], windows: &mut [F]) {
     for window in segment.windows.clone() {
@@ -604,120 +461,8 @@ fn intern(all: &mut Vec<Vec<usize>>, starts: &[usize]) -> usize {
     })
 }
 
-/// The virtual channels of a group, phase by phase, cut into blocks; the appended 1 has its own.
-fn blocks(p: &Problem, folding: &Folding, lanes: usize) -> Vec<Block> {
-    let per_group = p.channels_per_group();
-    let all = per_group * folding.phases();
-    let most = BLOCK;
-    let (mut blocks, mut offset): (Vec<Block>, _) = (Vec::new(), 0);
-    for start in (0..all).step_by(most) {
-        let end = (start + most).min(all);
-        let mut pieces = Vec::new();
-        let mut at = start;
-        while at < end {
-            let (phase, channel) = (at / per_group, at % per_group);
-            let count = (per_group - channel).min(end - at);
-            let channels = channel..channel + count;
-            pieces.push(Piece { phase: Some(phase), channels, at: at - start });
-            at += count;
-        }
-        let (channels, width) = (end - start, (end - start).next_multiple_of(lanes));
-        blocks.push(Block { pieces, channels, width, offset });
-        offset += width;
-    }
-    if p.bias {
-        let pieces = vec![Piece { phase: None, channels: 0..1, at: 0 }];
-        blocks.push(Block { pieces, channels: 1, width: lanes, offset });
-    }
-    blocks
-}
-
-impl Block {
-    fn is_one(&self) -> bool {
-        self.pieces[0].phase.is_none()
-    }
-
-    fn pieces_in(&self, rows: &Range<usize>) -> impl Iterator<Item = &Piece> {
-        self.pieces.iter().filter(move |piece| {
-            piece.at < rows.end && rows.start < piece.at + piece.channels.len()
-        })
-    }
-}
-
 /// A panel with its elements.
 struct Filled<'a, F> {
     view: Panel<'a>,
     data: &'a [F],
-}
-
-/// The operands of a class's products.
-struct Product<'a, F> {
-    left: &'a [F],
-    right: &'a [F],
-    /// Of the blocks.
-    widths: [usize; 2],
-    rows: Range<usize>,
-    columns: usize,
-    lag: isize,
-}
-
-impl<F: Accumulator> Product<'_, F> {
-    /// `tile[m][j] = Σ left[q][m]·right[q + lag][j]` over the positions of a segment of all images.
-    fn run(&self, view: &Panel, segment: Box3, tile: &mut [F]) {
-        let mut steps = [Step { weight: 0, patch: 0, rows: 0 }; TERMS];
-        let (mut count, mut first) = (0, true);
-        let [_, lines, width] = view.held;
-        for image in 0..view.images.len() {
-            for d in segment[0].clone() {
-                for h in segment[1].clone() {
-                    let line = image * view.positions() + (d * lines + h) * width;
-                    for q in line + segment[2].start..line + segment[2].end {
-                        let weight = q * self.widths[0] + self.rows.start;
-                        let patch = (q as isize + self.lag) as usize * self.widths[1];
-                        steps[count] = Step { weight, patch, rows: 0 };
-                        count += 1;
-                        if count == TERMS {
-                            self.multiply(&steps, tile, !first);
-                            (count, first) = (0, false);
-                        }
-                    }
-                }
-            }
-        }
-        if count > 0 {
-            self.multiply(&steps[..count], tile, !first);
-        }
-    }
-
-    fn multiply(&self, steps: &[Step], sums: &mut [F], add: bool) {
-        let tiles = F::best_tiles();
-        let (rows, width) = (self.rows.len(), self.columns);
-        let furthest = |field: fn(&Step) -> usize| steps.iter().map(field).max().unwrap_or(0);
-        assert!(furthest(|step| step.weight) + rows <= self.left.len());
-        assert!(furthest(|step| step.patch) + width <= self.right.len());
-        assert!(rows * width <= sums.len() && width.is_multiple_of(tiles.lanes));
-        let mut row = 0;
-        while row < rows {
-            let tile = tile(tiles.products, rows - row);
-            let mut column = 0;
-            while column < width {
-                let (vectors, kernel) = tile.kernel((width - column) / tiles.lanes);
-                let operands = Products {
-                    steps: steps.as_ptr(),
-                    count: steps.len(),
-                    weights: self.left[row..].as_ptr(),
-                    row: 1,
-                    patches: self.right[column..].as_ptr(),
-                    sums: sums[row * width + column..].as_mut_ptr(),
-                    pitch: width,
-                    add,
-                };
-                // SAFETY: by the assertions above all rows and columns of every step exist, and so do those
-                // of the sums; this machine has the instructions of its best tiles.
-                unsafe { kernel(operands) };
-                column += vectors * tiles.lanes;
-            }
-            row += tile.rows;
-        }
-    }
 }
