@@ -18,6 +18,22 @@ pub(crate) fn worthwhile(bytes: usize) -> bool {
     cfg!(target_arch = "x86_64") && bytes >= STREAM_FROM
 }
 
+/// Copies a slice, past the caches if `streaming`; other threads see it after [`fence`].
+#[inline]
+pub(crate) fn copy<T: Pod>(target: &mut [T], source: &[T], streaming: bool) {
+    let per_line = LINE / size_of::<T>();
+    let (head, lines) = match streaming {
+        true => {
+            let head = target.as_ptr().align_offset(LINE).min(target.len());
+            (head, (target.len() - head) / per_line * per_line)
+        }
+        false => (0, 0),
+    };
+    target[..head].copy_from_slice(&source[..head]);
+    stream_lines(&mut target[head..][..lines], &source[head..][..lines]);
+    target[head + lines..].copy_from_slice(&source[head + lines..]);
+}
+
 /// Fills a slice front to back, past the caches if `streaming`. Complete once dropped.
 pub(crate) struct StreamWriter<'a, T: Pod> {
     target: &'a mut [T],
@@ -103,7 +119,7 @@ fn stream_lines<T: Pod>(target: &mut [T], source: &[T]) {
 }
 
 /// Orders the non-temporal stores before whatever another thread does after synchronising with this.
-fn fence() {
+pub(crate) fn fence() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86-64.
     unsafe {

@@ -4,7 +4,7 @@ use super::average::{Factors, Moments};
 use super::damping;
 use super::eigen::{self, FactorEigen};
 use super::inverse::Inverse;
-use super::matrix::{matrix, row, to_host, trace};
+use super::matrix::{as_matrix, matrix, product, row, to_host, trace};
 use super::options::KfacMethod;
 use super::state::{INPUT_FACTOR, KfacState, OUTPUT_FACTOR};
 use crate::device::Device;
@@ -35,7 +35,7 @@ pub(super) enum Prepared<F: Accumulator> {
 }
 
 impl<F: Accumulator, const D: usize> KfacState<F, D> {
-    /// What a refresh computes; of second moments, those of the new basis.
+    /// What a refresh computes, and the second moments in the basis that it finds.
     pub(super) fn refreshed(
         &self,
         factors: Option<&Factors<F>>,
@@ -53,14 +53,14 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
             KfacMethod::Ekfac => {
                 let input = eigen::decompose(INPUT_FACTOR, &input)?;
                 let output = eigen::decompose(OUTPUT_FACTOR, &output)?;
-                let mut products = Vec::with_capacity(self.sizes.gradient().iter().product());
-                for group in 0..self.sizes.groups {
-                    let (rows, columns) = (row(&output.values, group), row(&input.values, group));
-                    rows.iter().for_each(|&g| products.extend(columns.iter().map(|&a| g * a)));
-                }
-                let values = Tensor::from_vec(&self.device, &self.sizes.gradient(), products)?;
-                let basis = Prepared::Basis { input, output };
-                Ok((basis, Some(Moments { values, examples: 0 })))
+                let new = [&input, &output];
+                let moments = match (self.basis(), moments) {
+                    (Some((a, g)), Some(old)) if old.examples > 0 => {
+                        self.carried(old, [a, g], new)?
+                    }
+                    _ => self.products(new)?,
+                };
+                Ok((Prepared::Basis { input, output }, Some(moments)))
             }
             _ => {
                 let root = |name, factor| eigen::power(name, factor, self.damping, -0.25);
@@ -68,6 +68,47 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
                 Ok((Prepared::Roots { input, output }, None))
             }
         }
+    }
+
+    /// The second moments as K-FAC has them: the products of the eigenvalues.
+    fn products(&self, [input, output]: [&FactorEigen<F>; 2]) -> Result<Moments<F>> {
+        let mut products = Vec::with_capacity(self.sizes.gradient().iter().product());
+        for group in 0..self.sizes.groups {
+            let (rows, columns) = (row(&output.values, group), row(&input.values, group));
+            rows.iter().for_each(|&g| products.extend(columns.iter().map(|&a| g * a)));
+        }
+        let values = Tensor::from_vec(&self.device, &self.sizes.gradient(), products)?;
+        Ok(Moments { values, examples: 0 })
+    }
+
+    /// Second moments in another basis: the diagonal there of the matrix that they are the diagonal of here,
+    /// all else of which is 0. With U what turns the old eigenvectors of a factor into the new ones, it is
+    /// U_G∘²·Λ·(U_A∘²)ᵀ. Rows and columns of U∘² sum to 1, so what is not negative stays so, and the trace
+    /// stays.
+    fn carried(
+        &self,
+        moments: &Moments<F>,
+        old: [&FactorEigen<F>; 2],
+        new: [&FactorEigen<F>; 2],
+    ) -> Result<Moments<F>> {
+        let [groups, outputs, rows] = self.sizes.gradient();
+        let values = to_host(moments.values.view())?;
+        let mut carried = Vec::with_capacity(groups * outputs * rows);
+        for group in 0..groups {
+            let squares = |factor: usize| -> Result<Vec<F>> {
+                let [new, old] = [new, old].map(|of| matrix(&of[factor].vectors, group));
+                let mut turn = product(new.transpose(), old)?;
+                turn.iter_mut().for_each(|value| *value = *value * *value);
+                Ok(turn)
+            };
+            let (input, output) = (squares(0)?, squares(1)?);
+            let columns = as_matrix(&input, rows, rows).transpose();
+            let turned = product(matrix(&values, group), columns)?;
+            let turned = as_matrix(&turned, outputs, rows);
+            carried.extend(product(as_matrix(&output, outputs, outputs), turned)?);
+        }
+        let values = Tensor::from_vec(&self.device, &self.sizes.gradient(), carried)?;
+        Ok(Moments { values, examples: moments.examples })
     }
 
     /// K-FAC's inverses, of factors on the host.

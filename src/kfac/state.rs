@@ -97,9 +97,9 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
     }
 
     /// [`KfacMethod::Ekfac`]: takes one batch into the average of the second moments
-    /// Λ = 1/N·Σ_n (Q_Gᵀ·∇W_n·Q_A)∘² in the eigenvectors of the last refresh. The first batch after a refresh
-    /// replaces what Λ was, as it belonged to another basis or, right after the refresh, is what K-FAC says:
-    /// the products of the eigenvalues.
+    /// Λ = 1/N·Σ_n (Q_Gᵀ·∇W_n·Q_A)∘² in the eigenvectors of the last refresh. The first batch replaces what
+    /// Λ is until then and K-FAC's: the products of the eigenvalues. A later [`KfacState::refresh`] carries Λ
+    /// over to the new eigenvectors, as U_G∘²·Λ·(U_A∘²)ᵀ with U = Qᵀ·Q_old, so that the average goes on.
     ///
     /// # Errors
     /// As [`KfacState::accumulate`]; [`Error::Invalid`] for another method and before the first refresh.
@@ -158,10 +158,10 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
         let mut prepared = None;
         if refresh {
             let factors = factors.as_ref().or(self.factors.as_ref());
-            let (new, restarted) =
+            let (new, carried) =
                 self.refreshed(factors, moments.as_ref().or(self.moments.as_ref()))?;
             prepared = Some(new);
-            moments = restarted.or(moments);
+            moments = carried.or(moments);
         }
         if update && method == KfacMethod::Ekfac {
             let basis = prepared.as_ref().or(self.prepared.as_ref());

@@ -5,7 +5,7 @@ use convmat::{
     Conv, Device, Element, KfacLayer, KfacMethod, KfacOptions, KfacState, Layout, PaddingMode,
     Tensor, WeightSharing,
 };
-use nalgebra::DMatrix;
+use nalgebra::{DMatrix, DVector};
 use proptest::prelude::*;
 
 use crate::catalogue::{cases, conv, randoms, tensor, values};

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use crate::element::Accumulator;
 use crate::geometry::{AxisMap, ravel, unravel};
 
 /// One axis, lagged or unfolded.
@@ -244,15 +245,100 @@ impl Windows {
         first..starts.partition_point(|&at| at <= start).max(first)
     }
 
+    /// Adds to every window's sums those of its segments: `add` adds a segment's to what it is given.
+    /// What is `new`, here and for `add`, has no values yet and counts as 0. `running` is memory for the sums
+    /// of one window.
+    ///
+    /// Where all windows have a segment in common, the sums of the segments after it and those of the ones
+    /// before it are carried from window to window; what is carried grows only.
+    pub fn each_sum<F: Accumulator>(
+        &self,
+        running: &mut [F],
+        windows: &mut [F],
+        new: bool,
+        mut add: impl FnMut(&Segment, &mut [F], bool),
+    ) {
+        if let ([segment], [_]) = (&self.segments[..], &self.starts[..]) {
+            return add(segment, windows, new);
+        }
+        let len = running.len();
+        let all = 0..self.len();
+        let Some(core) = self.segments.iter().position(|segment| segment.windows == all) else {
+            if new {
+                windows.fill(F::ZERO);
+            }
+            for segment in &self.segments {
+                add(segment, running, true);
+                for window in segment.windows.clone() {
+                    add_to(running, &mut windows[window * len..][..len], false);
+                }
+            }
+            return;
+        };
+        let (before, from_core) = self.segments.split_at(core);
+        let mut later = from_core.iter().peekable();
+        for window in all.clone() {
+            let mut first = window == 0;
+            while let Some(segment) = later.next_if(|segment| segment.windows.start <= window) {
+                add(segment, running, std::mem::take(&mut first));
+            }
+            add_to(running, &mut windows[window * len..][..len], new);
+        }
+        let mut earlier = before.iter().rev().peekable();
+        let mut first = true;
+        for window in all.rev() {
+            while let Some(segment) = earlier.next_if(|segment| segment.windows.end > window) {
+                add(segment, running, std::mem::take(&mut first));
+            }
+            if !first {
+                add_to(running, &mut windows[window * len..][..len], false);
+            }
+        }
+    }
+
     /// The place of a window that there is.
     pub fn place(&self, start: usize) -> usize {
         self.starts.partition_point(|&other| other < start)
     }
 }
 
+/// Adds sums to a target, or to 0 if it is new.
+fn add_to<F: Accumulator>(sums: &[F], target: &mut [F], new: bool) {
+    match new {
+        true => target.copy_from_slice(sums),
+        false => target.iter_mut().zip(sums).for_each(|(target, &sum)| *target += sum),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_of_windows_are_those_of_their_segments() {
+        for (starts, len) in [
+            (vec![0], 5),
+            (vec![0, 1, 2, 3, 4], 9),
+            (vec![2, 4, 5], 4),
+            (vec![0, 3, 6], 2),
+            (vec![0, 4, 5], 3),
+            (vec![0, 1], 1),
+        ] {
+            let windows = Windows::new(starts.clone(), len);
+            for new in [true, false] {
+                let mut sums = vec![if new { f64::NAN } else { 0.5 }; windows.len()];
+                windows.each_sum(&mut [f64::NAN], &mut sums, new, |segment, sum, new| {
+                    let of: usize = segment.positions.clone().map(|at| 1 << at).sum();
+                    sum[0] = of as f64 + if new { 0.0 } else { sum[0] };
+                });
+                let of = |start: usize| -> usize { (start..start + len).map(|at| 1 << at).sum() };
+                let old = if new { 0.0 } else { 0.5 };
+                let expected: Vec<f64> =
+                    starts.iter().map(|&start| old + of(start) as f64).collect();
+                assert_eq!(sums, expected, "{starts:?}, {len}, {new}");
+            }
+        }
+    }
 
     #[test]
     fn segments_make_up_every_window() {

@@ -6,7 +6,11 @@ use crate::covariance::options::{SymmetricStorage, Update};
 use crate::covariance::problem::Problem;
 use crate::element::Accumulator;
 use crate::error::Result;
+use crate::stream;
 use crate::workers::{Shared, Workers};
+
+/// Elements of a column that are gathered before they are written.
+const LINE: usize = 256;
 
 /// The matrices of all groups, of which tasks write elements of their own.
 pub(super) struct Landing<'a, F> {
@@ -16,6 +20,8 @@ pub(super) struct Landing<'a, F> {
     stored: usize,
     decay: F,
     scale: F,
+    /// Whether the matrices are written past the caches.
+    streaming: bool,
 }
 
 impl<'a, F: Accumulator> Landing<'a, F> {
@@ -27,6 +33,7 @@ impl<'a, F: Accumulator> Landing<'a, F> {
             stored: p.stored(),
             decay: F::from_f64(update.decay),
             scale: F::from_f64(update.scale),
+            streaming: stream::worthwhile(p.groups * p.stored() * size_of::<F>()),
         }
     }
 
@@ -70,20 +77,53 @@ impl<'a, F: Accumulator> Landing<'a, F> {
             let end = if square { row + 1 } else { columns.end };
             // SAFETY: promised by the caller.
             let target = unsafe { self.lower(group, row, columns.start..end) };
-            for (target, sum) in target.iter_mut().zip(sums) {
-                *target = self.updated(*target, *sum);
-                *sum = *target;
-            }
+            self.update(target, &mut sums[..end - columns.start]);
         }
-        if self.storage == SymmetricStorage::Packed {
-            return;
+        if self.storage == SymmetricStorage::Full {
+            // SAFETY: promised by the caller.
+            unsafe { self.mirror(group, [rows, columns], tile, square) };
         }
+        if self.streaming {
+            stream::fence();
+        }
+    }
+
+    /// Writes a tile's mirror image.
+    ///
+    /// # Safety
+    /// As for [`Landing::put`].
+    unsafe fn mirror(
+        &self,
+        group: usize,
+        [rows, columns]: [&Range<usize>; 2],
+        tile: &[F],
+        square: bool,
+    ) {
+        let pitch = columns.len();
+        let mut line = [F::ZERO; LINE];
         for (j, column) in columns.clone().enumerate() {
             let first = if square { j + 1 } else { 0 };
             // SAFETY: promised by the caller.
             let target = unsafe { self.upper(group, column, rows.start + first..rows.end) };
-            let from = tile[j..].iter().step_by(pitch).skip(first);
-            target.iter_mut().zip(from).for_each(|(target, &value)| *target = value);
+            for (number, target) in target.chunks_mut(LINE).enumerate() {
+                let line = &mut line[..target.len()];
+                let from = tile[(first + number * LINE) * pitch + j..].iter().step_by(pitch);
+                line.iter_mut().zip(from).for_each(|(to, &value)| *to = value);
+                stream::copy(target, line, self.streaming);
+            }
+        }
+    }
+
+    /// `decay·old + scale·sum` of neighbours, which the sums become as well.
+    fn update(&self, target: &mut [F], sums: &mut [F]) {
+        let (decay, scale) = (self.decay, self.scale);
+        if decay == F::ZERO {
+            sums.iter_mut().for_each(|sum| *sum = scale * *sum);
+            return stream::copy(target, sums, self.streaming);
+        }
+        for (target, sum) in target.iter_mut().zip(sums) {
+            *sum = decay * *target + scale * *sum;
+            *target = *sum;
         }
     }
 

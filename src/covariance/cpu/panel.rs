@@ -12,7 +12,7 @@ use crate::patches::slab::boxes;
 use crate::workers::{Room, Scratch};
 
 /// Bytes that a task reads of a panel, about: they stay in a core's L2 cache.
-const CACHED: usize = 1 << 20;
+const CACHED: usize = 2 << 20;
 /// Bytes of a panel, at most, unless a single output has more.
 const LARGEST: usize = 32 << 20;
 /// Lines of a panel that are filled by one task.

@@ -3,6 +3,7 @@
 //! | tile | computes | used for |
 //! |---|---|---|
 //! | [`Products`] | `c[m][j] += Σ_k a[k][m]·b[k][j]`, rows of b anywhere in memory | convolution and its input gradient |
+//! | [`Outer`] | `c[m][j] += Σ_k a[k][m]·b[k][j]`, runs of terms that are evenly spaced | covariances |
 //! | [`Dots`] | `c[m][n] += Σ_t a[m][t]·b[n][t]`, lane by lane | weight gradients of small groups |
 //!
 //! The loops are written once, over arrays of lanes that LLVM keeps in vector registers; each
@@ -29,6 +30,33 @@ pub struct Products<A> {
     pub row: usize,
     /// Column j of step k is at `patches[steps[k].patch + j]`.
     pub patches: *const A,
+    /// Element (m, j) of the result is at `sums[m·pitch + j]`.
+    pub sums: *mut A,
+    pub pitch: usize,
+    /// Whether to add to the result or to overwrite it.
+    pub add: bool,
+}
+
+/// Where the operands of a run of terms start, in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub left: usize,
+    pub right: usize,
+}
+
+/// Operands of a tile of outer products, as the kernels take them: unchecked.
+#[derive(Clone, Copy)]
+pub struct Outer<A> {
+    pub runs: *const Run,
+    pub count: usize,
+    /// Terms of a run.
+    pub len: usize,
+    /// Row m of term k of a run is at `left[run.left + k·left_step + m]`.
+    pub left: *const A,
+    pub left_step: usize,
+    /// Column j of term k of a run is at `right[run.right + k·right_step + j]`.
+    pub right: *const A,
+    pub right_step: usize,
     /// Element (m, j) of the result is at `sums[m·pitch + j]`.
     pub sums: *mut A,
     pub pitch: usize,
@@ -79,6 +107,7 @@ pub struct Tiles<A: 'static> {
     pub products: &'static [Tile<Products<A>>],
     /// Rows that lack some of the terms.
     pub masked: Tile<Products<A>>,
+    pub outer: &'static [Tile<Outer<A>>],
     pub dots: &'static [Tile<Dots<A>>],
 }
 
@@ -181,6 +210,43 @@ unsafe fn products<
 }
 
 /// # Safety
+/// All that the operands point at exists: `M` rows of `V·L` columns.
+#[inline(always)]
+unsafe fn outer<A, const L: usize, const FUSED: bool, const M: usize, const V: usize>(o: Outer<A>)
+where
+    A: Accumulator,
+{
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut sums = [[Vector::<A, L>::ZERO; V]; M];
+        for number in 0..o.count {
+            let Run { left, right } = *o.runs.add(number);
+            let (left, right) = (o.left.add(left), o.right.add(right));
+            for k in 0..o.len {
+                let (left, right) = (left.add(k * o.left_step), right.add(k * o.right_step));
+                let mut row = [Vector::<A, L>::ZERO; V];
+                for (v, vector) in row.iter_mut().enumerate() {
+                    *vector = Vector::load(right.add(v * L));
+                }
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    let factor = Vector([*left.add(m); L]);
+                    for (sum, &vector) in sums.iter_mut().zip(&row) {
+                        *sum = sum.plus::<FUSED>(factor, vector);
+                    }
+                }
+            }
+        }
+        for (m, sums) in sums.iter().enumerate() {
+            for (v, sum) in sums.iter().enumerate() {
+                let target = o.sums.add(m * o.pitch + v * L);
+                let sum = if o.add { sum.added_to(Vector::load(target)) } else { *sum };
+                sum.store(target);
+            }
+        }
+    }
+}
+
+/// # Safety
 /// All that the operands point at exists: `M` left and `N` right rows.
 #[inline(always)]
 unsafe fn dots<A, const L: usize, const FUSED: bool, const M: usize, const N: usize>(o: Dots<A>)
@@ -240,10 +306,11 @@ macro_rules! instruction_set {
         $name:ident, $t:ty, $lanes:literal, $fused:literal, $(#[$feature:meta])?
         products: $([$m:literal; $($v:literal)+])+,
         masked: $($mv:literal)+,
+        outer: $([$om:literal; $($ov:literal)+])+,
         dots: $([$dm:literal; $($dn:literal)+])+
     ) => {
         mod $name {
-            use super::{Dots, Products, Tile, Tiles};
+            use super::{Dots, Outer, Products, Tile, Tiles};
 
             $(#[$feature])?
             unsafe fn products<const M: usize, const V: usize, const MASKED: bool>(
@@ -251,6 +318,12 @@ macro_rules! instruction_set {
             ) {
                 // SAFETY: promised by the caller.
                 unsafe { super::products::<$t, $lanes, $fused, M, V, MASKED>(operands) }
+            }
+
+            $(#[$feature])?
+            unsafe fn outer<const M: usize, const V: usize>(operands: Outer<$t>) {
+                // SAFETY: promised by the caller.
+                unsafe { super::outer::<$t, $lanes, $fused, M, V>(operands) }
             }
 
             $(#[$feature])?
@@ -265,6 +338,7 @@ macro_rules! instruction_set {
                     $(Tile { rows: $m, kernels: &[$(($v, products::<$m, $v, false>)),+] }),+
                 ],
                 masked: Tile { rows: 4, kernels: &[$(($mv, products::<4, $mv, true>)),+] },
+                outer: &[$(Tile { rows: $om, kernels: &[$(($ov, outer::<$om, $ov>)),+] }),+],
                 dots: &[$(Tile { rows: $dm, kernels: &[$(($dn, dots::<$dm, $dn>)),+] }),+],
             };
         }
@@ -276,31 +350,37 @@ macro_rules! instruction_set {
 instruction_set!(avx512_f32, f32, 16, true, #[target_feature(enable = "avx512f")]
     products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     masked: 4 3 2 1,
+    outer: [12; 2 1] [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx512_f64, f64, 8, true, #[target_feature(enable = "avx512f")]
     products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     masked: 4 3 2 1,
+    outer: [12; 2 1] [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
 // 16 registers: 12 sums.
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx2_f32, f32, 8, true, #[target_feature(enable = "avx2,fma")]
     products: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     masked: 2 1,
+    outer: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx2_f64, f64, 4, true, #[target_feature(enable = "avx2,fma")]
     products: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     masked: 2 1,
+    outer: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
 // Whatever every machine of this architecture has, taken to be 16 registers of 16 bytes.
 instruction_set!(baseline_f32, f32, 4, false,
     products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
     masked: 2 1,
+    outer: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
     dots: [4; 2 1] [1; 4 1]);
 instruction_set!(baseline_f64, f64, 2, false,
     products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
     masked: 2 1,
+    outer: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
     dots: [4; 2 1] [1; 4 1]);
 
 macro_rules! best {

@@ -142,7 +142,7 @@ fn steps_follow_the_schedule() {
     }
 }
 
-/// After a refresh Λ is what K-FAC says, the products of the eigenvalues, until data replace it.
+/// After the first refresh Λ is what K-FAC says, the products of the eigenvalues, until data replace it.
 #[test]
 fn second_moments_start_from_kfac() {
     let (_, x, dy) = small();
@@ -157,8 +157,56 @@ fn second_moments_start_from_kfac() {
     state.accumulate_second_moments(&x, &dy).unwrap();
     let first = values(state.second_moments().unwrap());
     assert_ne!(first, products);
-    state.refresh().unwrap();
-    assert_eq!(values(state.second_moments().unwrap()), products);
-    state.accumulate_second_moments(&x, &dy).unwrap();
-    assert_eq!(values(state.second_moments().unwrap()), first);
+    // As if there had been no second refresh before data.
+    let mut other = new(KfacOptions::new().method(KfacMethod::Ekfac));
+    other.accumulate(&x, &dy).unwrap();
+    other.refresh().unwrap();
+    other.refresh().unwrap();
+    assert_eq!(values(other.second_moments().unwrap()), products);
+    other.accumulate_second_moments(&x, &dy).unwrap();
+    assert_eq!(values(other.second_moments().unwrap()), first);
+}
+
+/// Later refreshes carry Λ over to the new eigenvectors: the diagonal there of Q·diag(Λ)·Qᵀ, of which the
+/// trace stays, and Λ itself where the eigenvectors stay.
+#[test]
+fn refreshes_carry_second_moments_over() {
+    let mut state = new(KfacOptions::new().method(KfacMethod::Ekfac).decay(0.9));
+    for (x, dy) in batches() {
+        state.accumulate(&x, &dy).unwrap();
+        state.refresh().unwrap();
+        state.accumulate_second_moments(&x, &dy).unwrap();
+        let old = state.second_moments().unwrap().clone();
+        state.refresh().unwrap();
+        let same = state.second_moments().unwrap();
+        let close = |a: f64, b: f64| (a - b).abs() <= 1e-12 * (1.0 + b.abs());
+        assert!(values(same).into_iter().zip(values(&old)).all(|(a, b)| close(a, b)));
+        let basis = |state: &KfacState<f64, 1>, group: usize| {
+            let (input, output) = state.basis().unwrap();
+            let [q_a, q_g] = [input, output].map(|eigen| block(eigen.vectors(), group));
+            q_a.kronecker(&q_g)
+        };
+        let before = [0, 1].map(|group| basis(&state, group));
+        let old = [0, 1].map(|group| block(state.second_moments().unwrap(), group));
+        state.accumulate(&turned(&x), &dy).unwrap();
+        state.refresh().unwrap();
+        for group in [0, 1] {
+            // Columns of dW, one after the other, are rows of A ⊗ G.
+            let (outputs, rows) = (old[group].nrows(), old[group].ncols());
+            let diagonal = DVector::from_iterator(outputs * rows, old[group].iter().copied());
+            let fisher =
+                &before[group] * DMatrix::from_diagonal(&diagonal) * before[group].transpose();
+            let now = basis(&state, group);
+            let expected = (now.transpose() * fisher * &now).diagonal();
+            let found = block(state.second_moments().unwrap(), group);
+            assert!(found.iter().zip(expected.iter()).all(|(&a, &b)| close(a, b)));
+            assert!(close(found.sum(), old[group].sum()));
+        }
+    }
+}
+
+/// Other data of the same shape.
+fn turned(x: &Tensor<f64>) -> Tensor<f64> {
+    let data: Vec<f64> = values(x).iter().rev().map(|value| value * 0.7 + 0.1).collect();
+    tensor(x.shape(), &data)
 }

@@ -23,7 +23,7 @@ use product::Product;
 use sums::{ClassSums, place};
 
 use super::cost::Cost;
-use super::folding::{Folding, Segment, Windows};
+use super::folding::{Folding, Windows};
 use super::landing::{Landing, Target};
 use super::panel::{Lanes, Line, LineMemory, Panel, Panels, Reader};
 use crate::covariance::problem::{Part, Problem};
@@ -44,7 +44,7 @@ const PIECES: usize = BLOCK / ROWS;
 /// Marks a class that there is not.
 const NONE: u32 = u32::MAX;
 /// Rows and columns of the matrix that are written together.
-const ENTRIES: usize = 200;
+const ENTRIES: usize = 288;
 
 /// Two blocks and a lag.
 #[derive(Debug)]
@@ -334,10 +334,7 @@ impl Channels {
                 let len = self.shape(class).len();
                 // SAFETY: each task has the sums of its own class and group.
                 let sums = unsafe { sums.run(group * self.sums + class.sums, len) };
-                if number == 0 {
-                    sums.fill(F::ZERO);
-                }
-                self.add(group, class, &filled, scratch, sums);
+                self.add(group, class, &filled, scratch, sums, number == 0);
                 Ok(())
             })?;
         }
@@ -400,7 +397,7 @@ impl Channels {
         (group * width(&self.blocks) + block.offset) * view.images.len() * view.positions()
     }
 
-    /// Adds what a panel's segments sum to.
+    /// Adds what a panel's segments sum to, to `new` sums as if they were 0.
     fn add<F: Accumulator>(
         &self,
         group: usize,
@@ -408,6 +405,7 @@ impl Channels {
         Filled { view, data }: &Filled<F>,
         scratch: &mut Scratch,
         sums: &mut [F],
+        new: bool,
     ) {
         let shape = self.shape(class);
         let len = shape.tile();
@@ -429,27 +427,14 @@ impl Channels {
             rows: class.rows.clone(),
             lag: view.distance(class.lag),
         };
-        for segment_d in &d.segments {
-            in_plane.fill(F::ZERO);
-            for segment_h in &h.segments {
-                in_line.fill(F::ZERO);
-                for segment_w in &w.segments {
-                    let positions = [segment_d, segment_h, segment_w];
-                    product.run(view, positions.map(|segment| segment.positions.clone()), tile);
-                    add_to(segment_w, tile, in_line);
-                }
-                add_to(segment_h, in_line, in_plane);
-            }
-            add_to(segment_d, in_plane, sums);
-        }
-    }
-}
-
-/// Adds the sums over a segment to those of the windows that it is in.
-fn add_to<F: Accumulator>(segment: &Segment, sums: &[F], windows: &mut [F]) {
-    for window in segment.windows.clone() {
-        let target = &mut windows[window * sums.len()..][..sums.len()];
-        target.iter_mut().zip(sums).for_each(|(target, &sum)| *target += sum);
+        d.each_sum(in_plane, sums, new, |d, in_plane, new| {
+            h.each_sum(in_line, in_plane, new, |h, in_line, new| {
+                w.each_sum(tile, in_line, new, |w, tile, new| {
+                    let segment = [d, h, w].map(|segment| segment.positions.clone());
+                    product.run(view, segment, tile, !new);
+                });
+            });
+        });
     }
 }
 

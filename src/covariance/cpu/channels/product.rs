@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::covariance::cpu::panel::Panel;
 use crate::element::Accumulator;
 use crate::geometry::Box3;
-use crate::product::cpu::{Products, Step, tile};
+use crate::product::cpu::{Outer, Run, tile};
 
 /// Terms of a product that are summed up in registers.
 const TERMS: usize = 128;
@@ -22,57 +22,69 @@ pub(super) struct Product<'a, F> {
 }
 
 impl<F: Accumulator> Product<'_, F> {
-    /// `tile[m][j] = Σ left[q][m]·right[q + lag][j]` over the positions of a segment of all images.
-    pub(super) fn run(&self, view: &Panel, segment: Box3, tile: &mut [F]) {
-        let mut steps = [Step { weight: 0, patch: 0, rows: 0 }; TERMS];
-        let (mut count, mut first) = (0, true);
+    /// `tile[m][j] = Σ left[q][m]·right[q + lag][j]` over the positions of a segment of all images, or adds it.
+    pub(super) fn run(&self, view: &Panel, segment: Box3, tile: &mut [F], mut add: bool) {
         let [_, lines, width] = view.held;
-        for image in 0..view.images.len() {
-            for d in segment[0].clone() {
-                for h in segment[1].clone() {
-                    let line = image * view.positions() + (d * lines + h) * width;
-                    for q in line + segment[2].start..line + segment[2].end {
-                        let weight = q * self.widths[0] + self.rows.start;
-                        let patch = (q as isize + self.lag) as usize * self.widths[1];
-                        steps[count] = Step { weight, patch, rows: 0 };
+        let len = segment[2].len();
+        // Lines are cut where they are long; where they are short, some are taken together.
+        for start in (0..len).step_by(TERMS) {
+            let len = (len - start).min(TERMS);
+            let mut runs = [Run { left: 0, right: 0 }; TERMS];
+            let (most, mut count) = (TERMS / len, 0);
+            let mut flush = |runs: &[Run]| {
+                self.multiply(runs, len, tile, add);
+                add = true;
+            };
+            for image in 0..view.images.len() {
+                for d in segment[0].clone() {
+                    for h in segment[1].clone() {
+                        let line = image * view.positions() + (d * lines + h) * width;
+                        let q = line + segment[2].start + start;
+                        let left = q * self.widths[0] + self.rows.start;
+                        let right = (q as isize + self.lag) as usize * self.widths[1];
+                        runs[count] = Run { left, right };
                         count += 1;
-                        if count == TERMS {
-                            self.multiply(&steps, tile, !first);
-                            (count, first) = (0, false);
+                        if count == most {
+                            flush(&runs[..count]);
+                            count = 0;
                         }
                     }
                 }
             }
-        }
-        if count > 0 {
-            self.multiply(&steps[..count], tile, !first);
+            if count > 0 {
+                flush(&runs[..count]);
+            }
         }
     }
 
-    fn multiply(&self, steps: &[Step], sums: &mut [F], add: bool) {
+    fn multiply(&self, runs: &[Run], len: usize, sums: &mut [F], add: bool) {
         let tiles = F::best_tiles();
         let (rows, width) = (self.rows.len(), self.columns);
-        let furthest = |field: fn(&Step) -> usize| steps.iter().map(field).max().unwrap_or(0);
-        assert!(furthest(|step| step.weight) + rows <= self.left.len());
-        assert!(furthest(|step| step.patch) + width <= self.right.len());
+        let furthest = |start: fn(&Run) -> usize, step: usize| {
+            runs.iter().map(start).max().unwrap_or(0) + (len - 1) * step
+        };
+        assert!(furthest(|run| run.left, self.widths[0]) + rows <= self.left.len());
+        assert!(furthest(|run| run.right, self.widths[1]) + width <= self.right.len());
         assert!(rows * width <= sums.len() && width.is_multiple_of(tiles.lanes));
         let mut row = 0;
         while row < rows {
-            let tile = tile(tiles.products, rows - row);
+            let tile = tile(tiles.outer, rows - row);
             let mut column = 0;
             while column < width {
                 let (vectors, kernel) = tile.kernel((width - column) / tiles.lanes);
-                let operands = Products {
-                    steps: steps.as_ptr(),
-                    count: steps.len(),
-                    weights: self.left[row..].as_ptr(),
-                    row: 1,
-                    patches: self.right[column..].as_ptr(),
+                let operands = Outer {
+                    runs: runs.as_ptr(),
+                    count: runs.len(),
+                    len,
+                    left: self.left[row..].as_ptr(),
+                    left_step: self.widths[0],
+                    right: self.right[column..].as_ptr(),
+                    right_step: self.widths[1],
                     sums: sums[row * width + column..].as_mut_ptr(),
                     pitch: width,
                     add,
                 };
-                // SAFETY: by the assertions above all rows and columns of every step exist, and so do those
+                // SAFETY: by the assertions above all rows and columns of every term exist, and so do those
                 // of the sums; this machine has the instructions of its best tiles.
                 unsafe { kernel(operands) };
                 column += vectors * tiles.lanes;
