@@ -24,6 +24,9 @@ pub(crate) fn try_zeroed<T: Zeroable>(what: &str, len: usize) -> Result<Vec<T>> 
 /// Buffers from this size on are worth keeping, in bytes: smaller ones the allocator keeps itself.
 const KEEP_FROM: usize = 1 << 20;
 
+/// Bytes of a result that debug builds fill beforehand, at most.
+const POISONED: usize = 64 << 20;
+
 /// Idle buffers take up at most so many bytes; the oldest are given up first.
 const KEEP_AT_MOST: usize = 512 << 20;
 
@@ -55,10 +58,16 @@ pub(crate) struct Buffer<T: Pod + Send> {
 impl<T: Pod + Send> Buffer<T> {
     /// A buffer for a result: its elements have any value, and all of them are to be overwritten.
     pub(crate) fn for_result(len: usize) -> Result<Self> {
-        let data = match take(len) {
+        let mut data = match take(len) {
             Some(data) => data,
             None => try_zeroed("a tensor", len)?,
         };
+        if cfg!(debug_assertions) {
+            // No number, whatever the type: what takes fresh memory for zeros is found out by tests.
+            let bytes = bytemuck::cast_slice_mut::<T, u8>(&mut data);
+            let some = bytes.len().min(POISONED);
+            bytes[..some].fill(u8::MAX);
+        }
         Ok(Buffer { data, recycle: true })
     }
 

@@ -250,6 +250,10 @@ impl Folded {
             landing::decay(workers, target, update.decay)?;
             mirror(workers, p, target)?;
         }
+        if p.batch == 0 {
+            // There would be no first panel that sums start from.
+            return Ok(());
+        }
         let landing = Landing::new(p, target, landed);
         let (mut common, memory) = workers.split(memory);
         for part in &self.parts {
