@@ -11,10 +11,6 @@ use crate::passes::{Passes, Tape};
 /// Data is taken in at every one of the first steps, in which the network changes most, and then at every so many.
 const FIRST_STEPS: u64 = 4;
 const UPDATE_EVERY: u64 = 2;
-/// EKFAC's second moments belong to the eigenvectors of one refresh: averages of many batches take rare
-/// refreshes. Until the factors have settled it refreshes as K-FAC does, with the eigenvalues' products instead.
-const EKFAC_SETTLED: u64 = 16;
-const EKFAC_REFRESH_EVERY: u64 = 10;
 /// Share of a factor that stays at an update.
 const DECAY: f64 = 0.95;
 /// The most that a step may change the predictions, as δᵀFδ, twice the divergence by the quadratic model.
@@ -62,16 +58,13 @@ impl Curvature {
         if step >= FIRST_STEPS && !step.is_multiple_of(UPDATE_EVERY) {
             return Ok(());
         }
-        let settled = self.method == KfacMethod::Ekfac && step >= EKFAC_SETTLED;
         let labels = predictions.sample(&mut self.random);
         let by_logits = predictions.gradient(&labels, tape.logits())?;
         let by_outputs = passes.backward(network, tape, by_logits)?;
         for (state, (x, dy)) in self.states.iter_mut().zip(tape.inputs.iter().zip(&by_outputs)) {
             state.accumulate(x, dy)?;
-            if !settled || step.is_multiple_of(EKFAC_REFRESH_EVERY) {
-                state.refresh()?;
-            }
-            if settled {
+            state.refresh()?;
+            if self.method == KfacMethod::Ekfac {
                 state.accumulate_second_moments(x, dy)?;
             }
         }
