@@ -114,6 +114,16 @@ impl Workers {
         memory: &mut [u8],
         work: impl Fn(usize, &mut Scratch) -> Result<()> + Sync,
     ) -> Result<()> {
+        self.share_out_any(tasks, memory, &work)
+    }
+
+    /// [`Workers::share_out`] of any work: compiled once, and with it all that rayon makes of a closure.
+    fn share_out_any(
+        &self,
+        tasks: usize,
+        memory: &mut [u8],
+        work: &(dyn Fn(usize, &mut Scratch) -> Result<()> + Sync),
+    ) -> Result<()> {
         let memory = &mut memory[..self.count * self.bytes];
         if self.count == 1 || tasks <= 1 {
             let memory = &mut memory[..self.bytes];

@@ -32,7 +32,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use data::Digits;
 use optimiser::Recipe;
-use report::Race;
+use report::{Race, TARGET};
 
 /// Trains the digits CNN with four optimisers and compares them.
 #[derive(Parser)]
@@ -122,7 +122,8 @@ fn race(
     chart::check(&arguments.output)?;
     let (trials, trial_seeds) = (recipes::STEPS, recipes::SEEDS);
     println!(
-        "rates, their decay and damping by --tune: best of a grid after {trials} steps from seeds {trial_seeds:?}"
+        "rates, their decay and damping by --tune: the first of a grid to reach {TARGET}, in {trials} steps at most, \
+         from seeds {trial_seeds:?}"
     );
     println!("tables are means over {seeds} seeds from {seed}; batches of {}\n", training::BATCH);
     let mut races = Vec::new();
@@ -130,7 +131,7 @@ fn race(
         let bar = progress(recipe, seeds * steps)?;
         let mut runs = Vec::new();
         for seed in (0..seeds).map(|number| seed.wrapping_add(number)) {
-            runs.push(training::train(device, digits, recipe, seed, steps, || bar.inc(1))?);
+            runs.push(training::train(device, digits, recipe, seed, steps, None, || bar.inc(1))?);
         }
         bar.finish_and_clear();
         let race = Race { recipe, runs };
@@ -149,21 +150,25 @@ fn tune(device: &Device, digits: &[Digits; 2]) -> Result<(), Box<dyn Error>> {
             progress(chosen, grid.len() as u64 * recipes::SEEDS.len() as u64 * recipes::STEPS)?;
         let mut found = Vec::new();
         for recipe in grid {
-            let mut sum = 0.0;
+            let (mut steps, mut loss) = (0.0, 0.0);
             for seed in recipes::SEEDS {
-                let steps = recipes::STEPS;
-                let rows = training::train(device, digits, recipe, seed, steps, || bar.inc(1));
+                let (most, until) = (recipes::STEPS, Some(TARGET));
+                let rows =
+                    training::train(device, digits, recipe, seed, most, until, || bar.inc(1));
                 // Where K-FAC is given what is not finite, training has diverged.
-                let last = rows.ok().and_then(|rows| rows.last().map(|row| row.train.loss));
-                sum += last.unwrap_or(f64::INFINITY);
+                let last = rows.ok().and_then(|rows| rows.last().copied());
+                let reached = last.filter(|row| row.train.loss <= TARGET).map(|row| row.step);
+                steps += reached.unwrap_or(most) as f64 / recipes::SEEDS.len() as f64;
+                loss += last.map_or(f64::INFINITY, |row| row.train.loss);
             }
-            let loss = sum / recipes::SEEDS.len() as f64;
-            bar.suspend(|| println!("  {loss:>9.5}  {recipe}"));
-            found.push((loss, recipe));
+            loss /= recipes::SEEDS.len() as f64;
+            bar.suspend(|| println!("  {steps:>5.1} steps, loss {loss:>9.5}  {recipe}"));
+            found.push((steps, loss, recipe));
         }
         bar.finish_and_clear();
-        if let Some((loss, best)) = found.iter().min_by(|a, b| a.0.total_cmp(&b.0)) {
-            println!("best: {best}, with a loss of {loss:.5}; the example has {chosen}\n");
+        let best = found.iter().min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        if let Some((steps, _, best)) = best {
+            println!("best: {best}, in {steps:.1} steps; the example has {chosen}\n");
         }
     }
     Ok(())

@@ -44,13 +44,15 @@ impl<'a> Exam<'a> {
 }
 
 /// Trains from random weights; `each_step` is called after every step. The seed is that of the weights, of the
-/// batches and of the labels drawn for K-FAC. Only steps count as seconds, not the looks.
+/// batches and of the labels drawn for K-FAC. Only steps count as seconds, not the looks. Ends at the first look that
+/// finds a training loss of at most `until`.
 pub fn train(
     device: &Device,
     [train, test]: &[Digits; 2],
     recipe: Recipe,
     seed: u64,
     steps: u64,
+    until: Option<f64>,
     mut each_step: impl FnMut(),
 ) -> Result<Vec<Row>> {
     let mut network = Network::new(device, seed)?;
@@ -73,6 +75,9 @@ pub fn train(
             let [train, test] = &mut exams;
             let (train, test) = (train.score(&network)?, test.score(&network)?);
             rows.push(Row { step, seconds: elapsed.as_secs_f64(), train, test });
+            if until.is_some_and(|loss| train.loss <= loss) {
+                break;
+            }
         }
     }
     Ok(rows)
