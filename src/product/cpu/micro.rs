@@ -6,8 +6,11 @@
 //! | [`Outer`] | `c[m][j] += Σ_k a[k][m]·b[k][j]`, runs of terms that are evenly spaced | covariances |
 //! | [`Dots`] | `c[m][n] += Σ_t a[m][t]·b[n][t]`, lane by lane | weight gradients of small groups |
 //!
-//! The loops are written once, over arrays of lanes that LLVM keeps in vector registers; each
-//! instruction set only says how many lanes, rows and vectors its registers hold.
+//! The loops are written once, over vector registers; each instruction set only says which these are, and
+//! how many rows and vectors they hold.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m256, __m256d, __m512, __m512d};
 
 use crate::element::Accumulator;
 
@@ -123,23 +126,45 @@ pub trait RegisterTiles: Sized + 'static {
     fn best_tiles() -> &'static Tiles<Self>;
 }
 
-/// A vector of `L` lanes.
+/// A vector register, as the loops see it. On x86-64 it is the register's own type: of arrays LLVM takes
+/// some loops for ones that it had better gather the rows in.
+///
+/// Functions are safe to call on a machine that has the vector's instructions, where what they point at
+/// exists.
+trait Vector<A>: Copy {
+    const LANES: usize;
+    unsafe fn zero() -> Self;
+    unsafe fn splat(value: A) -> Self;
+    unsafe fn load(from: *const A) -> Self;
+    unsafe fn store(self, to: *mut A);
+    unsafe fn plus(self, other: Self) -> Self;
+    /// `self + a·b`, rounded once if there is an instruction for that.
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+}
+
+/// What every machine has.
 #[derive(Clone, Copy)]
-struct Vector<A, const L: usize>([A; L]);
+struct Array<A, const L: usize>([A; L]);
 
-impl<A: Accumulator, const L: usize> Vector<A, L> {
-    const ZERO: Self = Vector([A::ZERO; L]);
+impl<A: Accumulator, const L: usize> Vector<A> for Array<A, L> {
+    const LANES: usize = L;
 
-    /// # Safety
-    /// `L` elements may be read at `from`.
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Array([A::ZERO; L])
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: A) -> Self {
+        Array([value; L])
+    }
+
     #[inline(always)]
     unsafe fn load(from: *const A) -> Self {
         // SAFETY: promised by the caller.
-        Vector(unsafe { from.cast::<[A; L]>().read_unaligned() })
+        Array(unsafe { from.cast::<[A; L]>().read_unaligned() })
     }
 
-    /// # Safety
-    /// `L` elements may be written at `to`.
     #[inline(always)]
     unsafe fn store(self, to: *mut A) {
         // SAFETY: promised by the caller.
@@ -147,62 +172,107 @@ impl<A: Accumulator, const L: usize> Vector<A, L> {
     }
 
     #[inline(always)]
-    fn added_to(mut self, other: Self) -> Self {
+    unsafe fn plus(mut self, other: Self) -> Self {
         self.0.iter_mut().zip(other.0).for_each(|(sum, other)| *sum += other);
         self
     }
 
-    /// `self + a·b`, in one rounding where `FUSED`.
     #[inline(always)]
-    fn plus<const FUSED: bool>(mut self, a: Self, b: Self) -> Self {
+    unsafe fn plus_product(mut self, a: Self, b: Self) -> Self {
         for lane in 0..L {
-            self.0[lane] = if FUSED {
-                a.0[lane].mul_add(b.0[lane], self.0[lane])
-            } else {
-                self.0[lane] + a.0[lane] * b.0[lane]
-            };
+            self.0[lane] += a.0[lane] * b.0[lane];
         }
         self
     }
 }
 
+/// The registers of x86-64, by intrinsics.
+#[cfg(target_arch = "x86_64")]
+macro_rules! register {
+    ($register:ident, $t:ty, $lanes:literal, $zero:ident $splat:ident $load:ident $store:ident $add:ident $fma:ident) => {
+        impl Vector<$t> for $register {
+            const LANES: usize = $lanes;
+
+            #[inline(always)]
+            unsafe fn zero() -> Self {
+                // SAFETY: the machine has the instruction, as for all of these.
+                unsafe { std::arch::x86_64::$zero() }
+            }
+
+            #[inline(always)]
+            unsafe fn splat(value: $t) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$splat(value) }
+            }
+
+            #[inline(always)]
+            unsafe fn load(from: *const $t) -> Self {
+                // SAFETY: promised by the caller.
+                unsafe { std::arch::x86_64::$load(from) }
+            }
+
+            #[inline(always)]
+            unsafe fn store(self, to: *mut $t) {
+                // SAFETY: promised by the caller.
+                unsafe { std::arch::x86_64::$store(to, self) }
+            }
+
+            #[inline(always)]
+            unsafe fn plus(self, other: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$add(self, other) }
+            }
+
+            #[inline(always)]
+            unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$fma(a, b, self) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+register!(__m512, f32, 16, _mm512_setzero_ps _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_add_ps _mm512_fmadd_ps);
+#[cfg(target_arch = "x86_64")]
+register!(__m512d, f64, 8, _mm512_setzero_pd _mm512_set1_pd _mm512_loadu_pd _mm512_storeu_pd _mm512_add_pd _mm512_fmadd_pd);
+#[cfg(target_arch = "x86_64")]
+register!(__m256, f32, 8, _mm256_setzero_ps _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_add_ps _mm256_fmadd_ps);
+#[cfg(target_arch = "x86_64")]
+register!(__m256d, f64, 4, _mm256_setzero_pd _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_add_pd _mm256_fmadd_pd);
+
 /// # Safety
-/// All that the operands point at exists: `M` rows of `V·L` columns.
+/// All that the operands point at exists: `M` rows of `V` vectors. The machine has the instructions of `X`.
 #[inline(always)]
-unsafe fn products<
+unsafe fn products<A, X, const M: usize, const V: usize, const MASKED: bool>(o: Products<A>)
+where
     A: Accumulator,
-    const L: usize,
-    const FUSED: bool,
-    const M: usize,
-    const V: usize,
-    const MASKED: bool,
->(
-    o: Products<A>,
-) {
+    X: Vector<A>,
+{
     // SAFETY: promised by the caller.
     unsafe {
-        let mut sums = [[Vector::<A, L>::ZERO; V]; M];
+        let mut sums = [[X::zero(); V]; M];
         for k in 0..o.count {
             let Step { weight, patch, rows } = *o.steps.add(k);
             let (weights, patches) = (o.weights.add(weight), o.patches.add(patch));
-            let mut row = [Vector::<A, L>::ZERO; V];
+            let mut row = [X::zero(); V];
             for (v, vector) in row.iter_mut().enumerate() {
-                *vector = Vector::load(patches.add(v * L));
+                *vector = X::load(patches.add(v * X::LANES));
             }
             for (m, sums) in sums.iter_mut().enumerate() {
                 if MASKED && rows >> m & 1 == 0 {
                     continue;
                 }
-                let weight = Vector([*weights.add(m * o.row); L]);
+                let weight = X::splat(*weights.add(m * o.row));
                 for (sum, &vector) in sums.iter_mut().zip(&row) {
-                    *sum = sum.plus::<FUSED>(weight, vector);
+                    *sum = sum.plus_product(weight, vector);
                 }
             }
         }
         for (m, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
-                let target = o.sums.add(m * o.pitch + v * L);
-                let sum = if o.add { sum.added_to(Vector::load(target)) } else { *sum };
+                let target = o.sums.add(m * o.pitch + v * X::LANES);
+                let sum = if o.add { sum.plus(X::load(target)) } else { *sum };
                 sum.store(target);
             }
         }
@@ -210,36 +280,33 @@ unsafe fn products<
 }
 
 /// # Safety
-/// All that the operands point at exists: `M` rows of `V·L` columns.
+/// All that the operands point at exists: `M` rows of `V` vectors. The machine has the instructions of `X`.
 #[inline(always)]
-unsafe fn outer<A, const L: usize, const FUSED: bool, const M: usize, const V: usize>(o: Outer<A>)
-where
-    A: Accumulator,
-{
+unsafe fn outer<A: Accumulator, X: Vector<A>, const M: usize, const V: usize>(o: Outer<A>) {
     // SAFETY: promised by the caller.
     unsafe {
-        let mut sums = [[Vector::<A, L>::ZERO; V]; M];
+        let mut sums = [[X::zero(); V]; M];
         for number in 0..o.count {
             let Run { left, right } = *o.runs.add(number);
             let (left, right) = (o.left.add(left), o.right.add(right));
             for k in 0..o.len {
                 let (left, right) = (left.add(k * o.left_step), right.add(k * o.right_step));
-                let mut row = [Vector::<A, L>::ZERO; V];
+                let mut row = [X::zero(); V];
                 for (v, vector) in row.iter_mut().enumerate() {
-                    *vector = Vector::load(right.add(v * L));
+                    *vector = X::load(right.add(v * X::LANES));
                 }
                 for (m, sums) in sums.iter_mut().enumerate() {
-                    let factor = Vector([*left.add(m); L]);
+                    let factor = X::splat(*left.add(m));
                     for (sum, &vector) in sums.iter_mut().zip(&row) {
-                        *sum = sum.plus::<FUSED>(factor, vector);
+                        *sum = sum.plus_product(factor, vector);
                     }
                 }
             }
         }
         for (m, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
-                let target = o.sums.add(m * o.pitch + v * L);
-                let sum = if o.add { sum.added_to(Vector::load(target)) } else { *sum };
+                let target = o.sums.add(m * o.pitch + v * X::LANES);
+                let sum = if o.add { sum.plus(X::load(target)) } else { *sum };
                 sum.store(target);
             }
         }
@@ -247,40 +314,37 @@ where
 }
 
 /// # Safety
-/// All that the operands point at exists: `M` left and `N` right rows.
+/// All that the operands point at exists: `M` left and `N` right rows. The machine has the instructions of `X`.
 #[inline(always)]
-unsafe fn dots<A, const L: usize, const FUSED: bool, const M: usize, const N: usize>(o: Dots<A>)
-where
-    A: Accumulator,
-{
+unsafe fn dots<A: Accumulator, X: Vector<A>, const M: usize, const N: usize>(o: Dots<A>) {
     // SAFETY: promised by the caller.
     unsafe {
-        let mut sums = [[Vector::<A, L>::ZERO; N]; M];
+        let mut sums = [[X::zero(); N]; M];
         let right: [*const A; N] = std::array::from_fn(|n| o.right.add(*o.starts.add(n)));
-        let whole = o.len / L * L;
-        for t in (0..whole).step_by(L) {
-            let mut left = [Vector::<A, L>::ZERO; M];
+        let whole = o.len / X::LANES * X::LANES;
+        for t in (0..whole).step_by(X::LANES) {
+            let mut left = [X::zero(); M];
             for (m, left) in left.iter_mut().enumerate() {
-                *left = Vector::load(o.left.add(m * o.row + t));
+                *left = X::load(o.left.add(m * o.row + t));
             }
             for n in 0..N {
-                let right = Vector::<A, L>::load(right[n].add(t));
+                let right = X::load(right[n].add(t));
                 for m in 0..M {
-                    sums[m][n] = sums[m][n].plus::<FUSED>(left[m], right);
+                    sums[m][n] = sums[m][n].plus_product(left[m], right);
                 }
             }
         }
         // Two loops: the first has to unroll completely for the sums to live in registers.
         for (m, sums) in sums.iter().enumerate() {
             for (n, sum) in sums.iter().enumerate() {
-                let target = o.sums.add((m * o.pitch + n) * L);
-                sum.added_to(Vector::load(target)).store(target);
+                let target = o.sums.add((m * o.pitch + n) * X::LANES);
+                sum.plus(X::load(target)).store(target);
             }
         }
         for m in 0..M {
             for (n, right) in right.iter().enumerate() {
                 for t in whole..o.len {
-                    let target = o.sums.add((m * o.pitch + n) * L);
+                    let target = o.sums.add((m * o.pitch + n) * X::LANES);
                     *target += *o.left.add(m * o.row + t) * *right.add(t);
                 }
             }
@@ -303,37 +367,37 @@ pub(crate) fn sum_of_lanes<A: Accumulator>(lanes: &mut [A]) -> A {
 /// The kernels of one instruction set, for `$t` in vectors of `$lanes` lanes.
 macro_rules! instruction_set {
     (
-        $name:ident, $t:ty, $lanes:literal, $fused:literal, $(#[$feature:meta])?
+        $name:ident, $t:ty, $vector:ty, $(#[$feature:meta])?
         products: $([$m:literal; $($v:literal)+])+,
         masked: $($mv:literal)+,
         outer: $([$om:literal; $($ov:literal)+])+,
         dots: $([$dm:literal; $($dn:literal)+])+
     ) => {
         mod $name {
-            use super::{Dots, Outer, Products, Tile, Tiles};
+            use super::*;
 
             $(#[$feature])?
             unsafe fn products<const M: usize, const V: usize, const MASKED: bool>(
                 operands: Products<$t>,
             ) {
                 // SAFETY: promised by the caller.
-                unsafe { super::products::<$t, $lanes, $fused, M, V, MASKED>(operands) }
+                unsafe { super::products::<$t, $vector, M, V, MASKED>(operands) }
             }
 
             $(#[$feature])?
             unsafe fn outer<const M: usize, const V: usize>(operands: Outer<$t>) {
                 // SAFETY: promised by the caller.
-                unsafe { super::outer::<$t, $lanes, $fused, M, V>(operands) }
+                unsafe { super::outer::<$t, $vector, M, V>(operands) }
             }
 
             $(#[$feature])?
             unsafe fn dots<const M: usize, const N: usize>(operands: Dots<$t>) {
                 // SAFETY: promised by the caller.
-                unsafe { super::dots::<$t, $lanes, $fused, M, N>(operands) }
+                unsafe { super::dots::<$t, $vector, M, N>(operands) }
             }
 
             pub(super) static TILES: Tiles<$t> = Tiles {
-                lanes: $lanes,
+                lanes: <$vector as Vector<$t>>::LANES,
                 products: &[
                     $(Tile { rows: $m, kernels: &[$(($v, products::<$m, $v, false>)),+] }),+
                 ],
@@ -347,37 +411,37 @@ macro_rules! instruction_set {
 
 // 32 registers: 24 sums, the rest for operands.
 #[cfg(target_arch = "x86_64")]
-instruction_set!(avx512_f32, f32, 16, true, #[target_feature(enable = "avx512f")]
+instruction_set!(avx512_f32, f32, __m512, #[target_feature(enable = "avx512f")]
     products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     masked: 4 3 2 1,
     outer: [12; 2 1] [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
 #[cfg(target_arch = "x86_64")]
-instruction_set!(avx512_f64, f64, 8, true, #[target_feature(enable = "avx512f")]
+instruction_set!(avx512_f64, f64, __m512d, #[target_feature(enable = "avx512f")]
     products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     masked: 4 3 2 1,
     outer: [12; 2 1] [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
 // 16 registers: 12 sums.
 #[cfg(target_arch = "x86_64")]
-instruction_set!(avx2_f32, f32, 8, true, #[target_feature(enable = "avx2,fma")]
+instruction_set!(avx2_f32, f32, __m256, #[target_feature(enable = "avx2,fma")]
     products: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     masked: 2 1,
     outer: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
 #[cfg(target_arch = "x86_64")]
-instruction_set!(avx2_f64, f64, 4, true, #[target_feature(enable = "avx2,fma")]
+instruction_set!(avx2_f64, f64, __m256d, #[target_feature(enable = "avx2,fma")]
     products: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     masked: 2 1,
     outer: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
 // Whatever every machine of this architecture has, taken to be 16 registers of 16 bytes.
-instruction_set!(baseline_f32, f32, 4, false,
+instruction_set!(baseline_f32, f32, Array<f32, 4>,
     products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
     masked: 2 1,
     outer: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
     dots: [4; 2 1] [1; 4 1]);
-instruction_set!(baseline_f64, f64, 2, false,
+instruction_set!(baseline_f64, f64, Array<f64, 2>,
     products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
     masked: 2 1,
     outer: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
