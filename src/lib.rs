@@ -189,6 +189,10 @@ pub use covariance::{CovarianceOptions, CovariancePlan, SymmetricStorage, Update
 pub use cudarc;
 #[cfg(feature = "simulator")]
 pub use device::cuda::Simulation;
+#[cfg(feature = "simulator")]
+pub use device::cuda::profile::{
+    GlobalAccesses, LaunchProfile, Limiter, Model, Operations, Profiling, SharedAccesses, Target,
+};
 #[cfg(gpu)]
 pub use device::cuda::{CudaDevice, KernelInfo, KernelOptions};
 pub use device::{Device, Probe};

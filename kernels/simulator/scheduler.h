@@ -2,8 +2,10 @@
 // the other until one has to wait; only then is a second stack taken, so that kernels without barriers
 // cost no switches. Which thread runs next is drawn from a seed.
 //
-// Includes nothing: kernels should find no names beyond those of platform.cuh.
+// Includes nothing of the system: kernels should find no names beyond those of platform.cuh.
 #pragma once
+
+#include "profile.h"
 
 extern "C" int mprotect(void*, __SIZE_TYPE__, int);
 
@@ -40,6 +42,17 @@ struct Launch {
     u32 threads;
     i32 fault_signal;
     char message[1024];
+    // When it is profiled: what was written down since the host last took it, what that has room for, and
+    // how the host takes it.
+    Record* records;
+    u64 record_count, record_capacity;
+    void (*spill)(Launch*);
+    // Where device memory lies.
+    u64 memory_start, memory_end;
+    u64 counts[COUNTS];
+    u64 shared_bytes;  // of its arrays, at the end
+    // The host's.
+    void* recorder;
 };
 
 // Where a thread waits.
@@ -143,6 +156,7 @@ struct Block {
     u32 arrays_used;
     u64 arena_used, shared_bytes;
     u32 copies_used, free_copy;
+    u32 pauses;  // nothing is written down meanwhile
     Array arrays[MOST_ARRAYS];
     Warp warps[MOST_THREADS / WARP];
     Thread all[MOST_THREADS];
@@ -263,7 +277,10 @@ void meet(const Site& site, Offer& mine, void (*perform)(Offer* const* lanes, u3
     warp.offers[thread % WARP] = &mine;
     if (++warp.arrived < lanes || warp.mixed) return wait(block, site);
     warp.arrived = 0;
-    perform((Offer* const*)warp.offers, lanes);
+    {
+        PAUSED;
+        perform((Offer* const*)warp.offers, lanes);
+    }
     for (u32 i = 0; i < lanes; ++i) {
         u32 other = thread / WARP * WARP + (block->upwards ? lanes - 1 - i : i);
         if (other != thread) make_runnable(block, other);
@@ -304,6 +321,26 @@ inline void describe_waiting(Block* block) {
 
 // For what touches shared memory outside of arrays.
 #define UNCHECKED __attribute__((no_sanitize("kernel-address"), noinline))
+
+#ifdef CONVMAT_SIMULATOR_PROFILE
+// Writes an access of the running thread down, if it is to device or shared memory.
+UNCHECKED inline void record(Kind kind, u64 address, u32 bytes, u32 site) {
+    Block* block = here;
+    if (!block || block->pauses) return;
+    Launch* launch = block->launch;
+    bool shared = address - (u64)arena(block) < ARENA_BYTES;
+    if (kind != MEETING && !shared) {
+        // Stacks and arguments are none of its memory.
+        if (address - (u64)block < WORKSPACE_BYTES) return;
+        if (address - launch->memory_start >= launch->memory_end - launch->memory_start) return;
+    }
+    if (launch->record_count == launch->record_capacity) launch->spill(launch);
+    u16 thread = (u16)(block->running | (shared ? SHARED_BIT : 0));
+    launch->records[launch->record_count++] = Record{address, site, thread, (u8)bytes, kind};
+}
+UNCHECKED inline Pause::Pause() { here->pauses++; }
+UNCHECKED inline Pause::~Pause() { here->pauses--; }
+#endif
 
 // The memory of one shared array, for which `key` stands.
 UNCHECKED inline void* shared(const void* key, u64 bytes) {
@@ -367,7 +404,7 @@ inline void begin(Block* block, Launch* launch, void (*kernel)(const void*)) {
     block->window = policy < 2 ? WARP : MOST_THREADS;
     block->upwards = policy == 0;
     block->ended = block->runnable_count = block->fibers_used = block->idle_count = 0;
-    block->arrays_used = block->copies_used = 0;
+    block->arrays_used = block->copies_used = block->pauses = 0;
     block->arena_used = block->shared_bytes = 0;
     block->free_copy = NONE;
     for (u32 i = 0; i < block->threads; ++i) {
@@ -406,14 +443,34 @@ inline bool run_block(Launch* launch, void (*kernel)(const void*)) {
     launch->fault = nullptr;
     if (launch->fault_signal) say(block, "thread %u: %s", block->running, cause(launch->fault_signal));
     if (!launch->message[0]) check_end(block);
+    launch->shared_bytes = block->shared_bytes;
     return !launch->message[0];
 }
 
 }  // namespace simulator
 
-// Compiled with -fsanitize=kernel-address, every access calls one of these. Only those to shared memory
-// need a closer look: others out of bounds fault.
-#ifdef CONVMAT_SIMULATOR_ADDRESS
+// Compiled with -fsanitize=kernel-address, every access calls one of these.
+#if defined(CONVMAT_SIMULATOR_PROFILE)
+#define HERE (u32)(u64) __builtin_return_address(0)
+#define PROFILED(bytes)                                                                                \
+    extern "C" UNCHECKED void __asan_load##bytes##_noabort(u64 address) {                              \
+        simulator::record(simulator::LOAD, address, bytes, HERE);                                      \
+    }                                                                                                  \
+    extern "C" UNCHECKED void __asan_store##bytes##_noabort(u64 address) {                             \
+        simulator::record(simulator::STORE, address, bytes, HERE);                                     \
+    }
+PROFILED(1) PROFILED(2) PROFILED(4) PROFILED(8) PROFILED(16)
+#undef PROFILED
+extern "C" UNCHECKED void __asan_loadN_noabort(u64 address, u64 bytes) {
+    simulator::record(simulator::LOAD, address, (u32)bytes, HERE);
+}
+extern "C" UNCHECKED void __asan_storeN_noabort(u64 address, u64 bytes) {
+    simulator::record(simulator::STORE, address, (u32)bytes, HERE);
+}
+extern "C" UNCHECKED void __asan_handle_no_return() {}
+#undef HERE
+// Only accesses to shared memory need a closer look: others out of bounds fault.
+#elif defined(CONVMAT_SIMULATOR_ADDRESS)
 namespace simulator {
 UNCHECKED inline void check_access(u64 address, u64 bytes, const char* what) {
     Block* block = here;

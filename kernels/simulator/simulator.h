@@ -42,6 +42,7 @@
 #define SIMULATOR_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 DEVICE void barrier(SIMULATOR_HERE) {
+    RECORD(simulator::MEETING, 0, 0, (u32)line);
     simulator::wait(simulator::here, {simulator::BARRIER, file, line});
 }
 
@@ -88,11 +89,22 @@ DEVICE u32 ballot(bool value, SIMULATOR_HERE) {
 }
 
 // Blocks run at the same time in threads of the host.
-DEVICE i32 atomic_add(i32* target, i32 value) { return __atomic_fetch_add(target, value, __ATOMIC_RELAXED); }
-DEVICE i64 atomic_add(i64* target, i64 value) { return __atomic_fetch_add(target, value, __ATOMIC_RELAXED); }
+template <typename T> DEVICE T atomic_add_here(T* target, T value, int line) {
+    RECORD(simulator::ATOMIC, (u64)target, sizeof(T), (u32)line);
+    PAUSED;
+    return __atomic_fetch_add(target, value, __ATOMIC_RELAXED);
+}
+DEVICE i32 atomic_add(i32* target, i32 value, SIMULATOR_HERE) { return atomic_add_here(target, value, line); }
+DEVICE i64 atomic_add(i64* target, i64 value, SIMULATOR_HERE) { return atomic_add_here(target, value, line); }
 
-DEVICE f32 fused(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
-DEVICE f64 fused(f64 a, f64 b, f64 c) { return __builtin_fma(a, b, c); }
+DEVICE f32 fused(f32 a, f32 b, f32 c) {
+    COUNT(FUSED_F32);
+    return __builtin_fmaf(a, b, c);
+}
+DEVICE f64 fused(f64 a, f64 b, f64 c) {
+    COUNT(FUSED_F64);
+    return __builtin_fma(a, b, c);
+}
 DEVICE f64 square_root(f64 value) { return __builtin_sqrt(value); }
 
 template <typename T> DEVICE T load(const T* from) { return *from; }

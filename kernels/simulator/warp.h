@@ -5,12 +5,15 @@
 
 namespace simulator {
 
+inline u32 lane() { return here->running % WARP; }
+
 template <typename T> struct Exchange {
     T value;
     u32 from;  // the lane whose value this one gets
     T result;
 };
 template <typename T> T exchange(const Site& site, T value, u32 from) {
+    if (lane() == 0) COUNT(EXCHANGES);
     Exchange<T> mine = {value, from, value};
     meet<Exchange<T>>(site, mine, [](Exchange<T>* const* lanes, u32 count) {
         for (u32 i = 0; i < count; ++i)
@@ -21,8 +24,6 @@ template <typename T> T exchange(const Site& site, T value, u32 from) {
     });
     return mine.result;
 }
-inline u32 lane() { return here->running % WARP; }
-
 inline void need_whole_warp(const char* what) {
     Block* block = here;
     if (warp_size(block, block->running / WARP) < WARP) fail("%s in a warp of fewer than 32 threads", what);
@@ -34,6 +35,7 @@ struct Row {
 };
 template <bool transposed> void load_rows(const Site& site, u32 (&to)[4], const void* row) {
     need_whole_warp(site.what);
+    RECORD(MATRIX_ROW, (u64)row, 16, (u32)site.line);
     if ((u64)row % 16) fail("%s at line %d: address %p is no multiple of 16", site.what, site.line, row);
     if (!in_shared(row, 16)) fail("%s at line %d: not in shared memory", site.what, site.line);
     Row mine = {(const u16*)row, to};
@@ -52,16 +54,26 @@ template <bool transposed> void load_rows(const Site& site, u32 (&to)[4], const 
 // Operands of 16 bits lie in pairs in a register, the lower k in the lower half; those of 32 bits alone.
 struct PairsOfF16 {
     static constexpr u32 pairs = 2;
+    static constexpr Count count = MMA_F16;
     static f32 value(u32 bits, u32 half) { return f16_to_f32((u16)(bits >> 16 * half)); }
 };
 struct PairsOfBf16 {
     static constexpr u32 pairs = 2;
+    static constexpr Count count = MMA_BF16;
     static f32 value(u32 bits, u32 half) { return f32_of(bits >> 16 * half << 16); }
 };
 struct Tf32 {
     static constexpr u32 pairs = 1;
+    static constexpr Count count = MMA_TF32;
     static f32 value(u32 bits, u32) { return f32_of(bits & 0xffffe000u); }
 };
+
+inline void count_product(Count kind) {
+    (void)kind;
+#ifdef CONVMAT_SIMULATOR_PROFILE
+    here->launch->counts[kind]++;
+#endif
+}
 
 struct Product {
     f32* d;
@@ -74,6 +86,7 @@ void multiply(const Site& site, f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2
     Product mine = {d, a, b};
     meet<Product>(site, mine, [](Product* const* lanes, u32) {
         constexpr u32 P = Operand::pairs, K = 8 * P;
+        count_product(Operand::count);
         f32 left[16][K], right[K][8];
         for (u32 l = 0; l < WARP; ++l)
             for (u32 p = 0; p < P; ++p)
@@ -97,6 +110,9 @@ void multiply(const Site& site, f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2
 // poison, which is what a thread sees that still reads what was there before or reads too early; the
 // source is read at the wait.
 inline void start_copy(void* to, const void* from, bool valid, u32 bytes) {
+    if (valid) RECORD(bytes == 16 ? COPY_LOAD_PAST_L1 : COPY_LOAD, (u64)from, bytes, bytes);
+    RECORD(COPY_STORE, (u64)to, bytes, bytes);
+    PAUSED;
     Block* block = here;
     Thread& thread = block->all[block->running];
     if ((u64)to % bytes || (u64)from % bytes)
@@ -118,6 +134,7 @@ inline void start_copy(void* to, const void* from, bool valid, u32 bytes) {
     __builtin_memset(to, POISON, bytes);
 }
 inline void finish_copies(u32 groups_left) {
+    PAUSED;
     Block* block = here;
     Thread& thread = block->all[block->running];
     while (thread.oldest != NONE) {

@@ -113,6 +113,16 @@ impl Device {
         unavailable("simulator".into(), NO_SIMULATOR)
     }
 
+    /// What the launches since the last call cost, in their order: of a simulator with
+    /// [`Simulation::profiling`]; of other devices nothing.
+    #[cfg(feature = "simulator")]
+    pub fn take_profile(&self) -> Vec<crate::LaunchProfile> {
+        match self {
+            Device::Cpu => Vec::new(),
+            Device::Cuda(device) => device.take_profile(),
+        }
+    }
+
     /// A simulated GPU of its own, other than by default.
     ///
     /// # Errors

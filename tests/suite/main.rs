@@ -26,6 +26,8 @@ mod operator;
 mod oracle;
 mod per_example;
 mod plans;
+#[cfg(all(feature = "simulator", unix))]
+mod profile;
 #[path = "../../benches/shapes/mod.rs"]
 mod shapes;
 #[cfg(feature = "io")]

@@ -9,6 +9,8 @@ mod driver;
 #[cfg(feature = "cuda")]
 pub(crate) mod gpu;
 mod kernel;
+#[cfg(feature = "simulator")]
+pub(crate) mod profile;
 mod program;
 mod rehearsal;
 #[cfg(all(feature = "simulator", unix))]
@@ -38,6 +40,8 @@ pub(crate) use kernel::pointer::{Arguments, PerRun, Pointer};
 pub(crate) use kernel::spec::{Spec, axis_bound, is_specialised};
 pub(crate) use kernel::structs;
 pub(crate) use kernel::structs::{Adjoint, Divisor};
+#[cfg(feature = "simulator")]
+use profile::{LaunchProfile, Profiling};
 pub(crate) use program::{Draft, Program, Queued, Region};
 use rehearsal::Rehearsal;
 use tables::Tables;
@@ -92,6 +96,8 @@ pub struct Simulation {
     pub specialise: bool,
     /// Whether kernels use 64-bit indices even where 32 bits suffice.
     pub wide_indices: bool,
+    /// Counts what every launch costs on a GPU: see [`crate::Device::take_profile`]. Takes GCC.
+    pub profiling: Option<Profiling>,
 }
 
 /// How kernels are compiled. By default as is fastest.
@@ -184,8 +190,9 @@ impl CudaDevice {
         let unavailable = |reason| Error::DeviceUnavailable { device: "simulator".into(), reason };
         #[cfg(unix)]
         {
-            let Simulation { seed, memory, specialise, wide_indices: wide } = simulation;
-            let simulator = simulator::Simulator::open(seed, memory).map_err(unavailable)?;
+            let Simulation { seed, memory, specialise, wide_indices: wide, profiling } = simulation;
+            let simulator =
+                simulator::Simulator::open(seed, memory, profiling).map_err(unavailable)?;
             Ok(Self::new(Box::new(simulator), KernelOptions { specialise, wide, reuse: true }))
         }
         #[cfg(not(unix))]
@@ -210,6 +217,16 @@ impl CudaDevice {
         }
         drop(work);
         Err(Error::invalid("device", self, "captures are checked by simulators"))
+    }
+
+    /// Launches that a profiling simulator has counted since the last call.
+    #[cfg(feature = "simulator")]
+    pub(super) fn take_profile(&self) -> Vec<LaunchProfile> {
+        #[cfg(unix)]
+        if let Some(simulator) = self.driver().as_any().downcast_ref::<simulator::Simulator>() {
+            return simulator.take_profile();
+        }
+        Vec::new()
     }
 
     pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {

@@ -25,6 +25,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use rayon::prelude::*;
 
 use super::driver::{CompileFailure, Driver, Kernel, Resources, Unit};
+use super::profile::{LaunchProfile, LaunchShape, Profiler, Profiling, Target};
 use crate::error::{Error, Result};
 
 mod block;
@@ -34,7 +35,7 @@ mod memory;
 mod tests;
 
 use block::{Launch, Outcome, RunBlock};
-use compiler::Compiler;
+use compiler::{Compiler, PROFILE};
 use memory::Memory;
 
 const NAME: &str = "simulator";
@@ -82,11 +83,16 @@ struct Shared {
     memory: Memory,
     seed: u64,
     launches: AtomicU64,
+    profiler: Option<Profiler>,
 }
 
 impl Simulator {
     /// Opens a simulator, or tells why it cannot be used. What is not given the environment says.
-    pub(crate) fn open(seed: Option<u64>, memory: Option<u64>) -> Result<Simulator, String> {
+    pub(crate) fn open(
+        seed: Option<u64>,
+        memory: Option<u64>,
+        profiling: Option<Profiling>,
+    ) -> Result<Simulator, String> {
         let given = |value: Option<u64>, variable| match value {
             Some(value) => Ok(Some(value)),
             None => number_from(variable),
@@ -96,8 +102,12 @@ impl Simulator {
             Some(bytes) => bytes,
             None => memory::of_host()?,
         };
-        let sanitizer = std::env::var("CONVMAT_SIMULATOR_SANITIZE").ok().filter(|s| !s.is_empty());
-        Ok(Simulator::new(Compiler::find(sanitizer.as_deref())?, seed, limit))
+        let sanitizer = match profiling {
+            Some(_) => Some(PROFILE.into()),
+            None => std::env::var("CONVMAT_SIMULATOR_SANITIZE").ok().filter(|s| !s.is_empty()),
+        };
+        let simulator = Simulator::new(Compiler::find(sanitizer.as_deref())?, seed, limit);
+        Ok(simulator.profiling(profiling))
     }
 
     fn new(compiler: Compiler, seed: u64, limit: u64) -> Simulator {
@@ -109,11 +119,33 @@ impl Simulator {
             capture: Capture::default(),
             compiler,
             shared: Arc::new(Shared {
-                memory: Memory::new(limit),
+                memory: Memory::new(limit, memory::ALIGNMENT),
                 seed,
                 launches: AtomicU64::new(0),
+                profiler: None,
             }),
         }
+    }
+
+    fn profiling(self, profiling: Option<Profiling>) -> Simulator {
+        let Some(profiling) = profiling else { return self };
+        let (limit, seed) = (self.shared.memory.free_and_total().1, self.shared.seed);
+        let shared = Arc::new(Shared {
+            memory: Memory::new(limit, memory::DEVICE_ALIGNMENT),
+            seed,
+            launches: AtomicU64::new(0),
+            profiler: Some(Profiler::new(profiling)),
+        });
+        Simulator { shared, ..self }
+    }
+
+    fn target(&self) -> Option<&Target> {
+        self.shared.profiler.as_ref().map(|profiler| &profiler.profiling.target)
+    }
+
+    /// Launches that were profiled since the last call.
+    pub(super) fn take_profile(&self) -> Vec<LaunchProfile> {
+        self.shared.profiler.as_ref().map(Profiler::take).unwrap_or_default()
     }
 }
 
@@ -164,11 +196,17 @@ impl Driver for Simulator {
     }
 
     fn toolchain(&self) -> String {
-        self.compiler.toolchain()
+        match self.target() {
+            Some(target) => {
+                let nvrtc = nvrtc_for(target).unwrap_or_else(|reason| reason);
+                format!("{} for {target}, {nvrtc}", self.compiler.toolchain())
+            }
+            None => self.compiler.toolchain(),
+        }
     }
 
     fn capability(&self) -> u32 {
-        CAPABILITY
+        self.target().map_or(CAPABILITY, |target| target.capability)
     }
 
     fn has_blas(&self) -> bool {
@@ -176,7 +214,7 @@ impl Driver for Simulator {
     }
 
     fn multiprocessors(&self) -> u32 {
-        MULTIPROCESSORS
+        self.target().map_or(MULTIPROCESSORS, |target| target.multiprocessors)
     }
 
     fn memory(&self) -> Result<(u64, u64)> {
@@ -188,6 +226,9 @@ impl Driver for Simulator {
             .check("compiling")
             .map_err(|error| CompileFailure { log: error.to_string() })?;
         let mut image = self.compiler.compile(unit)?;
+        let needs = self.target().map(|target| needs(unit, target)).unwrap_or_default();
+        image.extend_from_slice(needs.as_bytes());
+        image.extend_from_slice(&(needs.len() as u64).to_le_bytes());
         let sum = checksum(&image);
         image.extend_from_slice(&sum);
         Ok(image)
@@ -198,10 +239,15 @@ impl Driver for Simulator {
         self.capture.check(&call)?;
         let failed = |reason: String| failure(&*call, reason);
         // The dynamic loader trusts what it is given.
-        let object = match image.split_last_chunk::<8>() {
-            Some((object, sum)) if checksum(object) == *sum => object,
-            _ => return Err(failed("the image is damaged".into())),
+        let damaged = || failed("the image is damaged".into());
+        let whole = match image.split_last_chunk::<8>() {
+            Some((whole, sum)) if checksum(whole) == *sum => whole,
+            _ => return Err(damaged()),
         };
+        let (rest, len) = whole.split_last_chunk::<8>().ok_or_else(damaged)?;
+        let len = u64::from_le_bytes(*len) as usize;
+        let (object, needs) = rest.split_at_checked(rest.len() - len).ok_or_else(damaged)?;
+        let needs = std::str::from_utf8(needs).map_err(|_| damaged())?;
         let mut file = tempfile::Builder::new()
             .prefix("convmat-")
             .suffix(".so")
@@ -227,6 +273,7 @@ impl Driver for Simulator {
             run,
             threads,
             argument_bytes: argument_bytes as usize,
+            resources: resources_of(needs, entry),
             shared: self.shared.clone(),
             _library: library,
         }))
@@ -299,6 +346,54 @@ impl Driver for Simulator {
     }
 }
 
+/// What compiles for the target besides, or why nothing does.
+fn nvrtc_for(target: &Target) -> Result<String, String> {
+    #[cfg(feature = "cuda")]
+    {
+        use super::gpu::nvrtc;
+        let (major, minor) = nvrtc::present()?;
+        let for_target = nvrtc::Target::new(target.capability)?;
+        Ok(format!("NVRTC {major}.{minor} for {for_target}"))
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        Err(format!("without NVRTC for {target}"))
+    }
+}
+
+/// What the kernels of a unit need on the target, a line for each; empty where NVRTC cannot say.
+fn needs(unit: &Unit, target: &Target) -> String {
+    #[cfg(feature = "cuda")]
+    {
+        use super::gpu::nvrtc;
+        let compiled = nvrtc::Target::new(target.capability)
+            .ok()
+            .and_then(|target| nvrtc::compile_with_log(unit, target).ok());
+        let Some((_, log)) = compiled else { return String::new() };
+        let line = |(name, needs): (String, Resources)| {
+            format!("{name} {} {} {}\n", needs.registers, needs.shared_bytes, needs.local_bytes)
+        };
+        nvrtc::needs(&log).into_iter().map(line).collect()
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = (unit, target);
+        String::new()
+    }
+}
+
+/// The inverse of [`needs`].
+fn resources_of(needs: &str, entry: &str) -> Option<Resources> {
+    let line = needs.lines().find(|line| line.split(' ').next() == Some(entry))?;
+    let mut numbers = line.split(' ').skip(1).map_while(|number| number.parse().ok());
+    let [registers, shared_bytes, local_bytes] = std::array::from_fn(|_| numbers.next());
+    Some(Resources {
+        registers: registers?,
+        shared_bytes: shared_bytes?,
+        local_bytes: local_bytes?,
+    })
+}
+
 fn checksum(object: &[u8]) -> [u8; 8] {
     // Against damage, not malice.
     let mut hasher = DefaultHasher::new();
@@ -312,6 +407,8 @@ struct Loaded {
     run: RunBlock,
     threads: u32,
     argument_bytes: usize,
+    /// On the target of a profile, if NVRTC is there.
+    resources: Option<Resources>,
     shared: Arc<Shared>,
     /// `run` is inside it.
     _library: Library,
@@ -337,7 +434,7 @@ impl Loaded {
 
 impl Kernel for Loaded {
     fn resources(&self) -> Resources {
-        Resources::default()
+        self.resources.unwrap_or_default()
     }
 
     unsafe fn launch(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<()> {
@@ -347,18 +444,14 @@ impl Kernel for Loaded {
         bytemuck::cast_slice_mut(&mut aligned)[..arguments.len()].copy_from_slice(arguments);
         let launch_number = self.shared.launches.fetch_add(1, Ordering::Relaxed);
         let seed = mix(self.shared.seed ^ mix(launch_number));
-        let order = Order::new(blocks, seed);
         let (width, height) = (grid[0] as usize, grid[1] as usize);
-        let run = |i: usize| {
-            let at = order.at(i);
-            let block = [at % width, at / width % height, at / width / height].map(|n| n as u32);
+        let place =
+            |at: usize| [at % width, at / width % height, at / width / height].map(|n| n as u32);
+        let launch = |at: usize| {
             let seed = mix(seed ^ mix(at as u64));
-            // SAFETY: `run` is the entry of the kernel that takes these arguments; what they point to is
-            // the caller's promise.
-            let outcome = unsafe {
-                let launch = Launch::new(aligned.as_ptr().cast(), grid, block, threads, seed);
-                block::run(self.run, launch)
-            };
+            Launch::new(aligned.as_ptr().cast(), grid, place(at), threads, seed)
+        };
+        let failure_of = |at: usize, outcome: Outcome| {
             let reason = match outcome {
                 Outcome::Done => return None,
                 Outcome::Failed(reason) => reason,
@@ -366,7 +459,40 @@ impl Kernel for Loaded {
                     format!("{reason} {}", self.shared.memory.locate(address))
                 }
             };
+            let block = place(at);
             Some(format!("block {block:?} of {grid:?} with {threads} threads: {reason}"))
+        };
+        if let Some(profiler) = &self.shared.profiler {
+            let ranges = self.shared.memory.ranges();
+            let span = match (ranges.first(), ranges.last()) {
+                (Some(first), Some(last)) => first.start..last.end,
+                _ => 0..0,
+            };
+            let is_global = |address: u64| {
+                let after = ranges.partition_point(|range| range.start <= address);
+                after > 0 && ranges[after - 1].contains(&address)
+            };
+            let shape =
+                LaunchShape { kernel: &self.name, grid, threads, resources: self.resources };
+            let run = |at: usize| {
+                // SAFETY: as below.
+                let (outcome, recording, shared_bytes) =
+                    unsafe { block::run_recorded(self.run, launch(at), span.clone()) };
+                match failure_of(at, outcome) {
+                    None => Ok((recording, shared_bytes)),
+                    Some(reason) => Err(reason),
+                }
+            };
+            let drawn = profiler.drawn(blocks, mix(seed));
+            return profiler.launch(shape, &drawn, is_global, run).map_err(failed);
+        }
+        let order = Order::new(blocks, seed);
+        let run = |i: usize| {
+            let at = order.at(i);
+            // SAFETY: `run` is the entry of the kernel that takes these arguments; what they point to is
+            // the caller's promise.
+            let outcome = unsafe { block::run(self.run, launch(at)) };
+            failure_of(at, outcome)
         };
         let first = if blocks.saturating_mul(threads as usize) < SMALL_LAUNCH {
             (0..blocks).find_map(run)

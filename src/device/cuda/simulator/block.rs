@@ -3,8 +3,11 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Once, OnceLock};
+
+use crate::device::cuda::profile::record::{COUNTS, Record, Recording};
 
 /// Mirrors `Launch` in `kernels/simulator/scheduler.h`.
 #[repr(C)]
@@ -20,6 +23,15 @@ pub(super) struct Launch {
     threads: u32,
     fault_signal: c_int,
     message: [c_char; 1024],
+    records: *mut Record,
+    record_count: u64,
+    record_capacity: u64,
+    spill: Option<unsafe extern "C" fn(*mut Launch)>,
+    memory_start: u64,
+    memory_end: u64,
+    counts: [u64; COUNTS],
+    shared_bytes: u64,
+    recorder: *mut c_void,
 }
 
 /// An entry made by `KERNEL` in `kernels/simulator/simulator.h`: whether the block ran to its end.
@@ -52,8 +64,57 @@ impl Launch {
             threads,
             fault_signal: 0,
             message: [0; 1024],
+            records: ptr::null_mut(),
+            record_count: 0,
+            record_capacity: 0,
+            spill: None,
+            memory_start: 0,
+            memory_end: 0,
+            counts: [0; COUNTS],
+            shared_bytes: 0,
+            recorder: ptr::null_mut(),
         }
     }
+}
+
+/// Records that are handed over at a time.
+const TOGETHER: usize = 1 << 15;
+
+/// Takes what a block has written down so far.
+unsafe extern "C" fn spill(launch: *mut Launch) {
+    // SAFETY: the launch is alive, and its recorder is the vector that run_recorded() gave it; the records
+    // are as many as it says.
+    unsafe {
+        let records = &mut *(*launch).recorder.cast::<Vec<Record>>();
+        let count = (*launch).record_count as usize;
+        records.extend_from_slice(std::slice::from_raw_parts((*launch).records, count));
+        (*launch).record_count = 0;
+    }
+}
+
+/// [`run`] of a kernel that was compiled to write down what it does to device memory, which lies in this
+/// range. Also gives the bytes of its shared arrays.
+///
+/// # Safety
+/// As for [`run`].
+pub(super) unsafe fn run_recorded(
+    run: RunBlock,
+    mut launch: Launch,
+    memory: Range<u64>,
+) -> (Outcome, Recording, u64) {
+    let mut recording = Recording::default();
+    let mut buffer = Vec::<Record>::with_capacity(TOGETHER);
+    launch.records = buffer.as_mut_ptr();
+    launch.record_capacity = TOGETHER as u64;
+    launch.spill = Some(spill);
+    (launch.memory_start, launch.memory_end) = (memory.start, memory.end);
+    launch.recorder = (&raw mut recording.records).cast();
+    // SAFETY: the caller's promise.
+    let outcome = unsafe { run_launch(run, &mut launch) };
+    // SAFETY: buffer and recorder are still alive.
+    unsafe { spill(&raw mut launch) };
+    recording.counts = launch.counts;
+    (outcome, recording, launch.shared_bytes)
 }
 
 /// Scheduler state, shared arrays and the stacks of 1024 threads, each behind a guard: the addresses are
@@ -95,12 +156,19 @@ thread_local! {
 /// # Safety
 /// `run` is a kernel's entry and the launch has its arguments, as for [`super::Kernel::launch`].
 pub(super) unsafe fn run(run: RunBlock, mut launch: Launch) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { run_launch(run, &mut launch) }
+}
+
+/// # Safety
+/// As for [`run`].
+unsafe fn run_launch(run: RunBlock, launch: &mut Launch) -> Outcome {
     let Some(workspace) = WORKSPACE.with(|own| own.as_ref().map(|own| own.0)) else {
         return Outcome::Failed(format!("no address space for {WORKSPACE_BYTES} bytes of stacks"));
     };
     launch.workspace = workspace;
     launch.workspace_bytes = WORKSPACE_BYTES as u64;
-    let at = &raw mut launch;
+    let at: *mut Launch = launch;
     RUNNING.set(at);
     // SAFETY: the caller's promise; the workspace belongs to this thread, which runs one block at a time.
     let done = unsafe { run(at) } != 0;
@@ -111,8 +179,10 @@ pub(super) unsafe fn run(run: RunBlock, mut launch: Launch) -> Outcome {
     // SAFETY: the message is ended by a zero: the scheduler writes it with snprintf.
     let reason = unsafe { CStr::from_ptr((&raw const (*at).message).cast()) };
     let reason = reason.to_string_lossy().into_owned();
-    match launch.fault_signal {
-        libc::SIGSEGV | libc::SIGBUS => Outcome::BadAccess(reason, launch.fault_address),
+    // SAFETY: the block has ended, and with it all other use of the launch.
+    let (signal, address) = unsafe { ((*at).fault_signal, (*at).fault_address) };
+    match signal {
+        libc::SIGSEGV | libc::SIGBUS => Outcome::BadAccess(reason, address),
         _ => Outcome::Failed(reason),
     }
 }

@@ -42,7 +42,21 @@ const SANITIZERS: &[(&str, &[&str])] = &[
             "-DCONVMAT_SIMULATOR_ADDRESS",
         ],
     ),
+    // Not a sanitizer: its calls tell of every access.
+    (
+        PROFILE,
+        &[
+            "-fsanitize=kernel-address",
+            "--param=asan-instrumentation-with-call-threshold=0",
+            "--param=asan-stack=0",
+            "--param=asan-globals=0",
+            "-DCONVMAT_SIMULATOR_PROFILE",
+        ],
+    ),
 ];
+
+/// What writes every access down.
+pub(super) const PROFILE: &str = "profile";
 
 #[derive(Clone, Debug)]
 pub(super) struct Compiler {

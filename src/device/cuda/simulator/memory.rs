@@ -3,12 +3,15 @@
 //! the few bytes after it that alignment leaves, is looked at after each launch.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What allocations are aligned to: the longest load of a kernel. CUDA's own 256 bytes would leave more
 /// between an allocation and the page that guards it.
-const ALIGNMENT: usize = 16;
+pub(super) const ALIGNMENT: usize = 16;
+/// What they are aligned to where sectors and lines are counted: as on a device.
+pub(super) const DEVICE_ALIGNMENT: usize = 256;
 /// Memory that nothing was written to reads as NaN, or -1.
 const POISON: u8 = 0xff;
 /// Freed mappings are kept for later up to this size.
@@ -17,6 +20,7 @@ const MOST_IDLE_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub(super) struct Memory {
     limit: u64,
+    alignment: usize,
     tables: Mutex<Tables>,
 }
 
@@ -33,6 +37,7 @@ struct Tables {
 #[derive(Debug)]
 struct Allocation {
     bytes: usize,
+    alignment: usize,
     mapping: Mapping,
 }
 
@@ -91,7 +96,7 @@ impl Drop for Mapping {
 
 impl Allocation {
     fn address(&self) -> usize {
-        self.mapping.start + self.mapping.bytes - self.bytes.next_multiple_of(ALIGNMENT)
+        self.mapping.start + self.mapping.bytes - self.bytes.next_multiple_of(self.alignment)
     }
 
     /// Overwrites what lies around it with poison, if it is anything else: whether it was.
@@ -118,8 +123,14 @@ impl Allocation {
 }
 
 impl Memory {
-    pub(super) fn new(limit: u64) -> Memory {
-        Memory { limit, tables: Mutex::default() }
+    pub(super) fn new(limit: u64, alignment: usize) -> Memory {
+        Memory { limit, alignment, tables: Mutex::default() }
+    }
+
+    /// Where allocations lie, ascending.
+    pub(super) fn ranges(&self) -> Vec<Range<u64>> {
+        let tables = self.tables();
+        tables.live.iter().map(|(&start, of)| start..start + of.bytes as u64).collect()
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -153,7 +164,7 @@ impl Memory {
         };
         // SAFETY: the mapping is accessible, and nobody has its address yet.
         unsafe { ptr::write_bytes(mapping.start as *mut u8, POISON, mapping.bytes) };
-        let allocation = Allocation { bytes, mapping };
+        let allocation = Allocation { bytes, alignment: self.alignment, mapping };
         let address = allocation.address() as u64;
         tables.live.insert(address, allocation);
         tables.used = used;

@@ -1,0 +1,55 @@
+// What is written down of a block when it is profiled: every access of its threads to global and shared
+// memory, in the order of each thread, and how often all else is done. The host makes sense of it
+// (src/device/cuda/simulator/profile).
+#pragma once
+
+namespace simulator {
+
+// Mirrored by the host.
+enum Kind : u8 {
+    LOAD,
+    STORE,
+    ATOMIC,
+    // Asynchronous copies: what they read, through the nearest cache or past it, and what they write.
+    COPY_LOAD,
+    COPY_LOAD_PAST_L1,
+    COPY_STORE,
+    // A row that a lane gives to load_matrices().
+    MATRIX_ROW,
+    // A barrier of the block.
+    MEETING,
+};
+enum Count : u32 { FUSED_F32, FUSED_F64, MMA_F16, MMA_BF16, MMA_TF32, EXCHANGES, COUNTS = 8 };
+
+constexpr u16 SHARED_BIT = 1 << 15;
+
+struct Record {
+    u64 address;
+    // Where in the kernel: the lower half of a return address.
+    u32 site;
+    // With SHARED_BIT if it is to shared memory.
+    u16 thread;
+    u8 bytes;
+    Kind kind;
+};
+
+#ifdef CONVMAT_SIMULATOR_PROFILE
+inline void record(Kind kind, u64 address, u32 bytes, u32 site);
+struct Pause {
+    Pause();
+    ~Pause();
+};
+#endif
+
+}  // namespace simulator
+
+#ifdef CONVMAT_SIMULATOR_PROFILE
+#define RECORD(...) simulator::record(__VA_ARGS__)
+#define COUNT(what) (simulator::here->launch->counts[simulator::what]++)
+// What the simulator itself reads and writes meanwhile is not the kernel's.
+#define PAUSED simulator::Pause pause
+#else
+#define RECORD(...) ((void)0)
+#define COUNT(what) ((void)0)
+#define PAUSED ((void)0)
+#endif

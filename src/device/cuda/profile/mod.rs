@@ -1,0 +1,326 @@
+//! Profiles: what every launch costs, counted from what its threads read, write and compute, and a prediction
+//! of its time on a GPU. Counts are the same at every run; nothing here is measured.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `record.rs` | what the kernels' side writes down |
+//! | `requests.rs` | accesses of threads as requests of warps; bank conflicts |
+//! | `cache.rs` | caches |
+//! | `counts.rs` | blocks, counted and added up |
+//! | `target.rs` | GPUs by their published figures |
+//! | `model.rs` | from counts to time |
+
+mod cache;
+mod counts;
+mod model;
+pub(super) mod record;
+mod requests;
+mod target;
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use counts::{Block, Counts, Total};
+pub use model::{Limiter, Model};
+use record::Recording;
+pub use target::Target;
+
+use super::driver::Resources;
+
+/// What is profiled, and for what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Profiling {
+    /// The GPU whose caches and limits are taken: the simulator has its compute capability and number of
+    /// multiprocessors.
+    pub target: Target,
+    /// Blocks of a launch that are run and counted, at most: some of a larger grid, drawn from the seed in
+    /// groups of neighbours. The others are not run, so that results are not what they should be; counts
+    /// are scaled. By default all.
+    pub blocks: Option<u32>,
+}
+
+impl Profiling {
+    /// All blocks, for this GPU.
+    pub fn new(target: Target) -> Self {
+        Profiling { target, blocks: None }
+    }
+}
+
+/// Accesses of a launch to global memory. A sector has 32 bytes, a line 128; a request is what a warp asks
+/// for with one instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GlobalAccesses {
+    /// Loads, asynchronous copies among them.
+    pub load_requests: f64,
+    /// Bytes that lanes ask for.
+    pub load_bytes: f64,
+    /// Sectors of requests, each counted once for a request.
+    pub load_sectors: f64,
+    /// Lines of requests.
+    pub load_lines: f64,
+    /// Those not found in the L1 cache: of each block the share that resident blocks leave each other, the
+    /// least recently used line going.
+    pub load_sectors_past_l1: f64,
+    /// Those not found in the L2 cache either, blocks one after the other.
+    pub load_sectors_past_l2: f64,
+    /// Different sectors of the launch.
+    pub load_sectors_compulsory: f64,
+    /// Stores.
+    pub store_requests: f64,
+    /// Bytes that lanes write.
+    pub store_bytes: f64,
+    /// Sectors of requests.
+    pub store_sectors: f64,
+    /// Lines of requests.
+    pub store_lines: f64,
+    /// Different sectors of the launch.
+    pub store_sectors_compulsory: f64,
+    /// Atomic operations of lanes.
+    pub atomics: f64,
+}
+
+impl GlobalAccesses {
+    /// Compulsory sectors of all that are moved between the L1 caches and the L2 cache; 1 where none are.
+    pub fn efficiency(&self) -> f64 {
+        let moved = self.load_sectors_past_l1 + self.store_sectors;
+        let compulsory = self.load_sectors_compulsory + self.store_sectors_compulsory;
+        if moved > 0.0 { compulsory / moved } else { 1.0 }
+    }
+}
+
+/// Accesses of a launch to shared memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SharedAccesses {
+    /// Instructions of warps.
+    pub requests: f64,
+    /// Passes of the banks.
+    pub wavefronts: f64,
+    /// Passes if no two words were in one bank.
+    pub wavefronts_ideal: f64,
+    /// Instructions that load matrices for tensor cores.
+    pub matrix_loads: f64,
+}
+
+/// What a launch computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Operations {
+    /// Products of f32 with an addition outside of tensor cores, of single threads.
+    pub fused_f32: f64,
+    /// The same of f64.
+    pub fused_f64: f64,
+    /// Products by tensor cores, of warps: 16×8×16 of f16.
+    pub mma_f16: f64,
+    /// 16×8×16 of bf16.
+    pub mma_bf16: f64,
+    /// 16×8×8 of TF32.
+    pub mma_tf32: f64,
+    /// Shuffles between lanes.
+    pub exchanges: f64,
+    /// Barriers of blocks.
+    pub barriers: f64,
+    /// Asynchronous copies, of warps.
+    pub copies: f64,
+    /// Lanes that took no part in requests to memory, of all lanes.
+    pub idle: f64,
+}
+
+/// A launch, profiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchProfile {
+    /// The kernel's name.
+    pub kernel: String,
+    /// Blocks on each axis.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Blocks that were counted: where there are more, all other figures are scaled.
+    pub counted_blocks: u64,
+    /// All blocks.
+    pub blocks: u64,
+    /// Registers of a thread, as compiled for the target by NVRTC; `None` where NVRTC is absent.
+    pub registers: Option<u32>,
+    /// Bytes of a thread in local memory, likewise.
+    pub local_bytes: Option<u32>,
+    /// Bytes of a block in shared memory.
+    pub shared_bytes: u64,
+    /// Warps that a multiprocessor holds at a time, of those that it can.
+    pub occupancy: f64,
+    /// Accesses to global memory.
+    pub global: GlobalAccesses,
+    /// Accesses to shared memory.
+    pub shared: SharedAccesses,
+    /// All else.
+    pub operations: Operations,
+    /// How long it would take.
+    pub model: Model,
+}
+
+/// `unfold grid 8x1x1 of 256: loads 100 (25 past L1), …`: one line.
+impl fmt::Display for LaunchProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [x, y, z] = self.grid;
+        let Model { seconds, fraction, limiter } = self.model;
+        write!(
+            f,
+            "{} [{x}, {y}, {z}] of {}: {:.1} us modelled, {:.0}% of the roofline, bound by {limiter}",
+            self.kernel,
+            self.threads,
+            1e6 * seconds,
+            100.0 * fraction,
+        )
+    }
+}
+
+/// What a simulator keeps when it profiles.
+#[derive(Debug)]
+pub(super) struct Profiler {
+    pub profiling: Profiling,
+    launches: Mutex<Vec<LaunchProfile>>,
+}
+
+/// Blocks that are drawn together.
+const NEIGHBOURS: usize = 8;
+
+impl Profiler {
+    pub fn new(profiling: Profiling) -> Self {
+        Profiler { profiling, launches: Mutex::default() }
+    }
+
+    /// The launches since the last call.
+    pub fn take(&self) -> Vec<LaunchProfile> {
+        std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The blocks of so many that are counted, in their order.
+    pub fn drawn(&self, blocks: usize, seed: u64) -> Vec<usize> {
+        let most = self.profiling.blocks.map_or(usize::MAX, |most| most.max(1) as usize);
+        if blocks <= most {
+            return (0..blocks).collect();
+        }
+        let groups = most.div_ceil(NEIGHBOURS);
+        let mut drawn = Vec::with_capacity(most);
+        for group in 0..groups {
+            // One from each of equal parts of the grid.
+            let [start, end] = [group, group + 1].map(|group| group * blocks / groups);
+            let count = NEIGHBOURS.min(most - drawn.len()).min(end - start);
+            let free = end - start - count + 1;
+            let first = start + (mixed(seed ^ group as u64) % free as u64) as usize;
+            drawn.extend(first..first + count);
+        }
+        drawn
+    }
+
+    /// Puts a launch together. `run` runs a block of the drawn ones and gives what was written down of it.
+    pub fn launch<E: Send>(
+        &self,
+        shape: LaunchShape<'_>,
+        drawn: &[usize],
+        is_global: impl Fn(u64) -> bool + Sync,
+        run: impl Fn(usize) -> Result<(Recording, u64), E> + Sync,
+    ) -> Result<(), E> {
+        use rayon::prelude::*;
+        let target = &self.profiling.target;
+        let LaunchShape { kernel, grid, threads, resources } = shape;
+        let blocks: u64 = grid.iter().map(|&n| u64::from(n)).product();
+        let registers = resources.map(|resources| resources.registers);
+        let mut total = Total::new(target.l2_bytes);
+        let mut first = (Counts::default(), 0);
+        let (mut shared_bytes, mut resident) = (0, 1);
+        // What was written down of a block may be large: a few at a time.
+        let mut counted = 0;
+        let half = drawn.len() / 2;
+        let together = rayon::current_num_threads().max(1);
+        let mut rest = drawn;
+        while !rest.is_empty() {
+            // The first block says how much shared memory there is, and with it what L1 cache is left.
+            let now = if counted == 0 { 1 } else { together.min(rest.len()) };
+            let (some, later) = rest.split_at(now);
+            rest = later;
+            let done: Vec<_> = some.par_iter().map(|&at| run(at)).collect::<Result<_, E>>()?;
+            if counted == 0 {
+                shared_bytes = done[0].1;
+                resident = target.resident_blocks(threads, registers, shared_bytes);
+            }
+            let left = target.l1_bytes.saturating_sub(u64::from(resident) * shared_bytes);
+            let l1 = left / u64::from(resident);
+            let blocks: Vec<Block> = done
+                .par_iter()
+                .map(|(recording, _)| Block::new(recording, threads as usize, l1, &is_global))
+                .collect();
+            for block in &blocks {
+                total.add(block);
+                counted += 1;
+                if counted == half {
+                    first = (total.counts, counted);
+                }
+            }
+        }
+        let counts = match counted as u64 == blocks {
+            true => total.counts,
+            false => total.counts.extrapolated((&first.0, first.1), counted, blocks as usize),
+        };
+        let warps = f64::from(threads.div_ceil(32));
+        let profile = LaunchProfile {
+            kernel: kernel.into(),
+            grid,
+            threads,
+            counted_blocks: counted as u64,
+            blocks,
+            registers,
+            local_bytes: resources.map(|resources| resources.local_bytes),
+            shared_bytes,
+            occupancy: warps * f64::from(resident) / f64::from(target.threads / 32),
+            global: GlobalAccesses {
+                load_requests: counts.load_requests,
+                load_bytes: counts.load_bytes,
+                load_sectors: counts.load_sectors,
+                load_lines: counts.load_lines,
+                load_sectors_past_l1: counts.load_sectors_past_l1,
+                load_sectors_past_l2: counts.load_sectors_past_l2,
+                load_sectors_compulsory: counts.load_sectors_compulsory,
+                store_requests: counts.store_requests,
+                store_bytes: counts.store_bytes,
+                store_sectors: counts.store_sectors,
+                store_lines: counts.store_lines,
+                store_sectors_compulsory: counts.store_sectors_compulsory,
+                atomics: counts.atomics,
+            },
+            shared: SharedAccesses {
+                requests: counts.shared_requests,
+                wavefronts: counts.shared_wavefronts,
+                wavefronts_ideal: counts.shared_wavefronts_ideal,
+                matrix_loads: counts.matrix_loads,
+            },
+            operations: Operations {
+                fused_f32: counts.fused_f32,
+                fused_f64: counts.fused_f64,
+                mma_f16: counts.mma_f16,
+                mma_bf16: counts.mma_bf16,
+                mma_tf32: counts.mma_tf32,
+                exchanges: counts.exchanges,
+                barriers: counts.barriers,
+                copies: counts.copies,
+                idle: if counts.lanes > 0.0 { counts.idle_lanes / counts.lanes } else { 0.0 },
+            },
+            model: model::predict(target, &counts, blocks as f64, resident),
+        };
+        self.launches.lock().unwrap_or_else(PoisonError::into_inner).push(profile);
+        Ok(())
+    }
+}
+
+/// A number with about half of its bits flipped (the finaliser of SplitMix64).
+fn mixed(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// What is launched.
+pub(super) struct LaunchShape<'a> {
+    pub kernel: &'a str,
+    pub grid: [u32; 3],
+    pub threads: u32,
+    pub resources: Option<Resources>,
+}

@@ -1,0 +1,180 @@
+//! GPUs to predict for, by what their makers publish.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// A GPU that kernels are profiled and modelled for, by the figures of NVIDIA's data sheets and white papers
+/// (A100: "NVIDIA A100 Tensor Core GPU Architecture", 2020; H100 and H200: "NVIDIA H100 Tensor Core GPU
+/// Architecture", 2022, SXM5, and the H200 data sheet; L4 and RTX 4090: "NVIDIA Ada GPU Architecture", 2022;
+/// RTX 5090: "NVIDIA RTX Blackwell GPU Architecture", 2025), and for limits of a multiprocessor the CUDA C++
+/// Programming Guide. Rates are those of dense products at the boost clock.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    /// As [`FromStr`] reads it.
+    pub name: &'static str,
+    /// Compute capability as 10·major + minor.
+    pub capability: u32,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Boost clock, in Hz.
+    pub clock: f64,
+    /// Of device memory, in bytes a second.
+    pub memory_bandwidth: f64,
+    /// L2 cache, in bytes.
+    pub l2_bytes: u64,
+    /// L1 cache and shared memory of a multiprocessor, in bytes.
+    pub l1_bytes: u64,
+    /// Shared memory of a multiprocessor, at most, in bytes.
+    pub shared_bytes: u64,
+    /// Threads that a multiprocessor holds at a time.
+    pub threads: u32,
+    /// Blocks that a multiprocessor holds at a time.
+    pub blocks: u32,
+    /// FLOP a second of f32 outside of tensor cores.
+    pub f32_rate: f64,
+    /// FLOP a second of f64 outside of tensor cores.
+    pub f64_rate: f64,
+    /// FLOP a second of tensor cores on f16 and bf16, summed in f32.
+    pub half_rate: f64,
+    /// FLOP a second of tensor cores on TF32.
+    pub tf32_rate: f64,
+}
+
+impl Target {
+    /// Every GPU that is known.
+    pub const ALL: [Target; 6] = [
+        Target {
+            name: "a100",
+            capability: 80,
+            multiprocessors: 108,
+            clock: 1.41e9,
+            memory_bandwidth: 2.039e12,
+            l2_bytes: 40 << 20,
+            l1_bytes: 192 << 10,
+            shared_bytes: 164 << 10,
+            threads: 2048,
+            blocks: 32,
+            f32_rate: 19.5e12,
+            f64_rate: 9.7e12,
+            half_rate: 312e12,
+            tf32_rate: 156e12,
+        },
+        Target {
+            name: "h100",
+            capability: 90,
+            multiprocessors: 132,
+            clock: 1.98e9,
+            memory_bandwidth: 3.35e12,
+            l2_bytes: 50 << 20,
+            l1_bytes: 256 << 10,
+            shared_bytes: 228 << 10,
+            threads: 2048,
+            blocks: 32,
+            f32_rate: 66.9e12,
+            f64_rate: 33.5e12,
+            half_rate: 989.4e12,
+            tf32_rate: 494.7e12,
+        },
+        Target {
+            name: "h200",
+            capability: 90,
+            multiprocessors: 132,
+            clock: 1.98e9,
+            memory_bandwidth: 4.8e12,
+            l2_bytes: 50 << 20,
+            l1_bytes: 256 << 10,
+            shared_bytes: 228 << 10,
+            threads: 2048,
+            blocks: 32,
+            f32_rate: 66.9e12,
+            f64_rate: 33.5e12,
+            half_rate: 989.4e12,
+            tf32_rate: 494.7e12,
+        },
+        Target {
+            name: "l4",
+            capability: 89,
+            multiprocessors: 58,
+            clock: 2.04e9,
+            memory_bandwidth: 0.3e12,
+            l2_bytes: 48 << 20,
+            l1_bytes: 128 << 10,
+            shared_bytes: 100 << 10,
+            threads: 1536,
+            blocks: 24,
+            f32_rate: 30.3e12,
+            f64_rate: 0.47e12,
+            half_rate: 121e12,
+            tf32_rate: 60e12,
+        },
+        Target {
+            name: "rtx4090",
+            capability: 89,
+            multiprocessors: 128,
+            clock: 2.52e9,
+            memory_bandwidth: 1.008e12,
+            l2_bytes: 72 << 20,
+            l1_bytes: 128 << 10,
+            shared_bytes: 100 << 10,
+            threads: 1536,
+            blocks: 24,
+            f32_rate: 82.6e12,
+            f64_rate: 1.29e12,
+            half_rate: 165.2e12,
+            tf32_rate: 82.6e12,
+        },
+        Target {
+            name: "rtx5090",
+            capability: 120,
+            multiprocessors: 170,
+            clock: 2.407e9,
+            memory_bandwidth: 1.792e12,
+            l2_bytes: 96 << 20,
+            l1_bytes: 128 << 10,
+            shared_bytes: 100 << 10,
+            threads: 1536,
+            blocks: 24,
+            f32_rate: 104.8e12,
+            f64_rate: 1.64e12,
+            half_rate: 209.5e12,
+            tf32_rate: 104.8e12,
+        },
+    ];
+
+    /// Blocks of a kernel that a multiprocessor holds at a time; at least one.
+    pub fn resident_blocks(&self, threads: u32, registers: Option<u32>, shared_bytes: u64) -> u32 {
+        /// Registers of a multiprocessor, and what they are given out by to a warp.
+        const REGISTERS: u32 = 65536;
+        const GRANULE: u32 = 256;
+        /// Shared memory that the system keeps of each block.
+        const RESERVED: u64 = 1024;
+        let warps = threads.div_ceil(32);
+        let by_threads = self.threads / (warps * 32);
+        let by_registers =
+            registers.filter(|&registers| registers > 0).map_or(u32::MAX, |registers| {
+                REGISTERS / ((registers * 32).next_multiple_of(GRANULE) * warps)
+            });
+        let by_shared = (self.shared_bytes / (shared_bytes + RESERVED)) as u32;
+        by_threads.min(by_registers).min(by_shared).min(self.blocks).max(1)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Reads a name, as `Display` writes it.
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Target::ALL.into_iter().find(|target| target.name == text).ok_or_else(|| {
+            let names = Target::ALL.map(|target| target.name).join(", ");
+            Error::invalid("target", format!("{text:?}"), format!("expected one of {names}"))
+        })
+    }
+}
