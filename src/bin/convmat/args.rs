@@ -59,8 +59,31 @@ pub struct Cli {
     #[arg(long, global = true, help_heading = "Global options")]
     pub explain: bool,
 
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// What of the simulator's launches is counted.
+#[derive(Args, Debug)]
+pub struct ProfileArgs {
+    /// With --device simulator, print what every launch costs: sectors, bank conflicts, products, and a
+    /// model of its time on a GPU
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub profile: bool,
+
+    /// The GPU that --profile is for: a100, h100, h200, l4, rtx4090 or rtx5090
+    #[arg(long, global = true, value_name = "GPU", default_value = "h100")]
+    #[arg(help_heading = "Global options")]
+    pub target: String,
+
+    /// With --profile, run and count at most N blocks of a launch and scale the counts; no output is then
+    /// written
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = "Global options")]
+    pub sample_blocks: Option<u32>,
 }
 
 #[derive(Subcommand, Debug)]

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     signals::handle().map_err(|e| Failure::run(format!("cannot wait for signals: {e}")))?;
-    let mut session = Session::new(cli.command.name(), &cli.device, cli.explain)?;
+    let mut session = Session::new(cli)?;
     commands::run(&cli.command, &mut session)?;
     let status = if session.interrupted { signals::INTERRUPTED.into() } else { ExitCode::SUCCESS };
     printed(session.into_report().print(cli.json))?;

@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal, Write};
 use clap::builder::styling::{AnsiColor, Style};
 use serde_json::{Map, Value, json};
 
+#[cfg(feature = "simulator")]
+use convmat::LaunchProfile;
 use convmat::io::Source;
 use convmat::{DType, Explanation, Pass};
 
@@ -87,6 +89,19 @@ impl Report {
         self.set("plan", all);
     }
 
+    /// Leaves a field out.
+    pub fn remove(&mut self, key: &str) {
+        self.object.remove(key);
+        self.rows.retain(|(label, _)| label != key);
+    }
+
+    /// What every launch of a simulator cost.
+    #[cfg(feature = "simulator")]
+    pub fn launches(&mut self, launches: &[LaunchProfile]) {
+        self.plans.extend(launches.iter().map(|launch| format!("\n{launch}\n")));
+        self.set("launches", launches.iter().map(launch).collect::<Vec<_>>());
+    }
+
     /// Prints it to standard output.
     pub fn print(self, as_json: bool) -> io::Result<()> {
         let mut out = io::stdout().lock();
@@ -117,6 +132,57 @@ fn explained(plan: &Explanation) -> Value {
         "workspace_bytes": plan.workspace_bytes,
         "flop": plan.flop,
         "bytes": plan.bytes,
+    })
+}
+
+/// Counts are whole numbers, unless they are scaled from some of the blocks.
+#[cfg(feature = "simulator")]
+fn launch(launch: &LaunchProfile) -> Value {
+    let count = |count: f64| json!(count.round() as u64);
+    let LaunchProfile { global, shared, operations, model, .. } = launch;
+    json!({
+        "kernel": launch.kernel,
+        "grid": launch.grid,
+        "threads": launch.threads,
+        "blocks": launch.blocks,
+        "counted_blocks": launch.counted_blocks,
+        "registers": launch.registers,
+        "local_bytes": launch.local_bytes,
+        "shared_bytes": launch.shared_bytes,
+        "occupancy": launch.occupancy,
+        "global": {
+            "load_requests": count(global.load_requests),
+            "load_bytes": count(global.load_bytes),
+            "load_sectors": count(global.load_sectors),
+            "load_lines": count(global.load_lines),
+            "load_sectors_past_l1": count(global.load_sectors_past_l1),
+            "load_sectors_past_l2": count(global.load_sectors_past_l2),
+            "load_sectors_compulsory": count(global.load_sectors_compulsory),
+            "store_requests": count(global.store_requests),
+            "store_bytes": count(global.store_bytes),
+            "store_sectors": count(global.store_sectors),
+            "store_lines": count(global.store_lines),
+            "store_sectors_compulsory": count(global.store_sectors_compulsory),
+            "atomics": count(global.atomics),
+            "efficiency": global.efficiency(),
+        },
+        "shared": {
+            "requests": count(shared.requests),
+            "wavefronts": count(shared.wavefronts),
+            "wavefronts_ideal": count(shared.wavefronts_ideal),
+            "matrix_loads": count(shared.matrix_loads),
+        },
+        "mma": count(operations.mma_f16 + operations.mma_bf16 + operations.mma_tf32),
+        "fused": count(operations.fused_f32 + operations.fused_f64),
+        "shuffles": count(operations.exchanges),
+        "barriers": count(operations.barriers),
+        "copies": count(operations.copies),
+        "idle_lanes": operations.idle,
+        "model": {
+            "seconds": model.seconds,
+            "fraction": model.fraction,
+            "limiter": model.limiter.to_string(),
+        },
     })
 }
 

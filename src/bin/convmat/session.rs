@@ -10,6 +10,7 @@ use serde_json::json;
 use convmat::io::{self, AnyView, Array, ArrayType, Format, NpzWriter, Source};
 use convmat::{DType, Device, Element, Explanation, Tensor, TensorView};
 
+use crate::args::{Cli, ProfileArgs};
 use crate::failure::{Failure, Names};
 use crate::plot::Target;
 use crate::progress::Progress;
@@ -28,6 +29,9 @@ pub struct Session {
     pub interrupted: bool,
     /// Whether plans are reported, and those so far.
     explain: bool,
+    /// Whether launches are counted, and whether some blocks were not run, so that there is no result.
+    profile: bool,
+    sampled: bool,
     plans: Vec<Explanation>,
     read: f64,
     compute: f64,
@@ -35,15 +39,38 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(command: &'static str, device: &str, explain: bool) -> Result<Self, Failure> {
+    pub fn new(cli: &Cli) -> Result<Self, Failure> {
         let names = Names::default();
-        let device: Device = device.parse().map_err(|e| names.explain(e))?;
-        let mut report = Report::new(command);
+        let ProfileArgs { profile, ref target, sample_blocks } = cli.profile;
+        let device = match profile {
+            true => profiling(&cli.device, target, sample_blocks)?,
+            false if sample_blocks.is_some() => {
+                return Err(Failure::input("--sample-blocks says what --profile counts"));
+            }
+            false => cli.device.parse().map_err(|e| names.explain(e))?,
+        };
+        let (explain, sampled) = (cli.explain, sample_blocks.is_some());
+        let mut report = Report::new(cli.command.name());
         report.set("device", device.to_string());
         let (read, compute, write) = (0.0, 0.0, 0.0);
         let plans = Vec::new();
         let interrupted = false;
-        Ok(Session { device, names, report, interrupted, explain, plans, read, compute, write })
+        if profile {
+            report.set("target", target.clone());
+        }
+        Ok(Session {
+            device,
+            names,
+            report,
+            interrupted,
+            explain,
+            profile,
+            sampled,
+            plans,
+            read,
+            compute,
+            write,
+        })
     }
 
     /// Reads the tensor that the library calls `name` and the user `argument`.
@@ -204,6 +231,9 @@ impl Session {
         bytes: usize,
         work: impl FnOnce(&Progress) -> convmat::Result<()>,
     ) -> Result<(), Failure> {
+        if self.sampled {
+            return Ok(());
+        }
         let what = format!("writing {}", path.file_name().unwrap_or_default().display());
         let progress = match bytes {
             LARGE.. => Progress::bytes(&what, bytes as u64),
@@ -230,8 +260,37 @@ impl Session {
             self.report.set("seconds", seconds);
         }
         self.report.plans(&self.plans);
+        if self.sampled {
+            self.report.remove("output");
+            self.report.row("output", "none, as not all blocks were run (--sample-blocks)");
+        }
+        #[cfg(feature = "simulator")]
+        if self.profile {
+            self.report.launches(&self.device.take_profile());
+        }
         self.report
     }
+}
+
+/// A simulator that counts what launches cost on this GPU.
+#[cfg(feature = "simulator")]
+fn profiling(device: &str, target: &str, blocks: Option<u32>) -> Result<Device, Failure> {
+    let names = Names::default();
+    if device != "simulator" {
+        let message =
+            format!("--profile counts what simulated kernels do, but --device is {device}");
+        return Err(Failure::input(message));
+    }
+    let target = target.parse().map_err(|e| names.explain(e))?;
+    let profiling = Some(convmat::Profiling { target, blocks });
+    let simulation =
+        convmat::Simulation { profiling, specialise: true, ..convmat::Simulation::default() };
+    Device::simulator_with(simulation).map_err(|e| names.explain(e))
+}
+
+#[cfg(not(feature = "simulator"))]
+fn profiling(_: &str, _: &str, _: Option<u32>) -> Result<Device, Failure> {
+    Err(Failure::input("--profile needs the simulator, which this was built without"))
 }
 
 /// Runs something and adds the seconds it takes to `total`.

@@ -155,16 +155,77 @@ pub struct LaunchProfile {
     pub model: Model,
 }
 
-/// `unfold grid 8x1x1 of 256: loads 100 (25 past L1), …`: one line.
+/// A table: a line of what was launched, and one each for global memory, shared memory, what is computed and
+/// the model.
 impl fmt::Display for LaunchProfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [x, y, z] = self.grid;
+        let LaunchProfile { kernel, grid, threads, global, shared, operations, .. } = self;
+        write!(f, "{kernel}  grid {grid:?} of {threads} threads")?;
+        match self.registers {
+            Some(registers) => write!(f, ", {registers} registers")?,
+            None => f.write_str(", registers unknown without NVRTC")?,
+        }
+        if let Some(local) = self.local_bytes.filter(|&bytes| bytes > 0) {
+            write!(f, ", {local} B local")?;
+        }
+        let occupancy = 100.0 * self.occupancy;
+        write!(f, ", {} B shared, occupancy {occupancy:.0}%", self.shared_bytes)?;
+        if self.counted_blocks < self.blocks {
+            write!(f, "; scaled from {} of {} blocks", self.counted_blocks, self.blocks)?;
+        }
+        let of_ideal = |taken: f64, ideal: f64| if ideal > 0.0 { taken / ideal } else { 1.0 };
+        if global.load_requests > 0.0 {
+            write!(
+                f,
+                "\n  loads   {:.0} requests, {:.0} sectors ({:.1} a request), {:.0} past L1, {:.0} past L2, \
+                 {:.0} compulsory",
+                global.load_requests,
+                global.load_sectors,
+                global.load_sectors / global.load_requests,
+                global.load_sectors_past_l1,
+                global.load_sectors_past_l2,
+                global.load_sectors_compulsory,
+            )?;
+        }
+        if global.store_requests > 0.0 {
+            write!(
+                f,
+                "\n  stores  {:.0} requests, {:.0} sectors ({:.1} a request), {:.0} compulsory",
+                global.store_requests,
+                global.store_sectors,
+                global.store_sectors / global.store_requests,
+                global.store_sectors_compulsory,
+            )?;
+        }
+        if global.load_requests + global.store_requests > 0.0 {
+            write!(f, "; efficiency {:.0}%", 100.0 * global.efficiency())?;
+        }
+        if shared.requests > 0.0 {
+            write!(
+                f,
+                "\n  shared  {:.0} requests, {:.0} wavefronts, {:.2} times the ideal",
+                shared.requests,
+                shared.wavefronts,
+                of_ideal(shared.wavefronts, shared.wavefronts_ideal),
+            )?;
+        }
+        let counts = [
+            (operations.fused_f32 + operations.fused_f64, "fused"),
+            (operations.mma_f16 + operations.mma_bf16 + operations.mma_tf32, "mma"),
+            (shared.matrix_loads, "ldmatrix"),
+            (operations.copies, "asynchronous copies"),
+            (operations.exchanges, "shuffles"),
+            (operations.barriers, "barriers"),
+            (global.atomics, "atomics"),
+        ];
+        let counts = counts.into_iter().filter(|(count, _)| *count > 0.0);
+        let mut work: Vec<String> = counts.map(|(count, of)| format!("{count:.0} {of}")).collect();
+        work.push(format!("{:.0}% of lanes idle in requests", 100.0 * operations.idle));
+        write!(f, "\n  work    {}", work.join(", "))?;
         let Model { seconds, fraction, limiter } = self.model;
         write!(
             f,
-            "{} [{x}, {y}, {z}] of {}: {:.1} us modelled, {:.0}% of the roofline, bound by {limiter}",
-            self.kernel,
-            self.threads,
+            "\n  model   {:.1} us, {:.0}% of the roofline, bound by {limiter} (predicted, not measured)",
             1e6 * seconds,
             100.0 * fraction,
         )
