@@ -444,6 +444,8 @@ inline bool run_block(Launch* launch, void (*kernel)(const void*)) {
     if (launch->fault_signal) say(block, "thread %u: %s", block->running, cause(launch->fault_signal));
     if (!launch->message[0]) check_end(block);
     launch->shared_bytes = block->shared_bytes;
+    // What is accessed from here on is not the kernel's.
+    here = nullptr;
     return !launch->message[0];
 }
 
