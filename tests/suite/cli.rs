@@ -1,6 +1,6 @@
 //! The command line, run as a process: here what it prints, in `results` what it writes, in `plots` what
-//! it draws, in `spectrum` what it says of operators, in `curvature` what it computes of losses, in `failures` how it fails, and in `interrupts` how it
-//! ends when it is told to.
+//! it draws, in `spectrum` what it says of operators, in `curvature` what it computes of losses, in
+//! `profile` what launches cost, in `failures` how it fails, and in `interrupts` how it ends when it is told to.
 
 mod curvature;
 mod explanations;
@@ -8,6 +8,8 @@ mod failures;
 #[cfg(target_os = "linux")]
 mod interrupts;
 mod plots;
+#[cfg(all(feature = "simulator", unix))]
+mod profile;
 mod results;
 mod spectrum;
 
