@@ -23,6 +23,7 @@ macro_rules! simulator {
 // After the macro, to see it.
 mod calls;
 mod numbers;
+mod profile;
 
 fn simulator(seed: u64) -> Option<Simulator> {
     static COMPILER: LazyLock<Result<Compiler, String>> = LazyLock::new(|| Compiler::find(None));
