@@ -153,7 +153,8 @@
 //!
 //! The simulator runs the same kernels and the same launches on the CPU and is a detector: threads run in
 //! shuffled order, shared and fresh memory is poisoned, and accesses out of bounds, barriers that not all
-//! threads reach, warps that diverge and asynchronous copies that nobody waited for are errors.
+//! threads reach, warps that diverge and asynchronous copies that nobody waited for are errors. It can also
+//! count what launches cost: see `Simulation::profiling`.
 
 mod conv;
 mod covariance;
