@@ -1,5 +1,7 @@
 //! What the blocks of a launch did, counted.
 
+use std::collections::BTreeSet;
+
 use super::cache::{Cache, LINE, SECTOR, Touched};
 use super::record::{
     EXCHANGES, FUSED_F32, FUSED_F64, Kind, MMA_BF16, MMA_F16, MMA_TF32, Recording,
@@ -99,7 +101,7 @@ impl Block {
             recording.records.iter().filter(|record| record.kind == Kind::Meeting).count();
         counts.barriers = meetings as f64 / threads as f64;
         let warps = requests(&recording.records, threads, is_global);
-        let mut waits: Vec<u32> = Vec::new();
+        let mut waits = BTreeSet::new();
         let mut l1 = Cache::new(l1);
         // Warps take turns, request by request.
         let longest = warps.iter().map(Vec::len).max().unwrap_or(0);
@@ -121,7 +123,7 @@ impl Block {
         size: u32,
         l1: &mut Cache,
         pieces: &mut Vec<u64>,
-        waits: &mut Vec<u32>,
+        waits: &mut BTreeSet<u32>,
     ) {
         let counts = &mut self.counts;
         let lanes = request.lanes.count_ones();
@@ -154,8 +156,8 @@ impl Block {
                 self.past_l1.extend(past);
                 counts.load_sectors_past_l1 += (self.past_l1.len() - before) as f64;
                 self.loaded.extend(pieces.iter());
-                if request.kind == Kind::Load && waits.last() != Some(&request.interval) {
-                    waits.push(request.interval);
+                if request.kind == Kind::Load {
+                    waits.insert(request.interval);
                 }
             }
             Kind::Atomic => {
