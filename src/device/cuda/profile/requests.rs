@@ -154,10 +154,10 @@ mod tests {
 
     fn request(bytes: u8, address: impl Fn(u64) -> Option<u64>) -> Request {
         let (mut lanes, mut addresses) = (0, [0; WARP]);
-        for lane in 0..WARP {
+        for (lane, place) in addresses.iter_mut().enumerate() {
             if let Some(at) = address(lane as u64) {
                 lanes |= 1 << lane;
-                addresses[lane] = at;
+                *place = at;
             }
         }
         Request { kind: Kind::Load, shared: true, bytes, lanes, addresses, interval: 0 }
