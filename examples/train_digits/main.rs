@@ -122,8 +122,8 @@ fn race(
     chart::check(&arguments.output)?;
     let (trials, trial_seeds) = (recipes::STEPS, recipes::SEEDS);
     println!(
-        "rates, their decay and damping by --tune: the first of a grid to reach {TARGET}, in {trials} steps at most, \
-         from seeds {trial_seeds:?}"
+        "rates, their decay and damping by --tune: of a grid, the most damped of those first to reach {TARGET} \
+         from seeds {trial_seeds:?}, in {trials} steps at most"
     );
     println!("tables are means over {seeds} seeds from {seed}; batches of {}\n", training::BATCH);
     let mut races = Vec::new();
@@ -150,7 +150,7 @@ fn tune(device: &Device, digits: &[Digits; 2]) -> Result<(), Box<dyn Error>> {
             progress(chosen, grid.len() as u64 * recipes::SEEDS.len() as u64 * recipes::STEPS)?;
         let mut found = Vec::new();
         for recipe in grid {
-            let (mut steps, mut loss) = (0.0, 0.0);
+            let mut steps = Vec::new();
             for seed in recipes::SEEDS {
                 let (most, until) = (recipes::STEPS, Some(TARGET));
                 let rows =
@@ -158,20 +158,49 @@ fn tune(device: &Device, digits: &[Digits; 2]) -> Result<(), Box<dyn Error>> {
                 // Where K-FAC is given what is not finite, training has diverged.
                 let last = rows.ok().and_then(|rows| rows.last().copied());
                 let reached = last.filter(|row| row.train.loss <= TARGET).map(|row| row.step);
-                steps += reached.unwrap_or(most) as f64 / recipes::SEEDS.len() as f64;
-                loss += last.map_or(f64::INFINITY, |row| row.train.loss);
+                steps.push(reached.unwrap_or(most));
             }
-            loss /= recipes::SEEDS.len() as f64;
-            bar.suspend(|| println!("  {steps:>5.1} steps, loss {loss:>9.5}  {recipe}"));
-            found.push((steps, loss, recipe));
+            let trial = Trial::new(recipe, &steps);
+            bar.suspend(|| {
+                println!("  {:>5.1} ± {:>4.1} steps, {steps:?}  {recipe}", trial.mean, trial.error)
+            });
+            found.push(trial);
         }
         bar.finish_and_clear();
-        let best = found.iter().min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
-        if let Some((steps, _, best)) = best {
-            println!("best: {best}, in {steps:.1} steps; the example has {chosen}\n");
+        if let Some(best) = Trial::best(&found) {
+            println!(
+                "best: {}, in {:.1} steps; the example has {chosen}\n",
+                best.recipe, best.mean
+            );
         }
     }
     Ok(())
+}
+
+/// Steps to the loss with an entry of a grid, over the seeds.
+struct Trial {
+    recipe: Recipe,
+    mean: f64,
+    /// The mean's standard error.
+    error: f64,
+}
+
+impl Trial {
+    fn new(recipe: Recipe, steps: &[u64]) -> Self {
+        let n = steps.len() as f64;
+        let mean = steps.iter().map(|&steps| steps as f64).sum::<f64>() / n;
+        let squares: f64 = steps.iter().map(|&steps| (steps as f64 - mean).powi(2)).sum();
+        Trial { recipe, mean, error: (squares / (n - 1.0) / n).sqrt() }
+    }
+
+    /// Of those within one standard error of the fewest steps the most damped, and of these the first to be
+    /// there: with so few seeds the very best was lucky, and damping makes luck matter less.
+    fn best(all: &[Trial]) -> Option<&Trial> {
+        let by_mean = |a: &&Trial, b: &&Trial| a.mean.total_cmp(&b.mean);
+        let fewest = all.iter().min_by(by_mean)?;
+        let close = all.iter().filter(|trial| trial.mean <= fewest.mean + fewest.error);
+        close.min_by(|a, b| b.recipe.damping.total_cmp(&a.recipe.damping).then(by_mean(a, b)))
+    }
 }
 
 /// A bar on the terminal, if standard error is one.
