@@ -306,7 +306,7 @@ KERNEL(everything, Args, 128) {
     }
     sum += shuffle(sum, 0) + shuffle_down(sum, 1) + shuffle_xor(sum, 2);
     sum = larger(smaller(sum, (Acc)1e6), (Acc)(d[0] + d[1] + d[2] + d[3]));
-    u32 voters = ballot(sum > 0);
+    u32 voters = warp_ballot(sum > 0);
     atomic_add((i32*)args.counter, (i32)voters);
     atomic_add((i64*)args.counter + 1, (i64)voters);
 
