@@ -4,6 +4,8 @@
 //! simulator, which runs the same sources on the CPU; all else here is the same for both. A capability's
 //! `cuda.rs` describes the kernel it wants as a [`Spec`], fills the argument struct and launches.
 
+#[cfg(test)]
+mod answers;
 mod buffer;
 mod driver;
 #[cfg(feature = "cuda")]
