@@ -189,6 +189,8 @@ pub use covariance::{CovarianceOptions, CovariancePlan, SymmetricStorage, Update
 pub use cudarc;
 #[cfg(feature = "simulator")]
 pub use device::cuda::Simulation;
+#[cfg(feature = "cuda")]
+pub use device::cuda::gpu::graph::CudaGraph;
 #[cfg(gpu)]
 pub use device::cuda::{CudaDevice, KernelInfo, KernelOptions};
 pub use device::{Device, Probe};

@@ -171,8 +171,8 @@ impl Driver for Simulator {
         CAPABILITY
     }
 
-    fn has_blas(&self) -> bool {
-        false
+    fn has_blas(&self) -> Result<bool> {
+        Ok(false)
     }
 
     fn multiprocessors(&self) -> u32 {
