@@ -190,6 +190,8 @@ pub use covariance::{CovarianceOptions, CovariancePlan, SymmetricStorage, Update
 pub use cudarc;
 #[cfg(feature = "simulator")]
 pub use device::cuda::Simulation;
+#[cfg(feature = "cuda")]
+pub use device::cuda::gpu::graph::CudaGraph;
 #[cfg(feature = "simulator")]
 pub use device::cuda::profile::{
     GlobalAccesses, LaunchProfile, Limiter, Model, Operations, Profiling, SharedAccesses, Target,

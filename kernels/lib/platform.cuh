@@ -51,7 +51,8 @@ DEVICE void trap(const char*) { __trap(); }
 template <typename T> DEVICE T shuffle(T value, int lane) { return __shfl_sync(~0u, value, lane); }
 template <typename T> DEVICE T shuffle_down(T value, int delta) { return __shfl_down_sync(~0u, value, delta); }
 template <typename T> DEVICE T shuffle_xor(T value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
-DEVICE u32 ballot(bool value) { return __ballot_sync(~0u, value); }
+// (Not by the name ballot alone, which old versions of NVRTC have declared.)
+DEVICE u32 warp_ballot(bool value) { return __ballot_sync(~0u, value); }
 
 // Integer counters only: the crate has no floating-point atomics.
 DEVICE i32 atomic_add(i32* target, i32 value) { return atomicAdd(target, value); }

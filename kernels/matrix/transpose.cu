@@ -69,10 +69,10 @@ KERNEL(place_digits, TransposeArgs, 256) {
         bool valid = e < end;
         COLUMN key = valid ? args.keys[e] : 0;
         int digit = digit_of(key, args.shift);
-        u32 peers = ballot(valid);
+        u32 peers = warp_ballot(valid);
         for (int bit = 0; bit < 8; ++bit) {
             bool set = digit >> bit & 1;
-            u32 having = ballot(set);
+            u32 having = warp_ballot(set);
             peers &= set ? having : ~having;
         }
         COLUMN start = next[warp * 256 + digit];

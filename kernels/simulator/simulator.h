@@ -78,9 +78,9 @@ template <typename T> DEVICE T shuffle_xor(T value, int mask, SIMULATOR_HERE) {
     u32 lane = simulator::lane(), from = lane ^ (u32)mask;
     return simulator::exchange<T>({"shuffle_xor", file, line}, value, from < 32 ? from : lane);
 }
-DEVICE u32 ballot(bool value, SIMULATOR_HERE) {
+DEVICE u32 warp_ballot(bool value, SIMULATOR_HERE) {
     u32 mine = value;
-    simulator::meet<u32>({"ballot", file, line}, mine, [](u32* const* lanes, u32 count) {
+    simulator::meet<u32>({"warp_ballot", file, line}, mine, [](u32* const* lanes, u32 count) {
         u32 bits = 0;
         for (u32 i = 0; i < count; ++i) bits |= *lanes[i] << i;
         for (u32 i = 0; i < count; ++i) *lanes[i] = bits;

@@ -77,11 +77,12 @@ impl Device {
         parts
     }
 
-    /// The CUDA GPU with this ordinal, on its default stream. The same device each time.
+    /// The CUDA GPU with this ordinal, on its default stream. The same device each time. That stream, CUDA's
+    /// legacy default stream, cannot be captured into a graph: see [`Device::cuda_on_new_stream`].
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`] with the reason: no driver, no NVRTC, no such device, an NVRTC that is
-    /// too old for it, or a crate built without the feature `cuda`.
+    /// too old for it or too new for the driver, or a crate built without the feature `cuda`.
     pub fn cuda(ordinal: usize) -> Result<Device> {
         #[cfg(feature = "cuda")]
         return CudaDevice::open(ordinal).map(Device::Cuda);
@@ -89,11 +90,23 @@ impl Device {
         unavailable(format!("cuda:{ordinal}"), NO_CUDA)
     }
 
-    /// The GPU of a caller's stream, which all work is queued on: for pipelines that own their streams.
-    /// Compiled kernels are kept for as long as this device or a clone of it lives.
+    /// The CUDA GPU with this ordinal, on a new stream, whose work can be captured into graphs
+    /// ([`CudaDevice::capture`]). Another device each time: tensors of one are not those of another.
     ///
     /// # Errors
-    /// As [`Device::cuda`]; also for the per-thread default stream, which is another one on each thread.
+    /// As [`Device::cuda`].
+    #[cfg(feature = "cuda")]
+    pub fn cuda_on_new_stream(ordinal: usize) -> Result<Device> {
+        CudaDevice::on_new_stream(ordinal).map(Device::Cuda)
+    }
+
+    /// The GPU of a caller's stream, which all work is queued on: for pipelines that own their streams.
+    /// Compiled kernels are kept for as long as this device or a clone of it lives: keep one as long as a graph
+    /// that was captured on the stream, whose launches refer to them. [`CudaDevice::capture`] does.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`]; also for the per-thread default stream, which is another one on each thread, and
+    /// while a graph is captured on the stream.
     #[cfg(feature = "cuda")]
     pub fn on_stream(stream: std::sync::Arc<cudarc::driver::CudaStream>) -> Result<Device> {
         CudaDevice::on_stream(stream).map(Device::Cuda)

@@ -90,8 +90,13 @@ impl<T: Element> Tensor<T> {
             // Nothing was allocated, but a slice owns an allocation.
             buffer = DeviceBuffer::new(cuda, "an empty slice", 1)?;
         }
-        let (address, _) = buffer.into_address();
+        let (address, elements) = buffer.into_address();
         // SAFETY: the address was this buffer's, which gave it away.
-        unsafe { interop::hand_over(runtime, address, len) }
+        let slice = unsafe { interop::hand_over(runtime, address, len) };
+        if slice.is_err() {
+            // SAFETY: it is still ours then, and nobody uses it.
+            unsafe { cuda.driver().free(address, elements * size_of::<T>()) };
+        }
+        slice
     }
 }

@@ -91,14 +91,18 @@ pub(crate) trait Driver: fmt::Debug + Send + Sync {
     /// For people: what the device is and what compiles for it.
     fn description(&self) -> String;
 
-    /// Names compiler, version and target: what makes images of the same source differ.
+    /// Names compiler, version, options and target: what makes images of the same source differ. The first
+    /// line is for people.
     fn toolchain(&self) -> String;
 
     /// Compute capability as 10·major + minor.
     fn capability(&self) -> u32;
 
     /// Whether cuBLAS multiplies matrices here.
-    fn has_blas(&self) -> bool;
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when that cannot be found out now, as while a graph is captured.
+    fn has_blas(&self) -> Result<bool>;
 
     /// Number of multiprocessors.
     fn multiprocessors(&self) -> u32;

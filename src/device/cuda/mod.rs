@@ -4,6 +4,8 @@
 //! simulator, which runs the same sources on the CPU; all else here is the same for both. A capability's
 //! `cuda.rs` describes the kernel it wants as a [`Spec`], fills the argument struct and launches.
 
+#[cfg(test)]
+mod answers;
 mod buffer;
 mod driver;
 #[cfg(feature = "cuda")]
@@ -154,6 +156,34 @@ impl CudaDevice {
         Ok(Self::new(Box::new(runtime), KernelOptions::default()))
     }
 
+    /// The GPU with this ordinal, on a stream of its own: another device each time.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_new_stream(ordinal: usize) -> Result<Self> {
+        let runtime = Runtime::on_new_stream(ordinal).map_err(|reason| {
+            Error::DeviceUnavailable { device: format!("cuda:{ordinal}"), reason }
+        })?;
+        Ok(Self::new(Box::new(runtime), KernelOptions::default()))
+    }
+
+    /// The stream that all work is queued on; `None` for a simulator.
+    #[cfg(feature = "cuda")]
+    pub fn stream(&self) -> Option<&Arc<cudarc::driver::CudaStream>> {
+        self.runtime().map(Runtime::stream)
+    }
+
+    /// Captures what `work` queues on this device's stream into a graph, instead of running it. Runs of plans
+    /// made beforehand may be captured, on tensors and with workspaces made beforehand. Allocating and
+    /// compiling, copies from and to the host and waiting are errors that name the call; one-call forms
+    /// allocate.
+    ///
+    /// # Errors
+    /// What `work` returns; [`Error::Invalid`] when the device's stream is the legacy default stream, as that of
+    /// [`Device::cuda`] is, or when it is a simulator; [`Error::Device`].
+    #[cfg(feature = "cuda")]
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<gpu::graph::CudaGraph> {
+        gpu::graph::capture(self, work)
+    }
+
     /// The CUDA runtime behind this device, if it is not a simulator's.
     #[cfg(feature = "cuda")]
     pub(crate) fn runtime(&self) -> Option<&Runtime> {
@@ -230,7 +260,7 @@ impl CudaDevice {
     }
 
     pub(super) fn prepare(&self, work: impl FnOnce(&Device) -> Result<()>) -> Result<usize> {
-        let rehearsal = self.rehearsal();
+        let rehearsal = self.rehearsal()?;
         work(&Device::Cuda(rehearsal.clone()))?;
         let specs = rehearsal.0.compiler.specs();
         specs.par_iter().try_for_each(|spec| self.kernel(spec).map(drop))?;
@@ -238,10 +268,10 @@ impl CudaDevice {
     }
 
     /// A device on which nothing is compiled or computed.
-    fn rehearsal(&self) -> CudaDevice {
-        let rehearsal = Box::new(Rehearsal::instead_of(self.driver()));
+    fn rehearsal(&self) -> Result<CudaDevice> {
+        let rehearsal = Box::new(Rehearsal::instead_of(self.driver())?);
         let compiler = Compiler::without_cache(&*rehearsal);
-        Self::assemble(rehearsal, compiler, self.options())
+        Ok(Self::assemble(rehearsal, compiler, self.options()))
     }
 
     /// The kernels that were compiled, or read from the cache, so far: in the order of their names.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::driver::{CompileFailure, Driver, Gemm, Kernel, Resources, Unit};
 #[cfg(feature = "cuda")]
-use super::gpu::nvrtc::{self, Target};
+use super::gpu::nvrtc::{self, Toolchain};
 use crate::error::Result;
 
 /// What takes a GPU's place while work is rehearsed.
@@ -24,7 +24,7 @@ pub(super) struct Rehearsal {
     identity: u64,
     /// What to compile for; without, images are empty.
     #[cfg(feature = "cuda")]
-    target: Option<Target>,
+    compiler: Option<Toolchain>,
     /// What compiled kernels need, by their images.
     needs: Mutex<HashMap<u64, Vec<(String, Resources)>>>,
     next_address: AtomicU64,
@@ -32,19 +32,22 @@ pub(super) struct Rehearsal {
 
 impl Rehearsal {
     /// A rehearsal of this device, on which nothing is compiled.
-    pub(super) fn instead_of(driver: &dyn Driver) -> Self {
-        Rehearsal {
+    ///
+    /// # Errors
+    /// As [`Driver::has_blas`].
+    pub(super) fn instead_of(driver: &dyn Driver) -> Result<Self> {
+        Ok(Rehearsal {
             name: format!("rehearsal for {}", driver.name()),
             toolchain: driver.toolchain(),
             capability: driver.capability(),
             multiprocessors: driver.multiprocessors(),
-            has_blas: driver.has_blas(),
+            has_blas: driver.has_blas()?,
             identity: fresh_identity(),
             #[cfg(feature = "cuda")]
-            target: None,
+            compiler: None,
             needs: Mutex::default(),
             next_address: AtomicU64::new(ALIGNMENT),
-        }
+        })
     }
 
     /// A device of this compute capability on which kernels are compiled.
@@ -53,17 +56,16 @@ impl Rehearsal {
     /// Why they cannot be.
     #[cfg(feature = "cuda")]
     pub(super) fn compiling(capability: u32) -> std::result::Result<Self, String> {
-        let target = Target::new(capability)?;
-        let (major, minor) = nvrtc::present()?;
+        // With the NVRTC that a device of this machine would use, which then finds the images in the cache.
+        let compiler = Toolchain::new(capability, super::gpu::libraries::driver().ok())?;
         Ok(Rehearsal {
-            name: format!("compiler for {target}"),
-            // The words of the CUDA runtime, so that a GPU finds the images in the cache.
-            toolchain: format!("NVRTC {major}.{minor} for {target}"),
+            name: format!("compiler for {}", compiler.target()),
+            toolchain: compiler.key(),
             capability,
             multiprocessors: 100,
             has_blas: false,
             identity: fresh_identity(),
-            target: Some(target),
+            compiler: Some(compiler),
             needs: Mutex::default(),
             next_address: AtomicU64::new(ALIGNMENT),
         })
@@ -94,7 +96,7 @@ impl Driver for Rehearsal {
     }
 
     fn description(&self) -> String {
-        format!("computes nothing; {}", self.toolchain)
+        format!("computes nothing; {}", self.toolchain.lines().next().unwrap_or_default())
     }
 
     fn toolchain(&self) -> String {
@@ -105,8 +107,8 @@ impl Driver for Rehearsal {
         self.capability
     }
 
-    fn has_blas(&self) -> bool {
-        self.has_blas
+    fn has_blas(&self) -> Result<bool> {
+        Ok(self.has_blas)
     }
 
     fn multiprocessors(&self) -> u32 {
@@ -119,8 +121,8 @@ impl Driver for Rehearsal {
 
     fn compile(&self, unit: &Unit) -> std::result::Result<Vec<u8>, CompileFailure> {
         #[cfg(feature = "cuda")]
-        if let Some(target) = self.target {
-            let (image, log) = nvrtc::compile_with_log(unit, target)?;
+        if let Some(compiler) = self.compiler {
+            let (image, log) = compiler.compile_with_log(unit)?;
             let mut needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
             needs.insert(hash(&image), nvrtc::needs(&log));
             return Ok(image);

@@ -209,8 +209,8 @@ impl Driver for Simulator {
         self.target().map_or(CAPABILITY, |target| target.capability)
     }
 
-    fn has_blas(&self) -> bool {
-        false
+    fn has_blas(&self) -> Result<bool> {
+        Ok(false)
     }
 
     fn multiprocessors(&self) -> u32 {
@@ -350,10 +350,7 @@ impl Driver for Simulator {
 fn nvrtc_for(target: &Target) -> Result<String, String> {
     #[cfg(feature = "cuda")]
     {
-        use super::gpu::nvrtc;
-        let (major, minor) = nvrtc::present()?;
-        let for_target = nvrtc::Target::new(target.capability)?;
-        Ok(format!("NVRTC {major}.{minor} for {for_target}"))
+        Ok(super::gpu::nvrtc::Toolchain::new(target.capability, None)?.key())
     }
     #[cfg(not(feature = "cuda"))]
     {
@@ -366,9 +363,9 @@ fn needs(unit: &Unit, target: &Target) -> String {
     #[cfg(feature = "cuda")]
     {
         use super::gpu::nvrtc;
-        let compiled = nvrtc::Target::new(target.capability)
+        let compiled = nvrtc::Toolchain::new(target.capability, None)
             .ok()
-            .and_then(|target| nvrtc::compile_with_log(unit, target).ok());
+            .and_then(|toolchain| toolchain.compile_with_log(unit).ok());
         let Some((_, log)) = compiled else { return String::new() };
         let line = |(name, needs): (String, Resources)| {
             format!("{name} {} {} {}\n", needs.registers, needs.shared_bytes, needs.local_bytes)

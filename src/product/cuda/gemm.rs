@@ -9,7 +9,8 @@ use crate::error::Result;
 /// Puts the products into a draft: cuBLAS's where it is found, else the crate's own.
 ///
 /// # Errors
-/// [`crate::Error::TooLarge`] for sizes that cannot be counted.
+/// [`crate::Error::TooLarge`] for sizes that cannot be counted, [`crate::Error::Device`] while a graph is
+/// captured and cuBLAS has not been started.
 ///
 /// # Safety
 /// The matrices are memory of this device, as large as sizes, leading dimensions and strides say, and
@@ -20,7 +21,7 @@ pub(crate) unsafe fn multiply(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
     }
     // SAFETY: passed on to the caller.
     unsafe {
-        if draft.device().driver().has_blas() {
+        if draft.device().driver().has_blas()? {
             draft.gemm(*gemm);
             return Ok(());
         }

@@ -10,7 +10,6 @@ use std::sync::{Mutex, PoisonError};
 use cudarc::cublas::result;
 use cudarc::cublas::sys::{self, cublasComputeType_t as Compute, cudaDataType as Type};
 
-use super::libraries;
 use super::queue::Queue;
 use crate::device::cuda::driver::{Gemm, Matrix};
 use crate::element::DType;
@@ -25,22 +24,39 @@ pub(crate) struct Blas {
     turn: Mutex<()>,
 }
 
+/// Products that one call takes: kernels of cuBLAS's have one on each plane of a grid, which has so many.
+const MOST_PRODUCTS: usize = 65535;
+
 // SAFETY: a handle belongs to a context, not to a thread.
 unsafe impl Send for Blas {}
 // SAFETY: as above, and threads take turns.
 unsafe impl Sync for Blas {}
 
 impl Blas {
+    /// cuBLAS with this memory for what its kernels put down. Left to itself it would allocate at its first
+    /// product, in a graph that is captured as well.
+    ///
     /// # Errors
     /// Why there is none.
-    pub(super) fn open(queue: &Queue) -> Result<Self, String> {
-        libraries::cublas()?;
+    ///
+    /// # Safety
+    /// The library is present, and the workspace is memory of the queue's device, for as long as this lives.
+    pub(super) unsafe fn open(queue: &Queue, workspace: u64, bytes: usize) -> Result<Self, String> {
         let failed = |error: String| format!("cuBLAS does not start: {error}");
         let made = queue.call("making cuBLAS's handle", |_| Ok(result::create_handle()));
         let handle = made.map_err(|error| failed(error.to_string()))?;
         let handle = handle.map_err(|error| failed(error.to_string()))?;
         let blas = Blas { queue: queue.clone(), handle, turn: Mutex::default() };
-        blas.configure().map_err(|error| failed(error.to_string()))?;
+        // Not before the stream is set, which gives the handle a workspace of cuBLAS's own again.
+        let configured = queue.call("setting up cuBLAS", |_| {
+            Ok(blas.configure().and_then(|()| {
+                // SAFETY: the handle is alive; the caller answers for the memory.
+                unsafe { sys::cublasSetWorkspace_v2(handle, workspace as *mut c_void, bytes) }
+                    .result()
+            }))
+        });
+        let configured = configured.map_err(|error| failed(error.to_string()))?;
+        configured.map_err(|error| failed(error.to_string()))?;
         Ok(blas)
     }
 
@@ -67,10 +83,21 @@ impl Blas {
     /// The matrices are memory of this device, as large as sizes, leading dimensions and strides say, and
     /// `c` overlaps neither factor.
     pub(crate) unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
-        let Gemm { m, n, k, batch, a, b, c, .. } = gemm;
+        let Gemm { m, n, batch, .. } = gemm;
         if *m == 0 || *n == 0 || *batch == 0 {
             return Ok(());
         }
+        for part in parts(gemm) {
+            // SAFETY: passed on to the caller.
+            unsafe { self.gemm_part(&part)? };
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// As [`Blas::gemm`].
+    unsafe fn gemm_part(&self, gemm: &Gemm) -> Result<()> {
+        let Gemm { m, n, k, batch, a, b, c, .. } = gemm;
         let (m, n, k) = (count("rows", *m)?, count("columns", *n)?, count("summands", *k)?);
         let batch = count("products of a batch", *batch)?;
         let leading = |matrix: &Matrix| count("elements from row to row", matrix.leading);
@@ -140,6 +167,23 @@ impl Blas {
     }
 }
 
+/// The same products in batches that one call takes.
+fn parts(gemm: &Gemm) -> impl Iterator<Item = Gemm> {
+    (0..gemm.batch).step_by(MOST_PRODUCTS).map(|first| {
+        let from = |matrix: Matrix, dtype: DType| {
+            let bytes = first * matrix.stride * dtype.size();
+            Matrix { address: matrix.address.offset(bytes), ..matrix }
+        };
+        Gemm {
+            batch: MOST_PRODUCTS.min(gemm.batch - first),
+            a: from(gemm.a, gemm.dtype),
+            b: from(gemm.b, gemm.dtype),
+            c: from(gemm.c, gemm.output),
+            ..*gemm
+        }
+    })
+}
+
 fn count(what: &str, value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| Error::TooLarge {
         what: format!("the number of {what} in a matrix product"),
@@ -152,5 +196,42 @@ impl Drop for Blas {
     fn drop(&mut self) {
         // SAFETY: the handle is used by no later call. An error leaves nothing to be done.
         let _ = self.queue.attempt(|_| Ok(unsafe { result::destroy_handle(self.handle) }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::Pointer;
+
+    #[test]
+    fn large_batches_are_several_calls() {
+        let matrix = |address, stride| Matrix {
+            address: Pointer::at(address),
+            leading: 4,
+            stride,
+            transposed: false,
+        };
+        let gemm = Gemm {
+            dtype: DType::F16,
+            output: DType::F32,
+            m: 4,
+            n: 4,
+            k: 4,
+            batch: 150_000,
+            a: matrix(1 << 20, 16),
+            b: matrix(1 << 30, 0),
+            c: matrix(1 << 40, 20),
+            alpha: 1.,
+            beta: 0.,
+        };
+        let found: Vec<Gemm> = parts(&gemm).collect();
+        assert_eq!(found.iter().map(|part| part.batch).collect::<Vec<_>>(), [65535, 65535, 18930]);
+        for (part, first) in found.iter().zip([0, 65535, 131_070]) {
+            assert_eq!(part.a.address, Pointer::at((1 << 20) + first * 16 * 2));
+            assert_eq!(part.b.address, Pointer::at(1 << 30));
+            assert_eq!(part.c.address, Pointer::at((1 << 40) + first * 20 * 4));
+        }
+        assert_eq!(parts(&Gemm { batch: 3, ..gemm }).count(), 1);
     }
 }

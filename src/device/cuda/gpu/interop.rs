@@ -3,6 +3,7 @@
 use cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
 
 use super::libraries::reason;
+use super::queue::Queue;
 use super::runtime::Runtime;
 use crate::device::cuda::driver::Driver;
 use crate::error::{Error, Result};
@@ -13,6 +14,7 @@ pub(crate) struct Borrowed<'a> {
     pub address: u64,
     pub len: usize,
     guard: SyncOnDrop<'a>,
+    queue: &'a Queue,
     /// Whether the caller's context orders streams by events. Ours may be another handle of the same
     /// context, which does not know.
     tracked: bool,
@@ -20,8 +22,11 @@ pub(crate) struct Borrowed<'a> {
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
-        if let (true, SyncOnDrop::Record(target)) = (self.tracked, &mut self.guard)
+        if let SyncOnDrop::Record(target) = &mut self.guard
             && let Some((event, stream)) = target.take()
+            && self.tracked
+            // What a capture records has not run: nobody could wait for the event.
+            && !self.queue.is_capturing().unwrap_or(false)
         {
             stream.context().record_err(event.record(stream));
         }
@@ -37,9 +42,11 @@ pub(crate) fn borrow<'a, T>(
     slice: &'a impl DevicePtr<T>,
 ) -> Result<Borrowed<'a>> {
     let tracked = check(runtime, slice)?;
-    let len = slice.len();
-    let (address, guard) = slice.device_ptr(runtime.stream());
-    finish(runtime, Borrowed { address, len, guard, tracked })
+    let (len, queue) = (slice.len(), runtime.queue());
+    watching(runtime, || {
+        let (address, guard) = slice.device_ptr(runtime.stream());
+        Borrowed { address, len, guard, queue, tracked }
+    })
 }
 
 /// Borrows memory that will be written.
@@ -51,9 +58,11 @@ pub(crate) fn borrow_mut<'a, T>(
     slice: &'a mut impl DevicePtrMut<T>,
 ) -> Result<Borrowed<'a>> {
     let tracked = check(runtime, slice)?;
-    let len = slice.len();
-    let (address, guard) = slice.device_ptr_mut(runtime.stream());
-    finish(runtime, Borrowed { address, len, guard, tracked })
+    let (len, queue) = (slice.len(), runtime.queue());
+    watching(runtime, || {
+        let (address, guard) = slice.device_ptr_mut(runtime.stream());
+        Borrowed { address, len, guard, queue, tracked }
+    })
 }
 
 fn check<T>(runtime: &Runtime, slice: &impl DeviceSlice<T>) -> Result<bool> {
@@ -66,13 +75,25 @@ fn check<T>(runtime: &Runtime, slice: &impl DeviceSlice<T>) -> Result<bool> {
             right_device: runtime.name(),
         });
     }
-    Ok(theirs.is_managing_stream_synchronization())
+    let tracked = theirs.is_managing_stream_synchronization();
+    if tracked && runtime.queue().is_capturing()? {
+        let reason = "while a graph is captured, cudarc's events cannot be waited for: borrow memory before, \
+                      or disable the context's event tracking";
+        return Err(runtime.queue().error("borrowing memory", reason.into()));
+    }
+    Ok(tracked)
 }
 
-/// cudarc keeps the error of a wait that failed for the context's next call.
-fn finish<'a>(runtime: &Runtime, borrowed: Borrowed<'a>) -> Result<Borrowed<'a>> {
-    match runtime.stream().context().check_err() {
-        Ok(()) => Ok(borrowed),
+/// Does what cudarc has no error for. It keeps the error of a wait that failed for the context's next call,
+/// and so does whatever else uses the context: what was kept before is put back.
+fn watching<R>(runtime: &Runtime, work: impl FnOnce() -> R) -> Result<R> {
+    let context = runtime.stream().context();
+    let kept = context.check_err();
+    let done = work();
+    let failed = context.check_err();
+    context.record_err(kept);
+    match failed {
+        Ok(()) => Ok(done),
         Err(error) => Err(runtime.queue().error("borrowing memory", reason(error))),
     }
 }
@@ -92,13 +113,18 @@ pub(crate) unsafe fn hand_over<T>(
 ) -> Result<CudaSlice<T>> {
     let stream = runtime.stream();
     let context = stream.context();
+    runtime.queue().outside_capture("handing over memory")?;
+    // What others' calls left there would come out of the next two.
+    let kept = context.check_err();
     // Making the slice's two events would panic where this fails.
-    runtime.queue().call("handing over memory", |_| {
+    let made = runtime.queue().call("handing over memory", |_| {
         let _events = (context.new_event(None)?, context.new_event(None)?);
         Ok(())
-    })?;
+    });
     // SAFETY: passed on to the caller; freeing on this stream is what `allocate` takes.
-    let mut slice = unsafe { stream.upgrade_device_ptr::<T>(address, len) };
+    let slice = made.map(|()| unsafe { stream.upgrade_device_ptr::<T>(address, len) });
+    context.record_err(kept);
+    let mut slice = slice?;
     // Other streams' work on the slice waits for ours, which wrote it.
     drop(borrow_mut(runtime, &mut slice)?);
     Ok(slice)

@@ -6,9 +6,11 @@
 
 use cudarc::driver::{DriverError, result, sys};
 
-/// The oldest driver and the oldest NVRTC that have all functions called here: memory pools, and the list
-/// of architectures with CUBINs for them.
-pub(super) const OLDEST: (u32, u32) = (11, 2);
+/// The oldest driver that has all functions called here, memory pools among them.
+const OLDEST_DRIVER: (u32, u32) = (11, 2);
+
+/// The oldest cuBLAS that has all functions called here: that of CUDA 11.4, cudarc's oldest.
+const OLDEST_CUBLAS: (u32, u32) = (11, 5);
 
 /// Whether the library of this module of cudarc can be loaded; when it is linked, it has been.
 macro_rules! is_present {
@@ -25,10 +27,9 @@ macro_rules! is_present {
         present
     }};
 }
-pub(super) use is_present;
 
-/// cuBLAS's version, or why it cannot be used.
-pub(super) fn cublas() -> Result<String, String> {
+/// cuBLAS's version, or why it cannot be used under a driver of this version of CUDA.
+pub(super) fn cublas(driver: Option<(u32, u32)>) -> Result<String, String> {
     use cudarc::cublas::sys::{cublasGetProperty, libraryPropertyType as Property};
     if !is_present!(cublas) {
         return Err(format!("cuBLAS ({}) is not found", library("cublas", "cublas64")));
@@ -42,13 +43,33 @@ pub(super) fn cublas() -> Result<String, String> {
             .result()
             .map_err(|error| format!("cuBLAS does not say its version: {error}"))?;
     }
-    Ok(format!("cuBLAS {}.{}", version[0], version[1]))
+    cublas_suits((version[0] as u32, version[1] as u32), driver)
+}
+
+/// Whether this version of cuBLAS may be used: its kernels are machine code, which a driver of an older major
+/// version does not load.
+pub(super) fn cublas_suits(
+    version: (u32, u32),
+    driver: Option<(u32, u32)>,
+) -> Result<String, String> {
+    let (major, minor) = version;
+    if version < OLDEST_CUBLAS {
+        let (least, and) = OLDEST_CUBLAS;
+        return Err(format!("cuBLAS is {major}.{minor}, but {least}.{and} or newer is needed"));
+    }
+    match driver {
+        Some((newest, point)) if major > newest => Err(format!(
+            "cuBLAS is {major}.{minor}, which needs a newer driver than the present one, for CUDA \
+             {newest}.{point}"
+        )),
+        _ => Ok(format!("cuBLAS {major}.{minor}")),
+    }
 }
 
 pub(super) const NO_DEVICE: &str = "the CUDA driver finds no device";
 
 /// Starts the driver: the version of CUDA that it supports, or why it cannot be used.
-pub(super) fn driver() -> Result<(u32, u32), String> {
+pub(in crate::device::cuda) fn driver() -> Result<(u32, u32), String> {
     if !is_present!(driver) {
         return Err(format!("the CUDA driver ({}) is not found", library("cuda", "nvcuda")));
     }
@@ -61,8 +82,8 @@ pub(super) fn driver() -> Result<(u32, u32), String> {
     // SAFETY: the library is present, and `version` is an integer to be written.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(reason)?;
     let version = split(version);
-    if version < OLDEST {
-        let ((major, minor), (least, and)) = (version, OLDEST);
+    if version < OLDEST_DRIVER {
+        let ((major, minor), (least, and)) = (version, OLDEST_DRIVER);
         return Err(format!(
             "the driver is for CUDA {major}.{minor}, but {least}.{and} or newer is needed"
         ));

@@ -46,7 +46,7 @@ pub(crate) fn parts() -> Vec<Probe> {
         Err(reason) => vec![part("cuda", Err(reason))],
     };
     parts.push(part("nvrtc", nvrtc()));
-    parts.push(part("cublas", cublas()));
+    parts.push(part("cublas", cublas(driver().ok())));
     parts
 }
 
@@ -89,9 +89,9 @@ fn facts(
 
 /// NVRTC's version and what it compiles for, or why it cannot be used.
 pub(crate) fn nvrtc() -> Result<String, String> {
-    let (major, minor) = compiler::present()?;
-    let supported = compiler::supported();
-    let range = match (supported.first(), supported.last()) {
+    let nvrtc = compiler::for_driver(driver().ok())?;
+    let (major, minor) = nvrtc.version;
+    let range = match (nvrtc.supported.first(), nvrtc.supported.last()) {
         (Some(&first), Some(&last)) => {
             format!(" for compute capability {} to {}", dotted(first), dotted(last))
         }
@@ -102,7 +102,7 @@ pub(crate) fn nvrtc() -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::libraries::split;
+    use super::super::libraries::{cublas_suits, split};
     use super::*;
 
     #[test]
@@ -115,10 +115,19 @@ mod tests {
             Ok(version) => assert!(version.starts_with("NVRTC 1"), "{version}"),
             Err(reason) => assert!(reason.contains("NVRTC"), "{reason}"),
         }
-        match cublas() {
+        match cublas(None) {
             Ok(version) => assert!(version.starts_with("cuBLAS 1"), "{version}"),
             Err(reason) => assert!(reason.contains("cuBLAS"), "{reason}"),
         }
+    }
+
+    #[test]
+    fn cublas_is_not_newer_than_the_driver() {
+        assert_eq!(cublas_suits((12, 4), Some((12, 0))).unwrap(), "cuBLAS 12.4");
+        assert_eq!(cublas_suits((12, 4), Some((13, 1))).unwrap(), "cuBLAS 12.4");
+        let reason = cublas_suits((13, 1), Some((12, 4))).unwrap_err();
+        assert!(reason.contains("13.1") && reason.contains("12.4"), "{reason}");
+        assert!(cublas_suits((11, 2), None).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUstream;
+use cudarc::driver::sys::{CUstream, CUstreamCaptureStatus};
 use cudarc::driver::{CudaStream, DriverError, result};
 
 use super::libraries::reason;
@@ -40,6 +40,24 @@ impl Queue {
         call: impl FnOnce(CUstream) -> Result<T, DriverError>,
     ) -> Result<T> {
         self.attempt(call).map_err(|error| self.error(what, reason(error)))
+    }
+
+    /// Whether a graph is being captured on the stream.
+    pub(super) fn is_capturing(&self) -> Result<bool> {
+        let asked = self.call("asking whether a graph is captured", |stream| {
+            // SAFETY: the stream is alive.
+            unsafe { result::stream::is_capturing(stream) }
+        })?;
+        Ok(asked != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+
+    /// An error if a graph is being captured, for what the driver would take as the capture's end, or make a
+    /// part of the graph whose memory nobody then owns.
+    pub(super) fn outside_capture(&self, what: &str) -> Result<()> {
+        match self.is_capturing()? {
+            true => Err(self.error(what, "it is not possible while a graph is captured".into())),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn error(&self, call: &str, reason: String) -> Error {

@@ -2,20 +2,21 @@
 
 use std::any::Any;
 use std::collections::hash_map::DefaultHasher;
-use std::ffi::c_void;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use cudarc::driver::sys::{self, CUfunction_attribute, CUmemoryPool, CUresult};
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, result};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 
 use super::blas::Blas;
-use super::libraries::reason;
-use super::nvrtc::{self, Target};
+use super::libraries::{self, reason};
+use super::module;
+use super::nvrtc::Toolchain;
+use super::pool::Pool;
 use super::probe::{self, DeviceFacts};
 use super::queue::Queue;
-use crate::device::cuda::driver::{CompileFailure, Driver, Gemm, Kernel, Resources, Unit};
+use crate::device::cuda::driver::{CompileFailure, Driver, Gemm, Kernel, Unit};
 use crate::error::Result;
 
 /// A CUDA device, opened.
@@ -23,10 +24,24 @@ use crate::error::Result;
 pub(crate) struct Runtime {
     queue: Queue,
     facts: DeviceFacts,
-    target: Target,
+    toolchain: Toolchain,
     /// `None` where the device has no memory pools.
     pool: Option<Pool>,
-    blas: OnceLock<Result<Blas, String>>,
+    /// Memory given back while a graph was captured, which the driver takes back afterwards only.
+    given_back: Mutex<Vec<u64>>,
+    blas: OnceLock<Workspaced>,
+    /// Held by the thread that makes cuBLAS's handle.
+    making_blas: Mutex<()>,
+    /// Whether it was said that there is none.
+    said_no_blas: AtomicBool,
+}
+
+/// cuBLAS and the memory it works in.
+#[derive(Debug)]
+struct Workspaced {
+    blas: Blas,
+    workspace: u64,
+    bytes: usize,
 }
 
 impl Runtime {
@@ -35,10 +50,19 @@ impl Runtime {
     /// # Errors
     /// Why it cannot be used.
     pub(crate) fn open(ordinal: usize) -> Result<Self, String> {
-        let (facts, target) = look(ordinal)?;
-        let context = CudaContext::new(ordinal)
-            .map_err(|error| format!("its context cannot be had: {}", reason(error)))?;
-        Self::new(context.default_stream(), facts, target)
+        let (facts, toolchain) = look(ordinal)?;
+        Self::new(context(ordinal)?.default_stream(), facts, toolchain)
+    }
+
+    /// The device with this ordinal: its primary context and a new stream, which no other work waits for.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub(crate) fn on_new_stream(ordinal: usize) -> Result<Self, String> {
+        // Says what is missing before anything is called.
+        look(ordinal)?;
+        let stream = context(ordinal)?.new_stream();
+        Self::on_stream(stream.map_err(|error| format!("no stream: {}", reason(error)))?)
     }
 
     /// The device of a caller's stream; all work is queued there.
@@ -50,11 +74,20 @@ impl Runtime {
         if stream.cu_stream() as usize == PER_THREAD {
             return Err("the per-thread default stream is another one in each thread".into());
         }
-        let (facts, target) = look(stream.context().ordinal())?;
-        Self::new(stream, facts, target)
+        let (facts, toolchain) = look(stream.context().ordinal())?;
+        let runtime = Self::new(stream, facts, toolchain)?;
+        let opening = runtime.queue.outside_capture("opening the device");
+        opening.map_err(|error| error.to_string())?;
+        // The stream may be captured at any time, and then it is too late.
+        runtime.blas().map_err(|error| error.to_string())?;
+        Ok(runtime)
     }
 
-    fn new(stream: Arc<CudaStream>, facts: DeviceFacts, target: Target) -> Result<Self, String> {
+    fn new(
+        stream: Arc<CudaStream>,
+        facts: DeviceFacts,
+        toolchain: Toolchain,
+    ) -> Result<Self, String> {
         let queue = Queue { name: format!("cuda:{}", facts.ordinal).into(), stream };
         let pool =
             match queue.stream.context().has_async_alloc() {
@@ -63,7 +96,16 @@ impl Runtime {
                 })?),
                 false => None,
             };
-        Ok(Runtime { queue, facts, target, pool, blas: OnceLock::new() })
+        Ok(Runtime {
+            queue,
+            facts,
+            toolchain,
+            pool,
+            given_back: Mutex::default(),
+            blas: OnceLock::new(),
+            making_blas: Mutex::default(),
+            said_no_blas: AtomicBool::new(false),
+        })
     }
 
     /// The stream that all work is queued on.
@@ -75,10 +117,70 @@ impl Runtime {
         &self.queue
     }
 
-    /// cuBLAS for this stream, or why there is none. The first call makes it, which waits for the device
-    /// and is not possible while a graph is captured.
-    pub(crate) fn blas(&self) -> Result<&Blas, &str> {
-        self.blas.get_or_init(|| Blas::open(&self.queue)).as_ref().map_err(String::as_str)
+    /// cuBLAS for this stream; `None` where it is not there or did not start, which the log says once. What
+    /// did not start, as for want of memory, is tried again by the next call. The first call that succeeds
+    /// waits for the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when there is none yet and a graph is captured, in which none can be made.
+    pub(crate) fn blas(&self) -> Result<Option<&Blas>> {
+        if let Some(found) = self.blas.get() {
+            return Ok(Some(&found.blas));
+        }
+        let present = libraries::cublas(Some(self.facts.driver));
+        if present.is_ok() {
+            self.queue.outside_capture("making cuBLAS's handle")?;
+        }
+        let _turn = self.making_blas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = self.blas.get() {
+            return Ok(Some(&found.blas));
+        }
+        match present.and_then(|_| self.make_blas()) {
+            Ok(made) => Ok(Some(&self.blas.get_or_init(|| made).blas)),
+            Err(reason) => {
+                if !self.said_no_blas.swap(true, Ordering::Relaxed) {
+                    let name = &self.queue.name;
+                    log::warn!(
+                        "{name}: matrix products are the crate's own, without cuBLAS: {reason}"
+                    );
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn make_blas(&self) -> Result<Workspaced, String> {
+        // What NVIDIA recommends.
+        let bytes = if self.facts.capability >= 90 { 32 << 20 } else { 4 << 20 };
+        let found = self.allocate(bytes).map_err(|error| error.to_string())?;
+        let workspace = found.ok_or_else(|| format!("there are no {bytes} bytes to work in"))?;
+        // SAFETY: the library is present; `drop` frees the workspace after the handle.
+        match unsafe { Blas::open(&self.queue, workspace, bytes) } {
+            Ok(blas) => Ok(Workspaced { blas, workspace, bytes }),
+            Err(reason) => {
+                // SAFETY: it was just allocated, and nothing uses it.
+                unsafe { self.free(workspace, bytes) };
+                Err(reason)
+            }
+        }
+    }
+
+    /// Queues that these are freed, which is not possible while a graph is captured.
+    fn free_all(&self, addresses: impl Iterator<Item = u64>) {
+        for address in addresses {
+            let freed = self.queue.call("freeing memory", |stream| match self.pool {
+                // SAFETY: the address is from `allocate`, and used by no later call.
+                Some(_) => unsafe { result::free_async(address, stream) },
+                // SAFETY: as above; the stream is alive, and queued work is done when it is freed.
+                None => unsafe {
+                    result::stream::synchronize(stream)?;
+                    result::free_sync(address)
+                },
+            });
+            if let Err(error) = freed {
+                log::warn!("{error}");
+            }
+        }
     }
 
     fn try_allocate(&self, bytes: usize) -> Result<u64, DriverError> {
@@ -91,15 +193,20 @@ impl Runtime {
     }
 }
 
-fn look(ordinal: usize) -> Result<(DeviceFacts, Target), String> {
+fn context(ordinal: usize) -> Result<Arc<CudaContext>, String> {
+    CudaContext::new(ordinal)
+        .map_err(|error| format!("its context cannot be had: {}", reason(error)))
+}
+
+fn look(ordinal: usize) -> Result<(DeviceFacts, Toolchain), String> {
     let mut devices = probe::cuda()?;
     if ordinal >= devices.len() {
         let plural = if devices.len() == 1 { "device" } else { "devices" };
         return Err(format!("the CUDA driver finds {} {plural}", devices.len()));
     }
     let facts = devices.swap_remove(ordinal);
-    let target = Target::new(facts.capability)?;
-    Ok((facts, target))
+    let toolchain = Toolchain::new(facts.capability, Some(facts.driver))?;
+    Ok((facts, toolchain))
 }
 
 impl Driver for Runtime {
@@ -115,21 +222,19 @@ impl Driver for Runtime {
     }
 
     fn description(&self) -> String {
-        format!("{}, {}", self.facts, self.toolchain())
+        format!("{}, {}", self.facts, self.toolchain)
     }
 
     fn toolchain(&self) -> String {
-        // `present` was asked when the device was opened.
-        let (major, minor) = nvrtc::present().unwrap_or_default();
-        format!("NVRTC {major}.{minor} for {}", self.target)
+        self.toolchain.key()
     }
 
     fn capability(&self) -> u32 {
         self.facts.capability
     }
 
-    fn has_blas(&self) -> bool {
-        self.blas().is_ok()
+    fn has_blas(&self) -> Result<bool> {
+        Ok(self.blas()?.is_some())
     }
 
     fn multiprocessors(&self) -> u32 {
@@ -143,27 +248,15 @@ impl Driver for Runtime {
     }
 
     fn compile(&self, unit: &Unit) -> Result<Vec<u8>, CompileFailure> {
-        nvrtc::compile(unit, self.target)
+        // The image could not be loaded.
+        self.queue
+            .outside_capture("compiling")
+            .map_err(|error| CompileFailure { log: error.to_string() })?;
+        self.toolchain.compile(unit)
     }
 
     fn load(&self, image: &[u8], entry: &str) -> Result<Box<dyn Kernel>> {
-        let what = format!("loading {entry}");
-        if !nvrtc::is_whole(image) {
-            return Err(self.queue.error(&what, "the image is damaged".into()));
-        }
-        self.queue.call(&what, |_| {
-            let context = self.queue.stream.context();
-            let module = context.load_module(Ptx::from_binary(image.to_vec()))?;
-            let function = module.load_function(entry)?;
-            let attribute = |which| function.get_attribute(which).map(|value| value as u32);
-            let resources = Resources {
-                registers: attribute(CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
-                shared_bytes: attribute(CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
-                local_bytes: attribute(CUfunction_attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
-            };
-            let (queue, what) = (self.queue.clone(), format!("launching {entry}"));
-            Ok(Box::new(Loaded { queue, what, function, resources }) as Box<dyn Kernel>)
-        })
+        module::load(&self.queue, image, entry)
     }
 
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
@@ -171,6 +264,8 @@ impl Driver for Runtime {
         if bytes as u64 > self.facts.memory {
             return Ok(None);
         }
+        // It would be the graph's memory, and gone before its next launch.
+        self.queue.outside_capture("allocating memory")?;
         let mut found = self.try_allocate(bytes);
         if found == Err(EXHAUSTED) {
             // Memory freed lately may wait for queued work, or lie in pieces of other sizes.
@@ -185,22 +280,18 @@ impl Driver for Runtime {
     }
 
     unsafe fn free(&self, address: u64, _bytes: usize) {
-        let freed = self.queue.call("freeing memory", |stream| match self.pool {
-            // SAFETY: the address is from `allocate`, and used by no later call.
-            Some(_) => unsafe { result::free_async(address, stream) },
-            // SAFETY: as above; the stream is alive, and queued work is done when it is freed.
-            None => unsafe {
-                result::stream::synchronize(stream)?;
-                result::free_sync(address)
-            },
-        });
-        if let Err(error) = freed {
-            log::warn!("{error}");
+        let mut given_back = self.given_back.lock().unwrap_or_else(PoisonError::into_inner);
+        given_back.push(address);
+        if !self.queue.is_capturing().unwrap_or(false) {
+            self.free_all(given_back.drain(..));
         }
     }
 
     unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
-        self.queue.call("copying to the device", |stream| {
+        let what = "copying to the device";
+        // Each launch of the graph would read the host's memory again, wherever that is by then.
+        self.queue.outside_capture(what)?;
+        self.queue.call(what, |stream| {
             // SAFETY: the target is memory of this driver. The driver has taken the bytes of pageable
             // memory when this returns; memory that it knows itself it may still be reading, so that
             // is waited for.
@@ -212,7 +303,9 @@ impl Driver for Runtime {
     }
 
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        self.queue.call("copying to the host", |stream| {
+        let what = "copying to the host";
+        self.queue.outside_capture(what)?;
+        self.queue.call(what, |stream| {
             // SAFETY: the source is memory of this driver; the target is borrowed until the copy is done.
             unsafe {
                 result::memcpy_dtoh_async(to, from, stream)?;
@@ -236,15 +329,17 @@ impl Driver for Runtime {
     }
 
     unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
-        match self.blas() {
+        match self.blas()? {
             // SAFETY: passed on to the caller.
-            Ok(blas) => unsafe { blas.gemm(gemm) },
-            Err(reason) => Err(self.queue.error("multiplying matrices", reason.into())),
+            Some(blas) => unsafe { blas.gemm(gemm) },
+            None => Err(self.queue.error("multiplying matrices", "there is no cuBLAS".into())),
         }
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.queue.call("waiting for queued work", |stream| {
+        let what = "waiting for queued work";
+        self.queue.outside_capture(what)?;
+        self.queue.call(what, |stream| {
             // SAFETY: the stream is alive.
             unsafe { result::stream::synchronize(stream) }
         })
@@ -269,61 +364,19 @@ impl Driver for Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        if let Some(Workspaced { blas, workspace, bytes }) = self.blas.take() {
+            drop(blas);
+            // SAFETY: the handle, which used it, is gone.
+            unsafe { self.free(workspace, bytes) };
+        }
+        let given_back = std::mem::take(&mut self.given_back);
+        let given_back = given_back.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.free_all(given_back.into_iter());
         if let Some(pool) = self.pool.take() {
             // SAFETY: nothing is allocated from it any more by this runtime; memory handed to the caller
             // keeps what it needs of the pool.
             let _ = self.queue.attempt(|_| unsafe { result::mem_pool::destroy(pool.0) });
         }
-    }
-}
-
-/// A memory pool of our own: the device's default pool is the program's, and so are its settings.
-#[derive(Debug)]
-struct Pool(CUmemoryPool);
-
-// SAFETY: pools are used through calls to the driver, which any thread may make.
-unsafe impl Send for Pool {}
-// SAFETY: as above.
-unsafe impl Sync for Pool {}
-
-impl Pool {
-    fn new(ordinal: usize) -> Result<Self, DriverError> {
-        /// `CUmemPoolProps`. The bindings' struct has other field names in each version of CUDA; the
-        /// layout is the same in all.
-        #[repr(C)]
-        struct Properties {
-            allocation: u32,
-            handles: u32,
-            location: u32,
-            device: i32,
-            security: *mut c_void,
-            reserved: [u8; 64],
-        }
-        const _: () = assert!(size_of::<Properties>() == size_of::<sys::CUmemPoolProps>());
-        const _: () = assert!(align_of::<Properties>() == align_of::<sys::CUmemPoolProps>());
-        let properties = Properties {
-            allocation: sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED as u32,
-            // None: it is not shared with other processes.
-            handles: 0,
-            location: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE as u32,
-            device: ordinal as i32,
-            security: std::ptr::null_mut(),
-            reserved: [0; 64],
-        };
-        // SAFETY: the driver reads a struct of this layout.
-        let pool = Pool(unsafe { result::mem_pool::create((&raw const properties).cast())? });
-        // Freed memory is kept for later results, as it is on the CPU; giving it back to the system and
-        // asking for it again would cost more than most operations.
-        let mut threshold = u64::MAX;
-        // SAFETY: the pool is alive, and this attribute is a 64-bit integer.
-        unsafe {
-            result::mem_pool::set_attribute(
-                pool.0,
-                sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-                (&raw mut threshold).cast(),
-            )?;
-        }
-        Ok(pool)
     }
 }
 
@@ -335,30 +388,4 @@ fn is_known(memory: &[u8]) -> bool {
     // SAFETY: this attribute is a 32-bit integer; the address is only looked up.
     let found = unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, address) };
     found == CUresult::CUDA_SUCCESS
-}
-
-/// A kernel in a context.
-#[derive(Debug)]
-struct Loaded {
-    queue: Queue,
-    what: String,
-    function: CudaFunction,
-    resources: Resources,
-}
-
-impl Kernel for Loaded {
-    fn resources(&self) -> Resources {
-        self.resources
-    }
-
-    unsafe fn launch(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<()> {
-        let [x, y, z] = grid;
-        // The driver copies the parameters before it returns.
-        let mut parameters = [arguments.as_ptr() as *mut c_void];
-        let (function, block) = (self.function.cu_function(), (threads, 1, 1));
-        self.queue.call(&self.what, |stream| {
-            // SAFETY: the function and the stream are alive; the caller answers for the arguments.
-            unsafe { result::launch_kernel(function, (x, y, z), block, 0, stream, &mut parameters) }
-        })
-    }
 }

@@ -1,12 +1,16 @@
 //! Tests of the runtime on a GPU; where there is none, of the reasons.
 
-use cudarc::driver::{CudaContext, DevicePtr};
+use std::sync::{Arc, Once};
+
+use cudarc::driver::result::DriverError;
+use cudarc::driver::sys::{CUresult, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, CudaStream, DevicePtr};
 use half::{bf16, f16};
 
 use super::interop;
 use super::runtime::Runtime;
-use crate::device::cuda::Pointer;
 use crate::device::cuda::driver::{Driver, Gemm, Matrix, Unit};
+use crate::device::cuda::{Pointer, answers};
 use crate::element::{DType, Element};
 use crate::error::Error;
 
@@ -17,9 +21,17 @@ pub(super) fn skipped(part: &str, reason: &str) {
     println!("skipped: {reason}");
 }
 
-/// The first GPU, if there is one.
+/// The first GPU, if there is one. What the platform answers is checked before anything else is.
 fn gpu() -> Option<Runtime> {
-    Runtime::open(0).map_err(|reason| skipped("cuda", &reason)).ok()
+    static CHECKED: Once = Once::new();
+    let runtime = Runtime::open(0).map_err(|reason| skipped("cuda", &reason)).ok()?;
+    CHECKED.call_once(|| answers::check(&runtime));
+    Some(runtime)
+}
+
+#[test]
+fn the_platform_gives_known_answers() {
+    gpu();
 }
 
 fn upload<T: Element>(runtime: &Runtime, data: &[T]) -> u64 {
@@ -156,7 +168,7 @@ fn products<T: Element>(runtime: &Runtime, dtype: DType) {
             beta: 1.,
         };
         // SAFETY: the matrices were uploaded with these sizes.
-        unsafe { runtime.blas().unwrap().gemm(&gemm).unwrap() };
+        unsafe { runtime.blas().unwrap().unwrap().gemm(&gemm).unwrap() };
         let found: Vec<T> = download(runtime, addresses[2], c.len());
         for (at, (found, before)) in found.iter().zip(&c).enumerate() {
             let (i, row, column) = (at / (m * ldc), at / ldc % m, at % ldc);
@@ -178,8 +190,8 @@ fn products<T: Element>(runtime: &Runtime, dtype: DType) {
 #[test]
 fn cublas_multiplies_by_rows() {
     let Some(runtime) = gpu() else { return };
-    if let Err(reason) = runtime.blas() {
-        return println!("skipped: {reason}");
+    if runtime.blas().unwrap().is_none() {
+        return println!("skipped: there is no cuBLAS");
     }
     products::<f32>(&runtime, DType::F32);
     products::<f64>(&runtime, DType::F64);
@@ -191,7 +203,7 @@ fn cublas_multiplies_by_rows() {
     let (a, b, c, output) = (nowhere, nowhere, nowhere, dtype);
     let gemm = Gemm { dtype, output, m, n, k, batch, a, b, c, alpha, beta };
     // SAFETY: the sizes are refused before anything is queued.
-    let refused = unsafe { runtime.blas().unwrap().gemm(&gemm) };
+    let refused = unsafe { runtime.blas().unwrap().unwrap().gemm(&gemm) };
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
 }
 
@@ -226,4 +238,81 @@ fn slices_of_callers_are_borrowed_and_ours_handed_over() {
     // It outlives what allocated it.
     drop(runtime);
     assert_eq!(theirs.clone_dtoh(&slice).unwrap(), [1., 2., 3.]);
+}
+
+/// A capture of the stream, abandoned at the end.
+struct Captured(Arc<CudaStream>);
+
+impl Captured {
+    fn begin(stream: &Arc<CudaStream>) -> Self {
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).unwrap();
+        Captured(stream.clone())
+    }
+}
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        let flags = cudarc::driver::sys::CUgraphInstantiate_flags(0);
+        drop(self.0.end_capture(flags).expect("nothing has spoiled the capture"));
+    }
+}
+
+/// Each is an error before the driver hears of it, so the capture goes on.
+#[test]
+fn what_a_capture_does_not_allow_is_refused() {
+    let Some(_) = gpu() else { return };
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.new_stream().unwrap();
+    let runtime = Runtime::on_stream(stream.clone()).unwrap();
+    let address = upload(&runtime, &[1f32, 2.]);
+    let theirs = context.new_stream().unwrap().clone_htod(&[1f32, 2.]).unwrap();
+    let captured = Captured::begin(&stream);
+    let mut to = [0u8; 8];
+    let refused = [
+        runtime.allocate(8).map(drop),
+        // SAFETY: the memory has this size.
+        unsafe { runtime.upload(&[0; 8], address) },
+        // SAFETY: as above.
+        unsafe { runtime.download(address, &mut to) },
+        runtime.synchronize(),
+        runtime.trim(),
+        runtime.load(&[0], "any").map(drop),
+        interop::borrow(&runtime, &theirs).map(drop),
+    ];
+    for refused in refused {
+        match refused {
+            Err(Error::Device { reason, .. }) => {
+                assert!(reason.contains("captured") || reason.contains("damaged"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let reason = Runtime::on_stream(stream.clone()).unwrap_err();
+    assert!(reason.contains("captured"), "{reason}");
+    // SAFETY: the memory has this size.
+    unsafe { runtime.clear(address, 8).unwrap() };
+    // Freed when the capture is over.
+    // SAFETY: the allocation is used no more.
+    unsafe { runtime.free(address, 8) };
+    drop(captured);
+    runtime.synchronize().unwrap();
+}
+
+#[test]
+fn errors_of_others_are_not_ours() {
+    let Some(_) = gpu() else { return };
+    let context = CudaContext::new(0).unwrap();
+    let runtime = Runtime::on_stream(context.new_stream().unwrap()).unwrap();
+    let theirs = DriverError(CUresult::CUDA_ERROR_ASSERT);
+    let source =
+        "#include \"platform.cuh\"\nstruct Args { u64 unused; };\nKERNEL(nothing, Args, 32) {}\n";
+    let image = runtime.compile(&Unit { file: "nothing.cu", text: source.into() }).unwrap();
+    context.record_err::<()>(Err(theirs));
+    runtime.load(&image, "nothing").unwrap();
+    let address = upload(&runtime, &[1f32]);
+    // SAFETY: the allocation has one element and is used no more by us.
+    let slice = unsafe { interop::hand_over::<f32>(&runtime, address, 1).unwrap() };
+    drop(interop::borrow(&runtime, &slice).unwrap());
+    assert_eq!(context.check_err(), Err(theirs));
 }

@@ -174,7 +174,7 @@ mod tests {
     fn what_is_defined_has_to_be_declared() {
         let folder = tempfile::tempdir().unwrap();
         let Some(device) = device(folder.path()) else { return };
-        for device in [&device, &device.rehearsal()] {
+        for device in [&device, &device.rehearsal().unwrap()] {
             match device.kernel(&Spec::new("unfold.cu", "unfold").define("VECTR", 1)) {
                 Err(Error::Compile { log, .. }) => assert_eq!(log, "unfold.cu has no switch VECTR"),
                 other => panic!("{other:?}"),

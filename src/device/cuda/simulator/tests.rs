@@ -259,7 +259,7 @@ KERNEL(lanes, Args, 64) {
 }
 KERNEL(missing, Args, 64) {
     if (threadIdx.x == 33) return;
-    args.x[threadIdx.x] = (f32)ballot(true);
+    args.x[threadIdx.x] = (f32)warp_ballot(true);
 }
 KERNEL(mixed, Args, 64) {
     if (threadIdx.x == 33)
@@ -310,7 +310,7 @@ fn threads_that_do_not_come_together_are_an_error() {
         );
         assert_contains(
             &fails("missing", 64),
-            &["31 wait in ballot at unit.cpp:23", "33 have ended"],
+            &["31 wait in warp_ballot at unit.cpp:23", "33 have ended"],
         );
         assert_contains(
             &fails("mixed", 64),

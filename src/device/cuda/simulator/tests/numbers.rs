@@ -15,7 +15,7 @@ KERNEL(exchange, Args, 128) {
     x[0] = shuffle(t, 7);
     x[1] = shuffle_down(t, 3);
     x[2] = shuffle_xor(t, 5);
-    x[3] = (i32)ballot(t % 3 == 0);
+    x[3] = (i32)warp_ballot(t % 3 == 0);
     i32 sum = t;
     for (int step = 16; step > 0; step /= 2) sum += shuffle_xor(sum, step);
     x[4] = sum;
