@@ -22,9 +22,9 @@ pub const EKFAC: Method = Method::Preconditioned(KfacMethod::Ekfac);
 pub fn chosen() -> [Recipe; 4] {
     [
         Recipe { method: SGD, rate: 0.2, decay: 1.0, damping: 0.0 },
-        Recipe { method: ADAM, rate: 0.03, decay: 1.0, damping: 0.0 },
+        Recipe { method: ADAM, rate: 0.05, decay: 1.0, damping: 0.0 },
         Recipe { method: KFAC, rate: 0.1, decay: 0.95, damping: 0.0003 },
-        Recipe { method: EKFAC, rate: 0.3, decay: 0.95, damping: 0.0001 },
+        Recipe { method: EKFAC, rate: 0.1, decay: 0.95, damping: 0.003 },
     ]
 }
 
