@@ -241,6 +241,59 @@ register!(__m256, f32, 8, _mm256_setzero_ps _mm256_set1_ps _mm256_loadu_ps _mm25
 #[cfg(target_arch = "x86_64")]
 register!(__m256d, f64, 4, _mm256_setzero_pd _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_add_pd _mm256_fmadd_pd);
 
+/// `sums[m] += left[m·row]·right` for those of the `M` rows that have the term.
+///
+/// # Safety
+/// All of these rows can be read, and `V` vectors at `right`. The machine has the instructions of `X`.
+#[inline(always)]
+unsafe fn add_term<A: Accumulator, X: Vector<A>, const M: usize, const V: usize>(
+    sums: &mut [[X; V]; M],
+    left: *const A,
+    row: usize,
+    right: *const A,
+    has_term: impl Fn(usize) -> bool,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut vectors = [X::zero(); V];
+        for (v, vector) in vectors.iter_mut().enumerate() {
+            *vector = X::load(right.add(v * X::LANES));
+        }
+        for (m, sums) in sums.iter_mut().enumerate() {
+            if !has_term(m) {
+                continue;
+            }
+            let factor = X::splat(*left.add(m * row));
+            for (sum, &vector) in sums.iter_mut().zip(&vectors) {
+                *sum = sum.plus_product(factor, vector);
+            }
+        }
+    }
+}
+
+/// Writes the sums of a tile, or adds them to what is there.
+///
+/// # Safety
+/// `M` rows of `V` vectors, `pitch` apart, can be written. The machine has the instructions of `X`.
+#[inline(always)]
+unsafe fn put<A: Accumulator, X: Vector<A>, const M: usize, const V: usize>(
+    sums: &[[X; V]; M],
+    to: *mut A,
+    pitch: usize,
+    add: bool,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        for (m, sums) in sums.iter().enumerate() {
+            for (v, sum) in sums.iter().enumerate() {
+                let target = to.add(m * pitch + v * X::LANES);
+                let sum = if add { sum.plus(X::load(target)) } else { *sum };
+                sum.store(target);
+            }
+        }
+    }
+}
+
 /// # Safety
 /// All that the operands point at exists: `M` rows of `V` vectors. The machine has the instructions of `X`.
 #[inline(always)]
@@ -255,27 +308,9 @@ where
         for k in 0..o.count {
             let Step { weight, patch, rows } = *o.steps.add(k);
             let (weights, patches) = (o.weights.add(weight), o.patches.add(patch));
-            let mut row = [X::zero(); V];
-            for (v, vector) in row.iter_mut().enumerate() {
-                *vector = X::load(patches.add(v * X::LANES));
-            }
-            for (m, sums) in sums.iter_mut().enumerate() {
-                if MASKED && rows >> m & 1 == 0 {
-                    continue;
-                }
-                let weight = X::splat(*weights.add(m * o.row));
-                for (sum, &vector) in sums.iter_mut().zip(&row) {
-                    *sum = sum.plus_product(weight, vector);
-                }
-            }
+            add_term(&mut sums, weights, o.row, patches, |m| !MASKED || rows >> m & 1 == 1);
         }
-        for (m, sums) in sums.iter().enumerate() {
-            for (v, sum) in sums.iter().enumerate() {
-                let target = o.sums.add(m * o.pitch + v * X::LANES);
-                let sum = if o.add { sum.plus(X::load(target)) } else { *sum };
-                sum.store(target);
-            }
-        }
+        put(&sums, o.sums, o.pitch, o.add);
     }
 }
 
@@ -291,25 +326,10 @@ unsafe fn outer<A: Accumulator, X: Vector<A>, const M: usize, const V: usize>(o:
             let (left, right) = (o.left.add(left), o.right.add(right));
             for k in 0..o.len {
                 let (left, right) = (left.add(k * o.left_step), right.add(k * o.right_step));
-                let mut row = [X::zero(); V];
-                for (v, vector) in row.iter_mut().enumerate() {
-                    *vector = X::load(right.add(v * X::LANES));
-                }
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    let factor = X::splat(*left.add(m));
-                    for (sum, &vector) in sums.iter_mut().zip(&row) {
-                        *sum = sum.plus_product(factor, vector);
-                    }
-                }
+                add_term(&mut sums, left, 1, right, |_| true);
             }
         }
-        for (m, sums) in sums.iter().enumerate() {
-            for (v, sum) in sums.iter().enumerate() {
-                let target = o.sums.add(m * o.pitch + v * X::LANES);
-                let sum = if o.add { sum.plus(X::load(target)) } else { *sum };
-                sum.store(target);
-            }
-        }
+        put(&sums, o.sums, o.pitch, o.add);
     }
 }
 
@@ -469,3 +489,112 @@ macro_rules! best {
 
 best!(f32, avx512_f32, avx2_f32, baseline_f32);
 best!(f64, avx512_f64, avx2_f64, baseline_f64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Integers, so that sums are the same whatever their order and rounding.
+    fn integers<A: Accumulator>(len: usize, seed: usize) -> Vec<A> {
+        (0..len).map(|at| A::from_f64(((at * 37 + seed * 11) % 13) as f64 - 6.0)).collect()
+    }
+
+    fn check<A: Accumulator>(tiles: &'static Tiles<A>) {
+        const TERMS: usize = 7;
+        for add in [false, true] {
+            for tile in tiles.outer {
+                for &(vectors, kernel) in tile.kernels {
+                    let (m, n) = (tile.rows, vectors * tiles.lanes);
+                    let (left, right) =
+                        (integers::<A>(9 * TERMS * m, 1), integers(9 * TERMS * n, 2));
+                    let runs = [Run { left: 0, right: n }, Run { left: 3 * m, right: 5 * n }];
+                    let mut sums = integers::<A>(m * n, 3);
+                    let mut expected = sums.clone();
+                    let (left_step, right_step) = (m + 1, n + 3);
+                    // SAFETY: the operands are long enough, and the machine has these tiles.
+                    unsafe {
+                        kernel(Outer {
+                            runs: runs.as_ptr(),
+                            count: runs.len(),
+                            len: TERMS,
+                            left: left.as_ptr(),
+                            left_step,
+                            right: right.as_ptr(),
+                            right_step,
+                            sums: sums.as_mut_ptr(),
+                            pitch: n,
+                            add,
+                        });
+                    }
+                    for (at, expected) in expected.iter_mut().enumerate() {
+                        let (row, column) = (at / n, at % n);
+                        let mut sum = if add { *expected } else { A::ZERO };
+                        for run in &runs {
+                            for k in 0..TERMS {
+                                sum += left[run.left + k * left_step + row]
+                                    * right[run.right + k * right_step + column];
+                            }
+                        }
+                        *expected = sum;
+                    }
+                    assert_eq!(sums, expected, "outer {m}x{n}, {add}");
+                }
+            }
+            for (tile, masked) in
+                tiles.products.iter().map(|t| (t, false)).chain([(&tiles.masked, true)])
+            {
+                for &(vectors, kernel) in tile.kernels {
+                    let (m, n) = (tile.rows, vectors * tiles.lanes);
+                    let (weights, patches) =
+                        (integers::<A>(3 * TERMS * m, 4), integers(3 * TERMS * n, 5));
+                    let rows = |k: usize| if masked { (k * 5) as u32 } else { u32::MAX };
+                    let step = |k: usize| Step { weight: 2 * k, patch: 3 * k, rows: rows(k) };
+                    let steps: Vec<Step> = (0..TERMS).map(step).collect();
+                    let mut sums = integers::<A>(m * n, 6);
+                    let mut expected = sums.clone();
+                    // SAFETY: the operands are long enough, and the machine has these tiles.
+                    unsafe {
+                        kernel(Products {
+                            steps: steps.as_ptr(),
+                            count: steps.len(),
+                            weights: weights.as_ptr(),
+                            row: TERMS,
+                            patches: patches.as_ptr(),
+                            sums: sums.as_mut_ptr(),
+                            pitch: n,
+                            add,
+                        });
+                    }
+                    for (at, expected) in expected.iter_mut().enumerate() {
+                        let (row, column) = (at / n, at % n);
+                        let mut sum = if add { *expected } else { A::ZERO };
+                        for step in steps.iter().filter(|step| step.rows >> row & 1 == 1) {
+                            sum +=
+                                weights[step.weight + row * TERMS] * patches[step.patch + column];
+                        }
+                        *expected = sum;
+                    }
+                    assert_eq!(sums, expected, "products {m}x{n}, {masked}, {add}");
+                }
+            }
+        }
+    }
+
+    /// Those that this machine's best tiles hide as well.
+    #[test]
+    fn tiles_of_every_instruction_set_are_sums_of_products() {
+        check(&baseline_f32::TILES);
+        check(&baseline_f64::TILES);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                check(&avx2_f32::TILES);
+                check(&avx2_f64::TILES);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                check(&avx512_f32::TILES);
+                check(&avx512_f64::TILES);
+            }
+        }
+    }
+}
