@@ -8,63 +8,141 @@ use super::record::{
 };
 use super::requests::{Request, WARP, requests, wavefronts};
 
-macro_rules! counts {
-    ($($(#[$about:meta])* $name:ident,)+) => {
-        /// Totals over blocks.
-        #[derive(Clone, Copy, Debug, Default, PartialEq)]
-        pub(super) struct Counts {
-            $($(#[$about])* pub $name: f64,)+
-        }
-
-        impl Counts {
-            pub fn add(&mut self, other: &Counts) {
-                $(self.$name += other.$name;)+
+/// Structs of numbers that add up.
+macro_rules! counted {
+    ($($(#[$what:meta])* $public:vis struct $name:ident {
+        $($(#[$about:meta])* pub $field:ident: $type:ty,)+
+    })+) => {
+        $(
+            $(#[$what])*
+            #[derive(Clone, Copy, Debug, Default, PartialEq)]
+            $public struct $name {
+                $($(#[$about])* pub $field: $type,)+
             }
 
-            /// Of `all` blocks, where so many counted `self` and the first some of them `first`: all others
-            /// are taken to be like those after the first, which found caches filled and weights read.
-            pub fn extrapolated(&self, first: (&Counts, usize), counted: usize, all: usize) -> Counts {
-                let (first, some) = first;
-                let factor = (all - some) as f64 / (counted - some) as f64;
-                Counts { $($name: first.$name + (self.$name - first.$name) * factor,)+ }
+            impl Counted for $name {
+                fn with(&self, other: &Self, join: &impl Fn(f64, f64) -> f64) -> Self {
+                    $name { $($field: self.$field.with(&other.$field, join),)+ }
+                }
             }
-        }
+        )+
     };
 }
 
-counts! {
-    load_requests,
-    load_bytes,
-    load_sectors,
-    load_lines,
-    load_sectors_past_l1,
-    load_sectors_past_l2,
-    load_sectors_compulsory,
-    store_requests,
-    store_bytes,
-    store_sectors,
-    store_lines,
-    store_sectors_compulsory,
-    atomics,
-    shared_requests,
-    shared_wavefronts,
-    shared_wavefronts_ideal,
-    matrix_loads,
-    copies,
-    /// Products with an addition, of single threads.
-    fused_f32,
-    fused_f64,
-    /// Instructions of a warp.
-    mma_f16,
-    mma_bf16,
-    mma_tf32,
-    exchanges,
-    barriers,
-    /// Lanes that did not take part in requests, and all lanes of these.
-    idle_lanes,
-    lanes,
-    /// Barrier intervals of blocks in which something is read from memory and waited for.
-    waits,
+/// What is made of numbers.
+trait Counted {
+    /// Every number joined with the other's.
+    fn with(&self, other: &Self, join: &impl Fn(f64, f64) -> f64) -> Self;
+}
+
+impl Counted for f64 {
+    fn with(&self, other: &Self, join: &impl Fn(f64, f64) -> f64) -> Self {
+        join(*self, *other)
+    }
+}
+
+counted! {
+    /// Accesses of a launch to global memory. A sector has 32 bytes, a line 128; a request is what a warp asks
+    /// for with one instruction.
+    pub struct GlobalAccesses {
+        /// Loads, asynchronous copies among them.
+        pub load_requests: f64,
+        /// Bytes that lanes ask for.
+        pub load_bytes: f64,
+        /// Sectors of requests, each counted once for a request.
+        pub load_sectors: f64,
+        /// Lines of requests.
+        pub load_lines: f64,
+        /// Those not found in the L1 cache: of each block the share that resident blocks leave each other, the
+        /// least recently used line going.
+        pub load_sectors_past_l1: f64,
+        /// Those not found in the L2 cache either, blocks one after the other.
+        pub load_sectors_past_l2: f64,
+        /// Different sectors of the launch.
+        pub load_sectors_compulsory: f64,
+        /// Stores.
+        pub store_requests: f64,
+        /// Bytes that lanes write.
+        pub store_bytes: f64,
+        /// Sectors of requests.
+        pub store_sectors: f64,
+        /// Lines of requests.
+        pub store_lines: f64,
+        /// Different sectors of the launch.
+        pub store_sectors_compulsory: f64,
+        /// Atomic operations of lanes.
+        pub atomics: f64,
+    }
+
+    /// Accesses of a launch to shared memory.
+    pub struct SharedAccesses {
+        /// Instructions of warps.
+        pub requests: f64,
+        /// Passes of the banks.
+        pub wavefronts: f64,
+        /// Passes if no two words were in one bank.
+        pub wavefronts_ideal: f64,
+        /// Instructions that load matrices for tensor cores.
+        pub matrix_loads: f64,
+    }
+
+    /// What a launch computes.
+    pub struct Operations {
+        /// Products of f32 with an addition outside of tensor cores, of single threads.
+        pub fused_f32: f64,
+        /// The same of f64.
+        pub fused_f64: f64,
+        /// Products by tensor cores, of warps: 16×8×16 of f16.
+        pub mma_f16: f64,
+        /// 16×8×16 of bf16.
+        pub mma_bf16: f64,
+        /// 16×8×8 of TF32.
+        pub mma_tf32: f64,
+        /// Shuffles between lanes.
+        pub exchanges: f64,
+        /// Barriers of blocks.
+        pub barriers: f64,
+        /// Asynchronous copies, of warps.
+        pub copies: f64,
+        /// Lanes that took no part in requests to memory, of all lanes.
+        pub idle: f64,
+    }
+
+    /// Totals over blocks.
+    pub(super) struct Counts {
+        pub global: GlobalAccesses,
+        pub shared: SharedAccesses,
+        /// But for the idle lanes, which are a share of all in the end.
+        pub operations: Operations,
+        /// Lanes that did not take part in requests, and all lanes of these.
+        pub idle_lanes: f64,
+        pub lanes: f64,
+        /// Barrier intervals of blocks in which something is read from memory and waited for.
+        pub waits: f64,
+    }
+}
+
+impl GlobalAccesses {
+    /// Compulsory sectors of all that are moved between the L1 caches and the L2 cache; 1 where none are.
+    pub fn efficiency(&self) -> f64 {
+        let moved = self.load_sectors_past_l1 + self.store_sectors;
+        let compulsory = self.load_sectors_compulsory + self.store_sectors_compulsory;
+        if moved > 0.0 { compulsory / moved } else { 1.0 }
+    }
+}
+
+impl Counts {
+    pub fn add(&mut self, other: &Counts) {
+        *self = self.with(other, &|sum, new| sum + new);
+    }
+
+    /// Of `all` blocks, where so many counted `self` and the first some of them `first`: all others
+    /// are taken to be like those after the first, which found caches filled and weights read.
+    pub fn extrapolated(&self, first: (&Counts, usize), counted: usize, all: usize) -> Counts {
+        let (first, some) = first;
+        let factor = (all - some) as f64 / (counted - some) as f64;
+        first.with(self, &|first, whole| first + (whole - first) * factor)
+    }
 }
 
 /// What one block did, and the sectors it asked for that others may find in the L2 cache.
@@ -91,15 +169,15 @@ impl Block {
         };
         let counts = &mut block.counts;
         let count = |which: usize| recording.counts[which] as f64;
-        counts.fused_f32 = count(FUSED_F32);
-        counts.fused_f64 = count(FUSED_F64);
-        counts.mma_f16 = count(MMA_F16);
-        counts.mma_bf16 = count(MMA_BF16);
-        counts.mma_tf32 = count(MMA_TF32);
-        counts.exchanges = count(EXCHANGES);
+        counts.operations.fused_f32 = count(FUSED_F32);
+        counts.operations.fused_f64 = count(FUSED_F64);
+        counts.operations.mma_f16 = count(MMA_F16);
+        counts.operations.mma_bf16 = count(MMA_BF16);
+        counts.operations.mma_tf32 = count(MMA_TF32);
+        counts.operations.exchanges = count(EXCHANGES);
         let meetings =
             recording.records.iter().filter(|record| record.kind == Kind::Meeting).count();
-        counts.barriers = meetings as f64 / threads as f64;
+        counts.operations.barriers = meetings as f64 / threads as f64;
         let warps = requests(&recording.records, threads, is_global);
         let mut waits = BTreeSet::new();
         let mut l1 = Cache::new(l1);
@@ -132,10 +210,10 @@ impl Block {
         let bytes = f64::from(lanes) * f64::from(request.bytes);
         if request.shared {
             let (taken, ideal) = wavefronts(request);
-            counts.shared_requests += 1.0;
-            counts.shared_wavefronts += taken as f64;
-            counts.shared_wavefronts_ideal += ideal as f64;
-            counts.matrix_loads += f64::from(u8::from(request.kind == Kind::MatrixRow));
+            counts.shared.requests += 1.0;
+            counts.shared.wavefronts += taken as f64;
+            counts.shared.wavefronts_ideal += ideal as f64;
+            counts.shared.matrix_loads += f64::from(u8::from(request.kind == Kind::MatrixRow));
             return;
         }
         request.pieces(LINE, pieces);
@@ -143,32 +221,32 @@ impl Block {
         request.pieces(SECTOR, pieces);
         match request.kind {
             Kind::Load | Kind::CopyLoad | Kind::CopyLoadPastL1 => {
-                counts.load_requests += 1.0;
-                counts.load_bytes += bytes;
-                counts.load_sectors += pieces.len() as f64;
-                counts.load_lines += lines;
-                counts.copies += f64::from(u8::from(request.kind != Kind::Load));
+                counts.global.load_requests += 1.0;
+                counts.global.load_bytes += bytes;
+                counts.global.load_sectors += pieces.len() as f64;
+                counts.global.load_lines += lines;
+                counts.operations.copies += f64::from(u8::from(request.kind != Kind::Load));
                 let past = pieces
                     .iter()
                     .copied()
                     .filter(|&sector| request.kind == Kind::CopyLoadPastL1 || l1.misses(sector));
                 let before = self.past_l1.len();
                 self.past_l1.extend(past);
-                counts.load_sectors_past_l1 += (self.past_l1.len() - before) as f64;
+                counts.global.load_sectors_past_l1 += (self.past_l1.len() - before) as f64;
                 self.loaded.extend(pieces.iter());
                 if request.kind == Kind::Load {
                     waits.insert(request.interval);
                 }
             }
             Kind::Atomic => {
-                counts.atomics += f64::from(lanes);
+                counts.global.atomics += f64::from(lanes);
                 self.stored.extend(pieces.iter());
             }
             _ => {
-                counts.store_requests += 1.0;
-                counts.store_bytes += bytes;
-                counts.store_sectors += pieces.len() as f64;
-                counts.store_lines += lines;
+                counts.global.store_requests += 1.0;
+                counts.global.store_bytes += bytes;
+                counts.global.store_sectors += pieces.len() as f64;
+                counts.global.store_lines += lines;
                 self.stored.extend(pieces.iter());
             }
         }
@@ -192,10 +270,10 @@ impl Total {
     pub fn add(&mut self, block: &Block) {
         self.counts.add(&block.counts);
         let missed = block.past_l1.iter().filter(|&&sector| self.l2.misses(sector)).count();
-        self.counts.load_sectors_past_l2 += missed as f64;
+        self.counts.global.load_sectors_past_l2 += missed as f64;
         block.loaded.iter().for_each(|&sector| self.loaded.insert(sector));
         block.stored.iter().for_each(|&sector| self.stored.insert(sector));
-        self.counts.load_sectors_compulsory = self.loaded.len() as f64;
-        self.counts.store_sectors_compulsory = self.stored.len() as f64;
+        self.counts.global.load_sectors_compulsory = self.loaded.len() as f64;
+        self.counts.global.store_sectors_compulsory = self.stored.len() as f64;
     }
 }

@@ -21,6 +21,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use counts::{Block, Counts, Total};
+pub use counts::{GlobalAccesses, Operations, SharedAccesses};
 pub use model::{Limiter, Model};
 use record::Recording;
 pub use target::Target;
@@ -44,84 +45,6 @@ impl Profiling {
     pub fn new(target: Target) -> Self {
         Profiling { target, blocks: None }
     }
-}
-
-/// Accesses of a launch to global memory. A sector has 32 bytes, a line 128; a request is what a warp asks
-/// for with one instruction.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct GlobalAccesses {
-    /// Loads, asynchronous copies among them.
-    pub load_requests: f64,
-    /// Bytes that lanes ask for.
-    pub load_bytes: f64,
-    /// Sectors of requests, each counted once for a request.
-    pub load_sectors: f64,
-    /// Lines of requests.
-    pub load_lines: f64,
-    /// Those not found in the L1 cache: of each block the share that resident blocks leave each other, the
-    /// least recently used line going.
-    pub load_sectors_past_l1: f64,
-    /// Those not found in the L2 cache either, blocks one after the other.
-    pub load_sectors_past_l2: f64,
-    /// Different sectors of the launch.
-    pub load_sectors_compulsory: f64,
-    /// Stores.
-    pub store_requests: f64,
-    /// Bytes that lanes write.
-    pub store_bytes: f64,
-    /// Sectors of requests.
-    pub store_sectors: f64,
-    /// Lines of requests.
-    pub store_lines: f64,
-    /// Different sectors of the launch.
-    pub store_sectors_compulsory: f64,
-    /// Atomic operations of lanes.
-    pub atomics: f64,
-}
-
-impl GlobalAccesses {
-    /// Compulsory sectors of all that are moved between the L1 caches and the L2 cache; 1 where none are.
-    pub fn efficiency(&self) -> f64 {
-        let moved = self.load_sectors_past_l1 + self.store_sectors;
-        let compulsory = self.load_sectors_compulsory + self.store_sectors_compulsory;
-        if moved > 0.0 { compulsory / moved } else { 1.0 }
-    }
-}
-
-/// Accesses of a launch to shared memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SharedAccesses {
-    /// Instructions of warps.
-    pub requests: f64,
-    /// Passes of the banks.
-    pub wavefronts: f64,
-    /// Passes if no two words were in one bank.
-    pub wavefronts_ideal: f64,
-    /// Instructions that load matrices for tensor cores.
-    pub matrix_loads: f64,
-}
-
-/// What a launch computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Operations {
-    /// Products of f32 with an addition outside of tensor cores, of single threads.
-    pub fused_f32: f64,
-    /// The same of f64.
-    pub fused_f64: f64,
-    /// Products by tensor cores, of warps: 16×8×16 of f16.
-    pub mma_f16: f64,
-    /// 16×8×16 of bf16.
-    pub mma_bf16: f64,
-    /// 16×8×8 of TF32.
-    pub mma_tf32: f64,
-    /// Shuffles between lanes.
-    pub exchanges: f64,
-    /// Barriers of blocks.
-    pub barriers: f64,
-    /// Asynchronous copies, of warps.
-    pub copies: f64,
-    /// Lanes that took no part in requests to memory, of all lanes.
-    pub idle: f64,
 }
 
 /// A launch, profiled.
@@ -265,7 +188,7 @@ impl Profiler {
             let [start, end] = [group, group + 1].map(|group| group * blocks / groups);
             let count = NEIGHBOURS.min(most - drawn.len()).min(end - start);
             let free = end - start - count + 1;
-            let first = start + (mixed(seed ^ group as u64) % free as u64) as usize;
+            let first = start + (mix(seed ^ group as u64) % free as u64) as usize;
             drawn.extend(first..first + count);
         }
         drawn
@@ -331,37 +254,11 @@ impl Profiler {
             local_bytes: resources.map(|resources| resources.local_bytes),
             shared_bytes,
             occupancy: warps * f64::from(resident) / f64::from(target.threads / 32),
-            global: GlobalAccesses {
-                load_requests: counts.load_requests,
-                load_bytes: counts.load_bytes,
-                load_sectors: counts.load_sectors,
-                load_lines: counts.load_lines,
-                load_sectors_past_l1: counts.load_sectors_past_l1,
-                load_sectors_past_l2: counts.load_sectors_past_l2,
-                load_sectors_compulsory: counts.load_sectors_compulsory,
-                store_requests: counts.store_requests,
-                store_bytes: counts.store_bytes,
-                store_sectors: counts.store_sectors,
-                store_lines: counts.store_lines,
-                store_sectors_compulsory: counts.store_sectors_compulsory,
-                atomics: counts.atomics,
-            },
-            shared: SharedAccesses {
-                requests: counts.shared_requests,
-                wavefronts: counts.shared_wavefronts,
-                wavefronts_ideal: counts.shared_wavefronts_ideal,
-                matrix_loads: counts.matrix_loads,
-            },
+            global: counts.global,
+            shared: counts.shared,
             operations: Operations {
-                fused_f32: counts.fused_f32,
-                fused_f64: counts.fused_f64,
-                mma_f16: counts.mma_f16,
-                mma_bf16: counts.mma_bf16,
-                mma_tf32: counts.mma_tf32,
-                exchanges: counts.exchanges,
-                barriers: counts.barriers,
-                copies: counts.copies,
                 idle: if counts.lanes > 0.0 { counts.idle_lanes / counts.lanes } else { 0.0 },
+                ..counts.operations
             },
             model: model::predict(target, &counts, blocks as f64, resident),
         };
@@ -370,8 +267,8 @@ impl Profiler {
     }
 }
 
-/// A number with about half of its bits flipped (the finaliser of SplitMix64).
-fn mixed(mut x: u64) -> u64 {
+/// A number with about half of its bits flipped, one to one (the finaliser of SplitMix64).
+pub(super) fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -67,26 +67,28 @@ const ISSUED: f64 = 4.0;
 
 /// `blocks` of so many, of which a multiprocessor holds `resident` at a time.
 pub(super) fn predict(target: &Target, counts: &Counts, blocks: f64, resident: u32) -> Model {
+    let Counts { global, shared, operations, .. } = counts;
     let bytes = |sectors: f64| 32.0 * sectors;
     let sm = f64::from(target.multiprocessors);
     // Multiprocessors without a block do nothing.
     let busy = sm.min(blocks);
     let cycles = busy * target.clock;
-    let memory = bytes(counts.load_sectors_past_l2 + counts.store_sectors_compulsory);
-    let past_l1 = bytes(counts.load_sectors_past_l1 + counts.store_sectors);
-    let l1 =
-        counts.shared_wavefronts + bytes(counts.load_sectors + counts.store_sectors) / L1_BYTES;
-    let mma = counts.mma_f16 + counts.mma_bf16;
+    let memory = bytes(global.load_sectors_past_l2 + global.store_sectors_compulsory);
+    let past_l1 = bytes(global.load_sectors_past_l1 + global.store_sectors);
+    let l1 = shared.wavefronts + bytes(global.load_sectors + global.store_sectors) / L1_BYTES;
+    let mma = operations.mma_f16 + operations.mma_bf16;
     // Addresses, loops and conversions are not seen: a lower bound.
-    let instructions = counts.load_requests
-        + counts.store_requests
-        + counts.shared_requests
-        + (counts.fused_f32 + counts.fused_f64) / 32.0
+    let instructions = global.load_requests
+        + global.store_requests
+        + shared.requests
+        + (operations.fused_f32 + operations.fused_f64) / 32.0
         + mma
-        + counts.mma_tf32
-        + counts.exchanges;
-    let (half, tf32) = (mma * 16.0 * 8.0 * 16.0 * 2.0, counts.mma_tf32 * 16.0 * 8.0 * 8.0 * 2.0);
-    let fma = 2.0 * (counts.fused_f32 / target.f32_rate + counts.fused_f64 / target.f64_rate);
+        + operations.mma_tf32
+        + operations.exchanges;
+    let (half, tf32) =
+        (mma * 16.0 * 8.0 * 16.0 * 2.0, operations.mma_tf32 * 16.0 * 8.0 * 8.0 * 2.0);
+    let fma =
+        2.0 * (operations.fused_f32 / target.f32_rate + operations.fused_f64 / target.f64_rate);
     let tensor = half / target.half_rate + tf32 / target.tf32_rate;
     let waves = (blocks / (sm * f64::from(resident))).ceil();
     let times = [
@@ -103,7 +105,7 @@ pub(super) fn predict(target: &Target, counts: &Counts, blocks: f64, resident: u
         .into_iter()
         .fold(times[0], |longest, next| if next.1 > longest.1 { next } else { longest });
     let seconds = if limiter == Limiter::Launch { LAUNCH } else { longest + LAUNCH };
-    let compulsory = bytes(counts.load_sectors_compulsory + counts.store_sectors_compulsory);
+    let compulsory = bytes(global.load_sectors_compulsory + global.store_sectors_compulsory);
     let roofline = (compulsory / target.memory_bandwidth).max(fma).max(tensor);
     Model { seconds, fraction: roofline / seconds, limiter }
 }

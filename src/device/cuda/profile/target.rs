@@ -43,6 +43,23 @@ pub struct Target {
 }
 
 impl Target {
+    const H100: Target = Target {
+        name: "h100",
+        capability: 90,
+        multiprocessors: 132,
+        clock: 1.98e9,
+        memory_bandwidth: 3.35e12,
+        l2_bytes: 50 << 20,
+        l1_bytes: 256 << 10,
+        shared_bytes: 228 << 10,
+        threads: 2048,
+        blocks: 32,
+        f32_rate: 66.9e12,
+        f64_rate: 33.5e12,
+        half_rate: 989.4e12,
+        tf32_rate: 494.7e12,
+    };
+
     /// Every GPU that is known.
     pub const ALL: [Target; 6] = [
         Target {
@@ -61,38 +78,8 @@ impl Target {
             half_rate: 312e12,
             tf32_rate: 156e12,
         },
-        Target {
-            name: "h100",
-            capability: 90,
-            multiprocessors: 132,
-            clock: 1.98e9,
-            memory_bandwidth: 3.35e12,
-            l2_bytes: 50 << 20,
-            l1_bytes: 256 << 10,
-            shared_bytes: 228 << 10,
-            threads: 2048,
-            blocks: 32,
-            f32_rate: 66.9e12,
-            f64_rate: 33.5e12,
-            half_rate: 989.4e12,
-            tf32_rate: 494.7e12,
-        },
-        Target {
-            name: "h200",
-            capability: 90,
-            multiprocessors: 132,
-            clock: 1.98e9,
-            memory_bandwidth: 4.8e12,
-            l2_bytes: 50 << 20,
-            l1_bytes: 256 << 10,
-            shared_bytes: 228 << 10,
-            threads: 2048,
-            blocks: 32,
-            f32_rate: 66.9e12,
-            f64_rate: 33.5e12,
-            half_rate: 989.4e12,
-            tf32_rate: 494.7e12,
-        },
+        Target::H100,
+        Target { name: "h200", memory_bandwidth: 4.8e12, ..Target::H100 },
         Target {
             name: "l4",
             capability: 89,
