@@ -45,7 +45,7 @@ struct Pause {
 
 #ifdef CONVMAT_SIMULATOR_PROFILE
 #define RECORD(...) simulator::record(__VA_ARGS__)
-#define COUNT(what) (simulator::here->launch->counts[simulator::what]++)
+#define COUNT(what) (simulator::here->launch->counts[what]++)
 // What the simulator itself reads and writes meanwhile is not the kernel's.
 #define PAUSED simulator::Pause pause
 #else

@@ -452,49 +452,34 @@ inline bool run_block(Launch* launch, void (*kernel)(const void*)) {
 }  // namespace simulator
 
 // Compiled with -fsanitize=kernel-address, every access calls one of these.
-#if defined(CONVMAT_SIMULATOR_PROFILE)
-#define HERE (u32)(u64) __builtin_return_address(0)
-#define PROFILED(bytes)                                                                                \
-    extern "C" UNCHECKED void __asan_load##bytes##_noabort(u64 address) {                              \
-        simulator::record(simulator::LOAD, address, bytes, HERE);                                      \
-    }                                                                                                  \
-    extern "C" UNCHECKED void __asan_store##bytes##_noabort(u64 address) {                             \
-        simulator::record(simulator::STORE, address, bytes, HERE);                                     \
-    }
-PROFILED(1) PROFILED(2) PROFILED(4) PROFILED(8) PROFILED(16)
-#undef PROFILED
-extern "C" UNCHECKED void __asan_loadN_noabort(u64 address, u64 bytes) {
-    simulator::record(simulator::LOAD, address, (u32)bytes, HERE);
-}
-extern "C" UNCHECKED void __asan_storeN_noabort(u64 address, u64 bytes) {
-    simulator::record(simulator::STORE, address, (u32)bytes, HERE);
-}
-extern "C" UNCHECKED void __asan_handle_no_return() {}
-#undef HERE
-// Only accesses to shared memory need a closer look: others out of bounds fault.
-#elif defined(CONVMAT_SIMULATOR_ADDRESS)
+#if defined(CONVMAT_SIMULATOR_PROFILE) || defined(CONVMAT_SIMULATOR_ADDRESS)
 namespace simulator {
-UNCHECKED inline void check_access(u64 address, u64 bytes, const char* what) {
+UNCHECKED inline void accessed(Kind kind, u64 address, u64 bytes, void* site) {
+#ifdef CONVMAT_SIMULATOR_PROFILE
+    record(kind, address, (u32)bytes, (u32)(u64)site);
+#else
+    // Only accesses to shared memory need a closer look: others out of bounds fault.
     Block* block = here;
     if (!block || address - (u64)arena(block) >= ARENA_BYTES) return;
     if (in_shared((const void*)address, bytes)) return;
+    const char* what = kind == STORE ? "write" : "read";
     fail("%s of %llu bytes outside of the shared arrays", what, bytes);
+#endif
 }
 }  // namespace simulator
-#define CHECKED(bytes)                                                                                 \
-    extern "C" UNCHECKED void __asan_load##bytes##_noabort(u64 address) {                              \
-        simulator::check_access(address, bytes, "read");                                               \
-    }                                                                                                  \
-    extern "C" UNCHECKED void __asan_store##bytes##_noabort(u64 address) {                             \
-        simulator::check_access(address, bytes, "write");                                              \
+#define ACCESS(what, kind, bytes)                                                                      \
+    extern "C" UNCHECKED void __asan_##what##bytes##_noabort(u64 address) {                            \
+        simulator::accessed(simulator::kind, address, bytes, __builtin_return_address(0));             \
     }
-CHECKED(1) CHECKED(2) CHECKED(4) CHECKED(8) CHECKED(16)
-#undef CHECKED
-extern "C" UNCHECKED void __asan_loadN_noabort(u64 address, u64 bytes) {
-    simulator::check_access(address, bytes, "read");
-}
-extern "C" UNCHECKED void __asan_storeN_noabort(u64 address, u64 bytes) {
-    simulator::check_access(address, bytes, "write");
-}
+#define ACCESSES(what, kind)                                                                           \
+    ACCESS(what, kind, 1) ACCESS(what, kind, 2) ACCESS(what, kind, 4) ACCESS(what, kind, 8)            \
+    ACCESS(what, kind, 16)                                                                             \
+    extern "C" UNCHECKED void __asan_##what##N_noabort(u64 address, u64 bytes) {                       \
+        simulator::accessed(simulator::kind, address, bytes, __builtin_return_address(0));             \
+    }
+ACCESSES(load, LOAD)
+ACCESSES(store, STORE)
+#undef ACCESSES
+#undef ACCESS
 extern "C" UNCHECKED void __asan_handle_no_return() {}
 #endif

@@ -98,11 +98,11 @@ DEVICE i32 atomic_add(i32* target, i32 value, SIMULATOR_HERE) { return atomic_ad
 DEVICE i64 atomic_add(i64* target, i64 value, SIMULATOR_HERE) { return atomic_add_here(target, value, line); }
 
 DEVICE f32 fused(f32 a, f32 b, f32 c) {
-    COUNT(FUSED_F32);
+    COUNT(simulator::FUSED_F32);
     return __builtin_fmaf(a, b, c);
 }
 DEVICE f64 fused(f64 a, f64 b, f64 c) {
-    COUNT(FUSED_F64);
+    COUNT(simulator::FUSED_F64);
     return __builtin_fma(a, b, c);
 }
 DEVICE f64 square_root(f64 value) { return __builtin_sqrt(value); }

@@ -68,13 +68,6 @@ struct Tf32 {
     static f32 value(u32 bits, u32) { return f32_of(bits & 0xffffe000u); }
 };
 
-inline void count_product(Count kind) {
-    (void)kind;
-#ifdef CONVMAT_SIMULATOR_PROFILE
-    here->launch->counts[kind]++;
-#endif
-}
-
 struct Product {
     f32* d;
     const u32 *a, *b;
@@ -86,7 +79,7 @@ void multiply(const Site& site, f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2
     Product mine = {d, a, b};
     meet<Product>(site, mine, [](Product* const* lanes, u32) {
         constexpr u32 P = Operand::pairs, K = 8 * P;
-        count_product(Operand::count);
+        COUNT(Operand::count);
         f32 left[16][K], right[K][8];
         for (u32 l = 0; l < WARP; ++l)
             for (u32 p = 0; p < P; ++p)

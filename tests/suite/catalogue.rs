@@ -96,6 +96,14 @@ pub fn devices() -> &'static [Device] {
     })
 }
 
+/// Says why a test is skipped, or fails it when `CONVMAT_REQUIRE` names the part that is missing.
+#[allow(dead_code, reason = "some builds have no part that may be missing")]
+pub fn skipped(part: &str, reason: impl std::fmt::Display) {
+    let required = std::env::var("CONVMAT_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == part), "{part} is required, but: {reason}");
+    eprintln!("skipped: {reason}");
+}
+
 /// The devices other than the CPU.
 pub fn accelerators() -> &'static [Device] {
     &devices()[1..]

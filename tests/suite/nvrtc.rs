@@ -8,6 +8,7 @@ use convmat::{
 };
 use half::{bf16, f16};
 
+use crate::catalogue::skipped;
 use crate::shapes::{CATALOGUE, Shape};
 
 const ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
@@ -90,15 +91,9 @@ fn compile_calls(
     options: KernelOptions,
     calls: impl FnOnce(&Device) -> Result<()>,
 ) -> Option<Vec<KernelInfo>> {
-    let device = match Device::compile_only(capability, options) {
-        Ok(device) => device,
-        Err(reason) => {
-            let required = std::env::var("CONVMAT_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|part| part == "nvrtc"), "{reason}");
-            eprintln!("skipped: {reason}");
-            return None;
-        }
-    };
+    let device = Device::compile_only(capability, options)
+        .map_err(|reason| skipped("nvrtc", reason))
+        .ok()?;
     let start = Instant::now();
     device.prepare(calls).unwrap_or_else(|error| panic!("{error}"));
     let Device::Cuda(device) = device else { unreachable!("it compiles for CUDA") };

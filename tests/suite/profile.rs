@@ -3,30 +3,28 @@
 use convmat::{Conv, Device, LaunchProfile, Layout, Profiling, Result, Simulation, Target, Tensor};
 use half::bf16;
 
+use crate::catalogue::skipped;
+
 fn target(name: &str) -> Target {
     name.parse().unwrap()
 }
 
 /// A profiling simulator; `None` where there is none, as without GCC.
-fn simulator(profiling: Profiling) -> Option<Device> {
-    let simulation =
-        Simulation { profiling: Some(profiling), specialise: true, ..Simulation::default() };
-    match Device::simulator_with(simulation) {
-        Ok(device) => Some(device),
-        Err(reason) => {
-            let required = std::env::var("CONVMAT_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|part| part == "simulator"), "{reason}");
-            eprintln!("skipped: {reason}");
-            None
-        }
-    }
+fn simulator(profiling: Profiling, seed: u64) -> Option<Device> {
+    let simulation = Simulation {
+        profiling: Some(profiling),
+        seed: Some(seed),
+        specialise: true,
+        ..Simulation::default()
+    };
+    Device::simulator_with(simulation).map_err(|reason| skipped("simulator", reason)).ok()
 }
 
 fn profile(
     profiling: Profiling,
     work: impl FnOnce(&Device) -> Result<()>,
 ) -> Option<Vec<LaunchProfile>> {
-    let device = simulator(profiling)?;
+    let device = simulator(profiling, 0)?;
     work(&device).unwrap();
     Some(device.take_profile())
 }
@@ -90,22 +88,12 @@ fn products_are_counted() {
 fn counts_are_the_same_each_time_and_samples_are_close() {
     let conv = Conv::new([3, 3]).padding([1, 1]);
     let run = |seed: u64, blocks: Option<u32>| {
-        let profiling = Profiling { blocks, ..Profiling::new(target("l4")) };
-        let simulation = Simulation {
-            profiling: Some(profiling),
-            seed: Some(seed),
-            specialise: true,
-            ..Simulation::default()
-        };
-        let device = Device::simulator_with(simulation).ok()?;
+        let device = simulator(Profiling { blocks, ..Profiling::new(target("l4")) }, seed)?;
         let x = Tensor::<f32>::zeros(&device, &[4, 16, 48, 48]).unwrap();
         conv.unfold(&x).unwrap();
         Some(device.take_profile())
     };
-    if simulator(Profiling::new(target("l4"))).is_none() {
-        return;
-    }
-    let all = run(0, None).unwrap();
+    let Some(all) = run(0, None) else { return };
     assert_eq!(all, run(5, None).unwrap());
     let some = run(0, Some(16)).unwrap();
     assert_eq!((some[0].counted_blocks, some[0].blocks), (16, all[0].blocks));

@@ -51,6 +51,14 @@ use tables::Tables;
 use crate::device::Device;
 use crate::error::{Error, Result};
 
+/// Says why a test is skipped, or fails it when `CONVMAT_REQUIRE` names the part that is missing.
+#[cfg(test)]
+fn skipped(part: &str, reason: &str) {
+    let required = std::env::var("CONVMAT_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == part), "{part} is required, but: {reason}");
+    println!("skipped: {reason}");
+}
+
 /// A CUDA GPU with a stream, or the simulator of one. A handle: clones are the same device.
 ///
 /// Work is queued on the stream; only reads to the host wait for it. Two handles are equal, and their

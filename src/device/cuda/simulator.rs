@@ -17,25 +17,25 @@ use std::any::Any;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher as _;
 use std::io::Write as _;
-use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use rayon::prelude::*;
 
 use super::driver::{CompileFailure, Driver, Kernel, Resources, Unit};
-use super::profile::{LaunchProfile, LaunchShape, Profiler, Profiling, Target};
+use super::profile::{LaunchProfile, Profiler, Profiling, Target};
 use crate::error::{Error, Result};
 
 mod block;
 mod compiler;
+mod launch;
 mod memory;
 #[cfg(test)]
 mod tests;
 
-use block::{Launch, Outcome, RunBlock};
-use compiler::{Compiler, PROFILE};
+use block::RunBlock;
+use compiler::{Compiler, Watch};
+use launch::Loaded;
 use memory::Memory;
 
 const NAME: &str = "simulator";
@@ -43,12 +43,6 @@ const NAME: &str = "simulator";
 const CAPABILITY: u32 = 80;
 /// Few, so that launches sized by this number walk through their data in several steps.
 const MULTIPROCESSORS: u32 = 4;
-/// CUDA's limit on the threads of a block.
-const MOST_THREADS: u32 = 1024;
-/// CUDA's limits on the blocks of a grid, by axis.
-const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65535, 65535];
-/// Launches of fewer threads run on the calling thread: sharing them out would take longer.
-const SMALL_LAUNCH: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct Simulator {
@@ -86,6 +80,12 @@ struct Shared {
     profiler: Option<Profiler>,
 }
 
+impl Shared {
+    fn check_overrun(&self) -> Result<(), String> {
+        self.memory.find_overrun().map_or(Ok(()), Err)
+    }
+}
+
 impl Simulator {
     /// Opens a simulator, or tells why it cannot be used. What is not given the environment says.
     pub(crate) fn open(
@@ -102,41 +102,34 @@ impl Simulator {
             Some(bytes) => bytes,
             None => memory::of_host()?,
         };
-        let sanitizer = match profiling {
-            Some(_) => Some(PROFILE.into()),
-            None => std::env::var("CONVMAT_SIMULATOR_SANITIZE").ok().filter(|s| !s.is_empty()),
+        let sanitizer = std::env::var("CONVMAT_SIMULATOR_SANITIZE").unwrap_or_default();
+        let watch = match (profiling, &*sanitizer) {
+            (Some(_), _) => Watch::Profile,
+            (None, "") => Watch::Nothing,
+            (None, sanitizer) => Watch::Sanitizer(sanitizer),
         };
-        let simulator = Simulator::new(Compiler::find(sanitizer.as_deref())?, seed, limit);
-        Ok(simulator.profiling(profiling))
+        Ok(Simulator::new(Compiler::find(watch)?, seed, limit, profiling))
     }
 
-    fn new(compiler: Compiler, seed: u64, limit: u64) -> Simulator {
+    fn new(compiler: Compiler, seed: u64, limit: u64, profiling: Option<Profiling>) -> Simulator {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         block::catch_faults();
+        let alignment = match profiling {
+            Some(_) => memory::DEVICE_ALIGNMENT,
+            None => memory::ALIGNMENT,
+        };
         Simulator {
             // Far from the ordinals of real devices.
             identity: 1 << 63 | NEXT.fetch_add(1, Ordering::Relaxed),
             capture: Capture::default(),
             compiler,
             shared: Arc::new(Shared {
-                memory: Memory::new(limit, memory::ALIGNMENT),
+                memory: Memory::new(limit, alignment),
                 seed,
                 launches: AtomicU64::new(0),
-                profiler: None,
+                profiler: profiling.map(Profiler::new),
             }),
         }
-    }
-
-    fn profiling(self, profiling: Option<Profiling>) -> Simulator {
-        let Some(profiling) = profiling else { return self };
-        let (limit, seed) = (self.shared.memory.free_and_total().1, self.shared.seed);
-        let shared = Arc::new(Shared {
-            memory: Memory::new(limit, memory::DEVICE_ALIGNMENT),
-            seed,
-            launches: AtomicU64::new(0),
-            profiler: Some(Profiler::new(profiling)),
-        });
-        Simulator { shared, ..self }
     }
 
     fn target(&self) -> Option<&Target> {
@@ -245,8 +238,8 @@ impl Driver for Simulator {
             _ => return Err(damaged()),
         };
         let (rest, len) = whole.split_last_chunk::<8>().ok_or_else(damaged)?;
-        let len = u64::from_le_bytes(*len) as usize;
-        let (object, needs) = rest.split_at_checked(rest.len() - len).ok_or_else(damaged)?;
+        let end = rest.len().checked_sub(u64::from_le_bytes(*len) as usize).ok_or_else(damaged)?;
+        let (object, needs) = rest.split_at(end);
         let needs = std::str::from_utf8(needs).map_err(|_| damaged())?;
         let mut file = tempfile::Builder::new()
             .prefix("convmat-")
@@ -396,146 +389,4 @@ fn checksum(object: &[u8]) -> [u8; 8] {
     let mut hasher = DefaultHasher::new();
     hasher.write(object);
     hasher.finish().to_le_bytes()
-}
-
-#[derive(Debug)]
-struct Loaded {
-    name: String,
-    run: RunBlock,
-    threads: u32,
-    argument_bytes: usize,
-    /// On the target of a profile, if NVRTC is there.
-    resources: Option<Resources>,
-    shared: Arc<Shared>,
-    /// `run` is inside it.
-    _library: Library,
-}
-
-impl Loaded {
-    fn check(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<usize, String> {
-        let blocks = grid.iter().try_fold(1usize, |product, &n| product.checked_mul(n as usize));
-        if grid.iter().zip(MOST_BLOCKS).any(|(&n, most)| n == 0 || n > most) {
-            return Err(format!("a grid of {grid:?} blocks is outside 1 to {MOST_BLOCKS:?}"));
-        }
-        let most = self.threads.min(MOST_THREADS);
-        if threads == 0 || threads > most {
-            return Err(format!("a block of {threads} threads is outside 1 to {most}"));
-        }
-        if arguments.len() != self.argument_bytes {
-            let (given, taken) = (arguments.len(), self.argument_bytes);
-            return Err(format!("{given} bytes of arguments for a kernel that takes {taken}"));
-        }
-        blocks.ok_or_else(|| format!("{grid:?} blocks are too many to count"))
-    }
-}
-
-impl Kernel for Loaded {
-    fn resources(&self) -> Resources {
-        self.resources.unwrap_or_default()
-    }
-
-    unsafe fn launch(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<()> {
-        let failed = |reason: String| failure(format!("kernel {}", self.name), reason);
-        let blocks = self.check(grid, threads, arguments).map_err(failed)?;
-        let mut aligned = vec![0u128; arguments.len().div_ceil(mem::size_of::<u128>())];
-        bytemuck::cast_slice_mut(&mut aligned)[..arguments.len()].copy_from_slice(arguments);
-        let launch_number = self.shared.launches.fetch_add(1, Ordering::Relaxed);
-        let seed = mix(self.shared.seed ^ mix(launch_number));
-        let (width, height) = (grid[0] as usize, grid[1] as usize);
-        let place =
-            |at: usize| [at % width, at / width % height, at / width / height].map(|n| n as u32);
-        let launch = |at: usize| {
-            let seed = mix(seed ^ mix(at as u64));
-            Launch::new(aligned.as_ptr().cast(), grid, place(at), threads, seed)
-        };
-        let failure_of = |at: usize, outcome: Outcome| {
-            let reason = match outcome {
-                Outcome::Done => return None,
-                Outcome::Failed(reason) => reason,
-                Outcome::BadAccess(reason, address) => {
-                    format!("{reason} {}", self.shared.memory.locate(address))
-                }
-            };
-            let block = place(at);
-            Some(format!("block {block:?} of {grid:?} with {threads} threads: {reason}"))
-        };
-        if let Some(profiler) = &self.shared.profiler {
-            let ranges = self.shared.memory.ranges();
-            let span = match (ranges.first(), ranges.last()) {
-                (Some(first), Some(last)) => first.start..last.end,
-                _ => 0..0,
-            };
-            let is_global = |address: u64| {
-                let after = ranges.partition_point(|range| range.start <= address);
-                after > 0 && ranges[after - 1].contains(&address)
-            };
-            let shape =
-                LaunchShape { kernel: &self.name, grid, threads, resources: self.resources };
-            let run = |at: usize| {
-                // SAFETY: as below.
-                let (outcome, recording, shared_bytes) =
-                    unsafe { block::run_recorded(self.run, launch(at), span.clone()) };
-                match failure_of(at, outcome) {
-                    None => Ok((recording, shared_bytes)),
-                    Some(reason) => Err(reason),
-                }
-            };
-            let drawn = profiler.drawn(blocks, mix(seed));
-            return profiler.launch(shape, &drawn, is_global, run).map_err(failed);
-        }
-        let order = Order::new(blocks, seed);
-        let run = |i: usize| {
-            let at = order.at(i);
-            // SAFETY: `run` is the entry of the kernel that takes these arguments; what they point to is
-            // the caller's promise.
-            let outcome = unsafe { block::run(self.run, launch(at)) };
-            failure_of(at, outcome)
-        };
-        let first = if blocks.saturating_mul(threads as usize) < SMALL_LAUNCH {
-            (0..blocks).find_map(run)
-        } else {
-            let together = SMALL_LAUNCH / threads as usize;
-            (0..blocks).into_par_iter().with_min_len(together.max(1)).find_map_first(run)
-        };
-        match first.or_else(|| self.shared.memory.find_overrun()) {
-            Some(reason) => Err(failed(reason)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A number with about half of its bits flipped, one to one (the finaliser of SplitMix64).
-fn mix(mut x: u64) -> u64 {
-    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-/// An order of `count` blocks that needs no memory: steps of one size, from a start, around a circle.
-struct Order {
-    count: u128,
-    step: u128,
-    start: u128,
-}
-
-impl Order {
-    fn new(count: usize, seed: u64) -> Order {
-        let gcd = |mut a: u128, mut b: u128| {
-            while b != 0 {
-                (a, b) = (b, a % b);
-            }
-            a
-        };
-        let count = count as u128;
-        let mut step = u128::from(mix(seed)) % count;
-        while gcd(step, count) != 1 {
-            step += 1;
-        }
-        Order { count, step, start: u128::from(seed) % count }
-    }
-
-    fn at(&self, i: usize) -> usize {
-        ((self.start + self.step * i as u128) % self.count) as usize
-    }
 }

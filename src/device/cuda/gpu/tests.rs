@@ -10,16 +10,9 @@ use half::{bf16, f16};
 use super::interop;
 use super::runtime::Runtime;
 use crate::device::cuda::driver::{Driver, Gemm, Matrix, Unit};
-use crate::device::cuda::{Pointer, answers};
+use crate::device::cuda::{Pointer, answers, skipped};
 use crate::element::{DType, Element};
 use crate::error::Error;
-
-/// Says why a test is skipped, or fails it when `CONVMAT_REQUIRE` names the part that is missing.
-pub(super) fn skipped(part: &str, reason: &str) {
-    let required = std::env::var("CONVMAT_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == part), "{part} is required, but: {reason}");
-    println!("skipped: {reason}");
-}
 
 /// The first GPU, if there is one. What the platform answers is checked before anything else is.
 fn gpu() -> Option<Runtime> {

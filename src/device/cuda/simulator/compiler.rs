@@ -29,34 +29,48 @@ const FLAGS: &[&str] = &[
 /// Used where the compiler knows them. Names must stay apart between objects; variables without a value
 /// get one that stands out.
 const OPTIONAL_FLAGS: &[&str] = &["-fno-gnu-unique", "-ftrivial-auto-var-init=pattern"];
-/// With the flags of GCC, those for addresses: Clang spells them differently.
-const SANITIZERS: &[(&str, &[&str])] = &[
-    ("undefined", &["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]),
-    (
-        "address",
-        &[
-            "-fsanitize=kernel-address",
-            "--param=asan-instrumentation-with-call-threshold=0",
-            "--param=asan-stack=0",
-            "--param=asan-globals=0",
-            "-DCONVMAT_SIMULATOR_ADDRESS",
-        ],
-    ),
-    // Not a sanitizer: its calls tell of every access.
-    (
-        PROFILE,
-        &[
-            "-fsanitize=kernel-address",
-            "--param=asan-instrumentation-with-call-threshold=0",
-            "--param=asan-stack=0",
-            "--param=asan-globals=0",
-            "-DCONVMAT_SIMULATOR_PROFILE",
-        ],
-    ),
+/// Have a call made for every access, in the spelling of GCC; Clang has another.
+const ACCESSES: &[&str] = &[
+    "-fsanitize=kernel-address",
+    "--param=asan-instrumentation-with-call-threshold=0",
+    "--param=asan-stack=0",
+    "--param=asan-globals=0",
 ];
 
-/// What writes every access down.
-pub(super) const PROFILE: &str = "profile";
+/// What kernels are watched for beyond what the simulator always sees.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Watch<'a> {
+    Nothing,
+    /// What `CONVMAT_SIMULATOR_SANITIZE` names.
+    Sanitizer(&'a str),
+    /// Every access is written down.
+    Profile,
+}
+
+impl Watch<'_> {
+    /// The flags that it takes, and the words for it.
+    fn flags(self) -> Result<(Vec<&'static str>, String), String> {
+        let with = |define| [ACCESSES, &[define]].concat();
+        let flags = match self {
+            Watch::Nothing => Vec::new(),
+            Watch::Sanitizer("undefined") => {
+                vec!["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+            }
+            Watch::Sanitizer("address") => with("-DCONVMAT_SIMULATOR_ADDRESS"),
+            Watch::Profile => return Ok((with("-DCONVMAT_SIMULATOR_PROFILE"), "profiles".into())),
+            Watch::Sanitizer(wanted) => {
+                return Err(format!(
+                    "CONVMAT_SIMULATOR_SANITIZE is {wanted:?}: expected undefined or address"
+                ));
+            }
+        };
+        let words = match self {
+            Watch::Sanitizer(wanted) => format!("CONVMAT_SIMULATOR_SANITIZE={wanted}"),
+            _ => String::new(),
+        };
+        Ok((flags, words))
+    }
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Compiler {
@@ -68,7 +82,7 @@ pub(super) struct Compiler {
 
 impl Compiler {
     /// The compiler that the environment names, or the first one found.
-    pub(super) fn find(sanitizer: Option<&str>) -> Result<Compiler, String> {
+    pub(super) fn find(watch: Watch<'_>) -> Result<Compiler, String> {
         let named = std::env::var("CXX").ok().filter(|name| !name.trim().is_empty());
         let candidates = match &named {
             Some(named) => vec![named.as_str()],
@@ -76,7 +90,7 @@ impl Compiler {
         };
         let mut reasons = Vec::new();
         for candidate in candidates {
-            match Compiler::new(candidate, sanitizer) {
+            match Compiler::new(candidate, watch) {
                 Ok(compiler) => return Ok(compiler),
                 Err(reason) => reasons.push(reason),
             }
@@ -84,7 +98,7 @@ impl Compiler {
         Err(format!("no C++ compiler works: {}", reasons.join("; ")))
     }
 
-    pub(super) fn new(command: &str, sanitizer: Option<&str>) -> Result<Compiler, String> {
+    pub(super) fn new(command: &str, watch: Watch<'_>) -> Result<Compiler, String> {
         let command: Vec<String> = command.split_whitespace().map(String::from).collect();
         let mut compiler = Compiler { command, version: String::new(), flags: FLAGS.to_vec() };
         let name = compiler.command.join(" ");
@@ -101,21 +115,12 @@ impl Compiler {
                 compiler.flags.push(flag);
             }
         }
-        if let Some(wanted) = sanitizer {
-            match SANITIZERS.iter().find(|(known, _)| *known == wanted) {
-                Some((_, flags)) => {
-                    compiler.flags.extend(*flags);
-                    let trial = [flags, &["-fsyntax-only", "-x", "c++", "/dev/null"][..]].concat();
-                    compiler.run(&trial, None).map_err(|log| {
-                        format!("{name} cannot do CONVMAT_SIMULATOR_SANITIZE={wanted}: {log}")
-                    })?;
-                }
-                None => {
-                    return Err(format!(
-                        "CONVMAT_SIMULATOR_SANITIZE is {wanted:?}: expected undefined or address"
-                    ));
-                }
-            }
+        let (flags, words) = watch.flags()?;
+        if !flags.is_empty() {
+            let trial = [&flags, &["-fsyntax-only", "-x", "c++", "/dev/null"][..]].concat();
+            let refused = |log| format!("{name} cannot do {words}: {log}");
+            compiler.run(&trial, None).map_err(refused)?;
+            compiler.flags.extend(flags);
         }
         Ok(compiler)
     }

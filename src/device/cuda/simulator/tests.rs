@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use bytemuck::Pod;
 
 use super::*;
+use crate::device::cuda::skipped;
 
 const MEMORY: u64 = 1 << 30;
 const SEEDS: std::ops::Range<u64> = 0..6;
@@ -26,16 +27,10 @@ mod numbers;
 mod profile;
 
 fn simulator(seed: u64) -> Option<Simulator> {
-    static COMPILER: LazyLock<Result<Compiler, String>> = LazyLock::new(|| Compiler::find(None));
-    match &*COMPILER {
-        Ok(compiler) => Some(Simulator::new(compiler.clone(), seed, MEMORY)),
-        Err(reason) => {
-            let required = std::env::var("CONVMAT_REQUIRE").unwrap_or_default();
-            assert!(!required.contains(NAME), "{reason}");
-            eprintln!("skipped, because {reason}");
-            None
-        }
-    }
+    static COMPILER: LazyLock<Result<Compiler, String>> =
+        LazyLock::new(|| Compiler::find(Watch::Nothing));
+    let compiler = COMPILER.as_ref().map_err(|reason| skipped(NAME, reason)).ok()?;
+    Some(Simulator::new(compiler.clone(), seed, MEMORY, None))
 }
 
 fn image(simulator: &Simulator, text: &str) -> Vec<u8> {
@@ -441,9 +436,9 @@ KERNEL(through_pointer, Args, 2) {
 /// Kernels run with a right and a wrong argument.
 fn sanitized(sanitizer: &str, message: &str, cases: &[(&str, u64, u64)]) {
     let plain = simulator!(0);
-    let compiler = Compiler::new(&plain.compiler.command(), Some(sanitizer)).unwrap();
+    let compiler = Compiler::new(&plain.compiler.command(), Watch::Sanitizer(sanitizer)).unwrap();
     assert_ne!(compiler.toolchain(), plain.toolchain());
-    let watched = Simulator::new(compiler, 0, MEMORY);
+    let watched = Simulator::new(compiler, 0, MEMORY, None);
     let image = image(&watched, SANITIZED);
     let x = Buffer::of(&watched, &[1f32; 16]);
     for &(entry, right, wrong) in cases {
@@ -473,9 +468,12 @@ fn reads_outside_of_shared_arrays_are_errors_when_asked_for() {
 #[test]
 fn an_unknown_sanitizer_or_compiler_is_an_error() {
     let plain = simulator!(0);
-    let unknown = Compiler::new(&plain.compiler.command(), Some("thread")).unwrap_err();
+    let unknown = Compiler::new(&plain.compiler.command(), Watch::Sanitizer("thread")).unwrap_err();
     assert_contains(&unknown, &["CONVMAT_SIMULATOR_SANITIZE", "\"thread\""]);
-    assert_contains(&Compiler::new("no-such-compiler", None).unwrap_err(), &["no-such-compiler"]);
+    assert_contains(
+        &Compiler::new("no-such-compiler", Watch::Nothing).unwrap_err(),
+        &["no-such-compiler"],
+    );
 }
 
 /// The same test, in a process of its own, is what gets into trouble.

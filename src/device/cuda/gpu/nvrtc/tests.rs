@@ -1,6 +1,6 @@
-use super::super::tests::skipped;
 use super::library::suits;
 use super::*;
+use crate::device::cuda::skipped;
 
 const TARGETS: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 

@@ -91,7 +91,7 @@ fn memory_is_limited_checked_and_guarded() {
 #[test]
 fn every_block_runs_once_in_a_different_order_each_time() {
     for count in [1, 2, 3, 10, 97, 360, 1 << 16] {
-        let order = Order::new(count, 12345);
+        let order = launch::Order::new(count, 12345);
         let mut seen = vec![false; count];
         (0..count).for_each(|i| assert!(!std::mem::replace(&mut seen[order.at(i)], true)));
     }

@@ -78,16 +78,8 @@ fn profiled(
     channels: u64,
     taps: u64,
 ) -> Option<LaunchProfile> {
-    let compiler = match Compiler::find(Some(PROFILE)) {
-        Ok(compiler) => compiler,
-        Err(reason) => {
-            let required = std::env::var("CONVMAT_REQUIRE").unwrap_or_default();
-            assert!(!required.contains(NAME), "{reason}");
-            eprintln!("skipped, because {reason}");
-            return None;
-        }
-    };
-    let simulator = Simulator::new(compiler, 3, MEMORY).profiling(Some(Profiling::new(target)));
+    let compiler = Compiler::find(Watch::Profile).map_err(|reason| skipped(NAME, &reason)).ok()?;
+    let simulator = Simulator::new(compiler, 3, MEMORY, Some(Profiling::new(target)));
     let kernel = kernel(&simulator, KERNELS, entry);
     let len = (n * n * channels) as usize;
     let values: Vec<f32> = (0..len).map(|at| at as f32).collect();
