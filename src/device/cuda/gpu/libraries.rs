@@ -53,10 +53,7 @@ pub(super) fn cublas_suits(
     driver: Option<(u32, u32)>,
 ) -> Result<String, String> {
     let (major, minor) = version;
-    if version < OLDEST_CUBLAS {
-        let (least, and) = OLDEST_CUBLAS;
-        return Err(format!("cuBLAS is {major}.{minor}, but {least}.{and} or newer is needed"));
-    }
+    at_least("cuBLAS is", version, OLDEST_CUBLAS)?;
     match driver {
         Some((newest, point)) if major > newest => Err(format!(
             "cuBLAS is {major}.{minor}, which needs a newer driver than the present one, for CUDA \
@@ -82,13 +79,17 @@ pub(in crate::device::cuda) fn driver() -> Result<(u32, u32), String> {
     // SAFETY: the library is present, and `version` is an integer to be written.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(reason)?;
     let version = split(version);
-    if version < OLDEST_DRIVER {
-        let ((major, minor), (least, and)) = (version, OLDEST_DRIVER);
-        return Err(format!(
-            "the driver is for CUDA {major}.{minor}, but {least}.{and} or newer is needed"
-        ));
-    }
+    at_least("the driver is for CUDA", version, OLDEST_DRIVER)?;
     Ok(version)
+}
+
+/// Fails for a version older than the oldest that is supported.
+pub(super) fn at_least(what: &str, version: (u32, u32), oldest: (u32, u32)) -> Result<(), String> {
+    let ((major, minor), (least, and)) = (version, oldest);
+    match version < oldest {
+        true => Err(format!("{what} {major}.{minor}, but {least}.{and} or newer is needed")),
+        false => Ok(()),
+    }
 }
 
 /// 13020 is version 13.2.

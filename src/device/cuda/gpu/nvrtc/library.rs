@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use super::super::libraries::library;
+use super::super::libraries::{at_least, library};
 
 /// The oldest NVRTC that compiles the kernels: it is the first that knows `__grid_constant__`.
 pub(super) const OLDEST: (u32, u32) = (11, 7);
@@ -145,10 +145,7 @@ pub(crate) fn for_driver(driver: Option<(u32, u32)>) -> Result<&'static Nvrtc, S
 /// Whether this version compiles the kernels, into what a driver of that version loads.
 pub(super) fn suits(version: (u32, u32), driver: Option<(u32, u32)>) -> Result<(), String> {
     let (major, minor) = version;
-    if version < OLDEST {
-        let (least, and) = OLDEST;
-        return Err(format!("NVRTC is {major}.{minor}, but {least}.{and} or newer is needed"));
-    }
+    at_least("NVRTC is", version, OLDEST)?;
     match driver {
         Some((newest, point)) if major > newest => Err(format!(
             "NVRTC is {major}.{minor}, but the driver, for CUDA {newest}.{point}, loads what NVRTC \
