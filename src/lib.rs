@@ -189,15 +189,13 @@ pub use covariance::{CovarianceOptions, CovariancePlan, SymmetricStorage, Update
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "simulator")]
-pub use device::cuda::Simulation;
-#[cfg(feature = "cuda")]
-pub use device::cuda::gpu::graph::CudaGraph;
-#[cfg(feature = "simulator")]
 pub use device::cuda::profile::{
     GlobalAccesses, LaunchProfile, Limiter, Model, Operations, Profiling, SharedAccesses, Target,
 };
 #[cfg(gpu)]
-pub use device::cuda::{CudaDevice, KernelInfo, KernelOptions};
+pub use device::cuda::{CudaDevice, CudaGraph, KernelInfo, KernelOptions};
+#[cfg(feature = "simulator")]
+pub use device::cuda::{Machine, Simulation};
 pub use device::{Device, Probe};
 pub use element::{Accumulator, DType, Element, IndexWidth};
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
-// What is written down of a block when it is profiled: every access of its threads to global and shared
-// memory, in the order of each thread, and how often all else is done. The host makes sense of it
-// (src/device/cuda/simulator/profile).
+// What can be seen of a block: every access of its threads to global and shared memory, in the order of each
+// thread, and how often all else is done. When it is profiled that is written down, and the host makes sense
+// of it (src/device/cuda/profile); sanitizer.h looks at each access at once.
 #pragma once
 
 namespace simulator {
@@ -18,6 +18,8 @@ enum Kind : u8 {
     MATRIX_ROW,
     // A barrier of the block.
     MEETING,
+    // By load(), which promises that nothing writes there meanwhile. For the sanitizer alone.
+    LOAD_CONSTANT,
 };
 enum Count : u32 { FUSED_F32, FUSED_F64, MMA_F16, MMA_BF16, MMA_TF32, EXCHANGES, COUNTS = 8 };
 
@@ -33,7 +35,23 @@ struct Record {
     Kind kind;
 };
 
-#ifdef CONVMAT_SIMULATOR_PROFILE
+// What the sanitizer knows of a byte. Times are a clock's that goes on at each barrier.
+struct Cell {
+    u32 written;   // NEVER, or when: the host's writes are older than all launches
+    u32 read;
+    u32 constant;  // when load() read it
+    u16 writer, reader;
+};
+constexpr u32 NEVER = 0;
+
+// An allocation of device memory, in its accessible pages. Mirrored by the host, as Cell is.
+struct Allocation {
+    u64 pages, start, end, pages_end;
+    Cell* cells;
+};
+
+#if defined(CONVMAT_SIMULATOR_PROFILE) || defined(CONVMAT_SIMULATOR_SANITIZER)
+#define SEES_ACCESSES
 inline void record(Kind kind, u64 address, u32 bytes, u32 site);
 struct Pause {
     Pause();
@@ -43,7 +61,7 @@ struct Pause {
 
 }  // namespace simulator
 
-#ifdef CONVMAT_SIMULATOR_PROFILE
+#ifdef SEES_ACCESSES
 #define RECORD(...) simulator::record(__VA_ARGS__)
 #define COUNT(what) (simulator::here->launch->counts[what]++)
 // What the simulator itself reads and writes meanwhile is not the kernel's.

@@ -17,11 +17,9 @@ static thread_local Position3 threadIdx, blockIdx, blockDim, gridDim;
 namespace simulator {
 
 constexpr u32 MOST_THREADS = 1024, WARP = 32, MOST_ARRAYS = 32, MOST_COPIES = 1u << 16;
-// What ptxas grants to arrays of fixed size, whatever the device.
-constexpr u64 MOST_SHARED_BYTES = 48 << 10;
 // After each shared array lie bytes that nothing may write. They read as NaN or -1, like all memory that
 // has not been written.
-constexpr u64 RED_ZONE = 256, ARENA_BYTES = 64 << 10;
+constexpr u64 RED_ZONE = 256, ARENA_BYTES = 256 << 10;
 constexpr u64 GUARD_BYTES = 64 << 10, STACK_BYTES = 192 << 10;
 constexpr int POISON = 0xff;
 constexpr u32 NONE = ~0u;
@@ -53,6 +51,13 @@ struct Launch {
     u64 shared_bytes;  // of its arrays, at the end
     // The host's.
     void* recorder;
+    // For the sanitizer: where device memory lies, ascending; its clock, and what that was when the launch
+    // began.
+    const Allocation* allocations;
+    u32 allocation_count;
+    u32 clock, begun;
+    // Of shared memory, what a block may have.
+    u32 most_shared_bytes;
 };
 
 // Where a thread waits.
@@ -84,6 +89,7 @@ struct Thread {
 struct Warp {
     u32 arrived;
     bool mixed;
+    u32 passed;  // when the lanes last came together to order memory
     Site site;
     void* offers[WARP];
 };
@@ -156,7 +162,8 @@ struct Block {
     u32 arrays_used;
     u64 arena_used, shared_bytes;
     u32 copies_used, free_copy;
-    u32 pauses;  // nothing is written down meanwhile
+    u32 pauses;  // accesses are not the kernel's meanwhile
+    u32 clock, begun, barrier_passed, allocation;  // the last allocation that was accessed
     Array arrays[MOST_ARRAYS];
     Warp warps[MOST_THREADS / WARP];
     Thread all[MOST_THREADS];
@@ -165,12 +172,19 @@ struct Block {
 };
 constexpr u32 CALLER = MOST_THREADS;
 constexpr u64 ARENA_AT = (sizeof(Block) / GUARD_BYTES + 2) * GUARD_BYTES;
-constexpr u64 STACKS_AT = ARENA_AT + ARENA_BYTES + GUARD_BYTES;
+constexpr u64 CELLS_AT = ARENA_AT + ARENA_BYTES + GUARD_BYTES;
+#ifdef CONVMAT_SIMULATOR_SANITIZER
+constexpr u64 STACKS_AT = CELLS_AT + ARENA_BYTES * sizeof(Cell);
+#else
+constexpr u64 STACKS_AT = CELLS_AT;
+#endif
 constexpr u64 WORKSPACE_BYTES = STACKS_AT + MOST_THREADS * (GUARD_BYTES + STACK_BYTES);
 
 static thread_local Block* here;
 
 inline char* arena(Block* block) { return (char*)block + ARENA_AT; }
+// One for each byte of the arena.
+inline Cell* cells(Block* block) { return (Cell*)((char*)block + CELLS_AT); }
 inline u32 random_below(Block* block, u32 limit) {
     u64 x = block->state;
     x ^= x >> 12, x ^= x << 25, x ^= x >> 27;
@@ -296,6 +310,7 @@ inline bool release_barrier(Block* block) {
     }
     for (u32 i = 0; i < block->threads; ++i)
         make_runnable(block, block->upwards ? block->threads - 1 - i : i);
+    block->barrier_passed = ++block->clock;
     return true;
 }
 
@@ -320,7 +335,7 @@ inline void describe_waiting(Block* block) {
 }
 
 // For what touches shared memory outside of arrays.
-#define UNCHECKED __attribute__((no_sanitize("kernel-address"), noinline))
+#define UNCHECKED __attribute__((no_sanitize("thread"), noinline))
 
 #ifdef CONVMAT_SIMULATOR_PROFILE
 // Writes an access of the running thread down, if it is to device or shared memory.
@@ -338,6 +353,8 @@ UNCHECKED inline void record(Kind kind, u64 address, u32 bytes, u32 site) {
     u16 thread = (u16)(block->running | (shared ? SHARED_BIT : 0));
     launch->records[launch->record_count++] = Record{address, site, thread, (u8)bytes, kind};
 }
+#endif
+#ifdef SEES_ACCESSES
 UNCHECKED inline Pause::Pause() { here->pauses++; }
 UNCHECKED inline Pause::~Pause() { here->pauses--; }
 #endif
@@ -348,12 +365,17 @@ UNCHECKED inline void* shared(const void* key, u64 bytes) {
     for (u32 i = 0; i < block->arrays_used; ++i)
         if (block->arrays[i].key == key) return block->arrays[i].at;
     block->shared_bytes += bytes;
-    if (block->shared_bytes > MOST_SHARED_BYTES)
-        fail("%llu bytes of shared memory are more than %llu", block->shared_bytes, MOST_SHARED_BYTES);
+    u32 most = block->launch->most_shared_bytes;
+    if (block->shared_bytes > most)
+        fail("%llu bytes of shared memory are more than %u", block->shared_bytes, most);
     if (block->arrays_used == MOST_ARRAYS) fail("more than %u shared arrays", MOST_ARRAYS);
     u64 padded = (bytes + RED_ZONE + 127) / 128 * 128;
     char* at = arena(block) + block->arena_used;
+    if (block->arena_used + padded > ARENA_BYTES) fail("too much shared memory for the simulator");
     __builtin_memset(at, POISON, padded);
+#ifdef CONVMAT_SIMULATOR_SANITIZER
+    __builtin_memset(cells(block) + block->arena_used, 0, bytes * sizeof(Cell));
+#endif
     block->arena_used += padded;
     block->arrays[block->arrays_used++] = Array{key, at, bytes};
     return at;
@@ -412,7 +434,12 @@ inline void begin(Block* block, Launch* launch, void (*kernel)(const void*)) {
         block->runnable[i] = block->upwards ? block->threads - 1 - i : i;
     }
     block->runnable_count = block->threads;
-    for (u32 i = 0; i * WARP < block->threads; ++i) block->warps[i].arrived = 0;
+    block->begun = block->barrier_passed = block->clock = launch->clock + 1;
+    block->allocation = 0;
+    for (u32 i = 0; i * WARP < block->threads; ++i) {
+        block->warps[i].arrived = 0;
+        block->warps[i].passed = block->clock;
+    }
     block->fiber = CALLER;
 }
 
@@ -444,6 +471,7 @@ inline bool run_block(Launch* launch, void (*kernel)(const void*)) {
     if (launch->fault_signal) say(block, "thread %u: %s", block->running, cause(launch->fault_signal));
     if (!launch->message[0]) check_end(block);
     launch->shared_bytes = block->shared_bytes;
+    launch->clock = block->clock;
     // What is accessed from here on is not the kernel's.
     here = nullptr;
     return !launch->message[0];
@@ -451,35 +479,24 @@ inline bool run_block(Launch* launch, void (*kernel)(const void*)) {
 
 }  // namespace simulator
 
-// Compiled with -fsanitize=kernel-address, every access calls one of these.
-#if defined(CONVMAT_SIMULATOR_PROFILE) || defined(CONVMAT_SIMULATOR_ADDRESS)
-namespace simulator {
-UNCHECKED inline void accessed(Kind kind, u64 address, u64 bytes, void* site) {
-#ifdef CONVMAT_SIMULATOR_PROFILE
-    record(kind, address, (u32)bytes, (u32)(u64)site);
-#else
-    // Only accesses to shared memory need a closer look: others out of bounds fault.
-    Block* block = here;
-    if (!block || address - (u64)arena(block) >= ARENA_BYTES) return;
-    if (in_shared((const void*)address, bytes)) return;
-    const char* what = kind == STORE ? "write" : "read";
-    fail("%s of %llu bytes outside of the shared arrays", what, bytes);
-#endif
-}
-}  // namespace simulator
-#define ACCESS(what, kind, bytes)                                                                      \
-    extern "C" UNCHECKED void __asan_##what##bytes##_noabort(u64 address) {                            \
-        simulator::accessed(simulator::kind, address, bytes, __builtin_return_address(0));             \
+// Compiled with -fsanitize=thread, every access calls one of these.
+#ifdef SEES_ACCESSES
+#define ACCESS(name, kind, bytes)                                                                      \
+    extern "C" UNCHECKED void __tsan_##name(u64 address) {                                             \
+        simulator::record(simulator::kind, address, bytes, (u32)(u64)__builtin_return_address(0));     \
     }
 #define ACCESSES(what, kind)                                                                           \
-    ACCESS(what, kind, 1) ACCESS(what, kind, 2) ACCESS(what, kind, 4) ACCESS(what, kind, 8)            \
-    ACCESS(what, kind, 16)                                                                             \
-    extern "C" UNCHECKED void __asan_##what##N_noabort(u64 address, u64 bytes) {                       \
-        simulator::accessed(simulator::kind, address, bytes, __builtin_return_address(0));             \
+    ACCESS(what##1, kind, 1) ACCESS(what##2, kind, 2) ACCESS(what##4, kind, 4)                         \
+    ACCESS(what##8, kind, 8) ACCESS(what##16, kind, 16) ACCESS(unaligned_##what##2, kind, 2)           \
+    ACCESS(unaligned_##what##4, kind, 4) ACCESS(unaligned_##what##8, kind, 8)                          \
+    ACCESS(unaligned_##what##16, kind, 16)                                                             \
+    extern "C" UNCHECKED void __tsan_##what##_range(u64 address, u64 bytes) {                          \
+        simulator::record(simulator::kind, address, (u32)bytes,                                        \
+                          (u32)(u64)__builtin_return_address(0));                                      \
     }
-ACCESSES(load, LOAD)
-ACCESSES(store, STORE)
+ACCESSES(read, LOAD)
+ACCESSES(write, STORE)
 #undef ACCESSES
 #undef ACCESS
-extern "C" UNCHECKED void __asan_handle_no_return() {}
+extern "C" UNCHECKED void __tsan_init() {}
 #endif

@@ -1,5 +1,5 @@
 // The names of platform.cuh for the host's C++ compiler: kernels run on the CPU, block by block, as on a
-// device of capability 8.0, and are watched for mistakes that a GPU may hide.
+// device (of capability 8.0 unless the host says another), and are watched for mistakes that a GPU may hide.
 //
 //  - Threads run in an order drawn from a seed, each as far as it can.
 //  - Shared memory begins as NaN (integers: -1), as device memory does.
@@ -10,12 +10,12 @@
 //  - Accesses out of bounds and divisions of integers by zero (where the processor traps them) are
 //    errors. So is a write just past a shared array, which is seen when the block ends.
 //  - Compiled to trap undefined behaviour, so are misaligned accesses, overflows of signed integers and
-//    positions outside arrays; compiled to check addresses, all accesses to shared memory outside arrays.
+//    positions outside arrays; compiled to be watched, what sanitizer.h lists.
 #pragma once
+#include "sanitizer.h"
 #include "scheduler.h"
 #include "warp.h"
 
-#define __CUDA_ARCH__ 800
 #define UNROLL
 
 // The kernel, the entry that runs one block of it, and what the host checks before a launch.
@@ -54,7 +54,7 @@ struct Nothing {};
 DEVICE void warp_barrier(SIMULATOR_HERE) {
     simulator::Nothing mine;
     simulator::meet<simulator::Nothing>({"warp_barrier", file, line}, mine,
-                                        [](simulator::Nothing* const*, u32) {});
+                                        [](simulator::Nothing* const*, u32) { simulator::order_warp(); });
 }
 
 template <int N> struct alignas(4 * N) Words {
@@ -89,9 +89,8 @@ DEVICE u32 warp_ballot(bool value, SIMULATOR_HERE) {
 }
 
 // Blocks run at the same time in threads of the host.
-template <typename T> DEVICE T atomic_add_here(T* target, T value, int line) {
+template <typename T> UNCHECKED T atomic_add_here(T* target, T value, int line) {
     RECORD(simulator::ATOMIC, (u64)target, sizeof(T), (u32)line);
-    PAUSED;
     return __atomic_fetch_add(target, value, __ATOMIC_RELAXED);
 }
 DEVICE i32 atomic_add(i32* target, i32 value, SIMULATOR_HERE) { return atomic_add_here(target, value, line); }
@@ -107,7 +106,12 @@ DEVICE f64 fused(f64 a, f64 b, f64 c) {
 }
 DEVICE f64 square_root(f64 value) { return __builtin_sqrt(value); }
 
-template <typename T> DEVICE T load(const T* from) { return *from; }
+template <typename T> DEVICE T load(const T* from) {
+#ifdef CONVMAT_SIMULATOR_SANITIZER
+    simulator::record(simulator::LOAD_CONSTANT, (u64)from, sizeof(T), 0);
+#endif
+    return *from;
+}
 template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value; }
 
 DEVICE void copy_async_16(void* to, const void* from, bool valid) {

@@ -1,11 +1,18 @@
 // What the lanes of a warp do together, and copies in the background.
 #pragma once
 #include "numbers.h"
+#include "sanitizer.h"
 #include "scheduler.h"
 
 namespace simulator {
 
 inline u32 lane() { return here->running % WARP; }
+
+// What the lanes of the running thread's warp have accessed is ordered before what they access from now on.
+inline void order_warp() {
+    Block* block = here;
+    block->warps[block->running / WARP].passed = ++block->clock;
+}
 
 template <typename T> struct Exchange {
     T value;
@@ -138,6 +145,9 @@ inline void finish_copies(u32 groups_left) {
             __builtin_memcpy(copy.to, copy.from, copy.bytes);
         else
             __builtin_memset(copy.to, 0, copy.bytes);
+#ifdef CONVMAT_SIMULATOR_SANITIZER
+        arrived((u64)copy.to, copy.bytes);
+#endif
         thread.oldest = copy.next;
         copy.next = block->free_copy;
         block->free_copy = index;

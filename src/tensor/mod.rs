@@ -176,6 +176,14 @@ impl<T: Element> Tensor<T> {
         }
     }
 
+    /// Overwrites the elements: see [`TensorViewMut::copy_from`].
+    ///
+    /// # Errors
+    /// As [`TensorViewMut::copy_from`].
+    pub fn copy_from<'a>(&mut self, source: impl Into<TensorView<'a, T>>) -> Result<()> {
+        self.view_mut().copy_from(source)
+    }
+
     /// The same elements on `device`. A tensor that is there already is handed over, not copied.
     ///
     /// # Errors

@@ -188,6 +188,33 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         }
     }
 
+    /// Overwrites the elements with those of a tensor of the same shape, on any device: for the inputs of plans
+    /// and graphs that run again and again.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the shapes differ, [`Error::Device`] when copying fails, [`Error::Allocation`] when
+    /// elements go from one GPU to another and the host has no room for them.
+    pub fn copy_from<'b>(&mut self, source: impl Into<TensorView<'b, T>>) -> Result<()> {
+        let source = source.into();
+        if source.shape() != &*self.shape {
+            return Err(Error::shape("source", format!("{:?}", self.shape), source.shape()));
+        }
+        match (&mut self.data, &source.data) {
+            (DataMut::Cpu(target), Data::Cpu(source)) => target.copy_from_slice(source),
+            #[cfg(gpu)]
+            (DataMut::Cpu(target), Data::Cuda(source)) => source.read(target)?,
+            #[cfg(gpu)]
+            (DataMut::Cuda(target), Data::Cpu(source)) => target.write(source)?,
+            #[cfg(gpu)]
+            (DataMut::Cuda(target), Data::Cuda(source)) => match target.device() == source.device()
+            {
+                true => target.copy_from(source)?,
+                false => target.write(&source.to_vec()?)?,
+            },
+        }
+        Ok(())
+    }
+
     /// The elements in row-major order, if they are on the host.
     pub fn as_mut_slice(&mut self) -> Option<&mut [T]> {
         match &mut self.data {

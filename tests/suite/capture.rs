@@ -1,5 +1,4 @@
-//! CUDA graphs: a step of a pipeline, captured once and launched again and again. The simulator refuses what a
-//! capture does not allow; the graphs themselves need a GPU.
+//! Graphs: a step of a pipeline, captured once and launched again and again, on the simulator and on a GPU.
 
 use convmat::cudarc::driver::{CudaContext, sys};
 use convmat::{
@@ -41,6 +40,24 @@ impl Inputs {
             apart_x: make(&[2, 8, 12, 12], 7),
             apart_dy: make(&[2, 8, 12, 12], 8),
             vector: make(&[16 * 72 + 1], 9),
+        }
+    }
+
+    /// Puts others in the place of all of them.
+    fn overwrite(&mut self, with: &Inputs) {
+        let Inputs { x, weight, bias, dy, long_x, long_dy, apart_x, apart_dy, vector } = self;
+        for (target, source) in [
+            (x, &with.x),
+            (weight, &with.weight),
+            (bias, &with.bias),
+            (dy, &with.dy),
+            (long_x, &with.long_x),
+            (long_dy, &with.long_dy),
+            (apart_x, &with.apart_x),
+            (apart_dy, &with.apart_dy),
+            (vector, &with.vector),
+        ] {
+            target.copy_from(source).unwrap();
         }
     }
 }
@@ -161,24 +178,39 @@ fn expected() -> Vec<(&'static str, Vec<f64>)> {
 #[test]
 fn the_simulator_allows_what_graphs_are_made_of() {
     // Direct kernels are made for each layer, as on a GPU.
-    let simulation = convmat::Simulation { specialise: true, ..Default::default() };
-    let Ok(device) = Device::simulator_with(simulation) else {
-        return eprintln!("skipped: there is no simulator");
-    };
-    let Device::Cuda(cuda) = &device else { unreachable!("the simulator is a CUDA device") };
-    let (mut work, inputs) = (Work::new(&device), Inputs::new(&device, 1.));
-    // What the names promise.
-    for part in ["SPLIT", "depthwise", "im2col"] {
-        assert!(work.explanations.contains(part), "{part}: {}", work.explanations);
+    for (blas, sanitizer) in [(false, false), (true, false), (true, true)] {
+        let simulation =
+            convmat::Simulation { specialise: true, blas, sanitizer, ..Default::default() };
+        let Ok(device) = Device::simulator_with(simulation) else {
+            return eprintln!("skipped: there is no simulator");
+        };
+        let mut work = Work::new(&device);
+        // What the names promise.
+        for part in ["SPLIT", "depthwise", "im2col"] {
+            assert!(work.explanations.contains(part), "{part}: {}", work.explanations);
+        }
+        assert_eq!(work.explanations.contains("cublas"), blas, "{}", work.explanations);
+        replayed(&device, &mut work);
     }
-    cuda.as_if_captured(|| work.run(&inputs)).unwrap();
-    assert_eq!(work.results(), expected());
-    // It has no graphs of its own.
-    match cuda.capture(|| panic!("nothing is captured")) {
-        Err(Error::Invalid { argument, .. }) => assert_eq!(argument, "device"),
-        other => panic!("{other:?}"),
+}
+
+/// Captures the work with zeros in its operands and launches it with others in them.
+fn replayed(device: &Device, work: &mut Work) {
+    let Device::Cuda(cuda) = device else { unreachable!("it is a CUDA device") };
+    let mut inputs = Inputs::new(device, 0.);
+    // cuBLAS loads its kernels when they are first used.
+    work.run(&inputs).unwrap();
+    let nothing = work.results();
+    let mut graph = cuda.capture(|| work.run(&inputs)).unwrap();
+    let expected = expected();
+    assert_ne!(nothing, expected);
+    for (scale, expected) in [(1., &expected), (0., &nothing), (1., &expected)] {
+        inputs.overwrite(&Inputs::new(&Device::Cpu, scale));
+        assert_ne!(&work.results(), expected, "captured work is not done before the launch");
+        // SAFETY: operands, plans and workspaces are those of the capture.
+        unsafe { graph.launch().unwrap() };
+        assert_eq!(&work.results(), expected);
     }
-    assert!(cuda.stream().is_none());
 }
 
 /// A GPU on a stream of its own, whose context orders streams by events, as cudarc's do.
@@ -198,6 +230,7 @@ fn a_graph_is_captured_and_outlives_the_device() {
     let Some(device) = gpu() else { return };
     let Device::Cuda(cuda) = &device else { unreachable!("it is a CUDA device") };
     assert!(cuda.stream().is_some_and(|stream| stream.context().is_event_tracking()));
+    replayed(&device, &mut Work::new(&device));
     let [inputs, zeros] = [1., 0.].map(|scale| Inputs::new(&device, scale));
     let mut work = Work::new(&device);
     // cuBLAS loads its kernels when they are first used.

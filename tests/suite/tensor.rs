@@ -1,6 +1,8 @@
 use convmat::{Device, Error, Tensor, TensorView, TensorViewMut};
 use ndarray::{Array1, Array2, ArrayD, IxDyn, array, s};
 
+use crate::catalogue::{devices, integers, on, tensor, values};
+
 #[test]
 fn arrays_in_row_major_order_are_not_copied() {
     let array = Array2::from_shape_fn((3, 4), |(i, j)| (4 * i + j) as f32);
@@ -39,6 +41,26 @@ fn views_refuse_arrays_with_gaps() {
     assert!(matches!(TensorView::from_ndarray(&gaps), Err(Error::Shape { .. })));
     let mut gaps = array.slice_mut(s![.., ..2]);
     assert!(matches!(TensorViewMut::from_ndarray(&mut gaps), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn elements_are_overwritten_from_any_device() {
+    let numbers = |from: usize| tensor::<f32>(&[2, 3], &integers(6, from as u64, 50));
+    let all = devices();
+    for (at, to) in all.iter().enumerate() {
+        let mut target = on(to, &numbers(99));
+        for (from, device) in all.iter().enumerate() {
+            let source = numbers(10 * at + from);
+            target.copy_from(&on(device, &source)).unwrap();
+            assert_eq!(values(&target), values(&source), "from {device} to {to}");
+        }
+        match target.copy_from(&tensor::<f32>(&[3, 2], &[0.0; 6])) {
+            Err(Error::Shape { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        let mut empty = on(to, &tensor::<f32>(&[0, 2], &[]));
+        empty.copy_from(&tensor::<f32>(&[0, 2], &[])).unwrap();
+    }
 }
 
 #[test]

@@ -255,7 +255,8 @@ impl On<'_> {
 #[test]
 fn the_simulators_platform_gives_known_answers() {
     for seed in 0..3 {
-        match super::simulator::Simulator::open(Some(seed), None, None) {
+        let simulation = super::Simulation { seed: Some(seed), ..Default::default() };
+        match super::simulator::Simulator::open(simulation) {
             Ok(simulator) => check(&simulator),
             Err(reason) => return super::skipped("simulator", &reason),
         }

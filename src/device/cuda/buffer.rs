@@ -193,12 +193,8 @@ impl<'a, T: Pod> DeviceSlice<'a, T> {
 
     /// Copies the elements on the device.
     pub(crate) fn to_buffer(&self, what: &str) -> Result<DeviceBuffer<T>> {
-        let buffer = DeviceBuffer::new(&self.device, what, self.len)?;
-        if self.len > 0 {
-            let bytes = self.len * size_of::<T>();
-            // SAFETY: one range is borrowed from its owner, the other is the buffer just made.
-            unsafe { self.device.driver().copy(self.address, buffer.address, bytes)? };
-        }
+        let mut buffer = DeviceBuffer::new(&self.device, what, self.len)?;
+        buffer.view_mut().copy_from(self)?;
         Ok(buffer)
     }
 }
@@ -273,6 +269,17 @@ impl<'a, T: Pod> DeviceSliceMut<'a, T> {
     /// The same elements, to be read.
     pub(crate) fn as_slice(&self) -> DeviceSlice<'_, T> {
         self.whole.clone()
+    }
+
+    /// Overwrites all elements with others of the same device; `source` has as many.
+    pub(crate) fn copy_from(&mut self, source: &DeviceSlice<'_, T>) -> Result<()> {
+        assert_eq!(self.len(), source.len);
+        if self.len() == 0 {
+            return Ok(());
+        }
+        let bytes = self.len() * size_of::<T>();
+        // SAFETY: both ranges are borrowed from their owners, this one for writing.
+        unsafe { self.device().driver().copy(source.address, self.address(), bytes) }
     }
 
     /// Overwrites all elements with the host's; `source` has as many.

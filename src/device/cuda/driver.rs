@@ -5,9 +5,8 @@
 use std::any::Any;
 use std::fmt;
 
-use super::kernel::pointer::Pointer;
-use crate::element::DType;
-use crate::error::Result;
+use super::gemm::Gemm;
+use crate::error::{Error, Result};
 
 /// A translation unit: generated definitions followed by one kernel file.
 #[derive(Clone, Debug)]
@@ -34,49 +33,6 @@ pub(crate) struct Resources {
     pub local_bytes: u32,
 }
 
-/// A matrix by rows, or one for each product of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Matrix {
-    pub address: Pointer,
-    /// From one row to the next, in elements.
-    pub leading: usize,
-    /// From one product's matrix to the next one's, in elements; 0 when they share it.
-    pub stride: usize,
-    /// Whether the factor is this matrix's transpose; its rows are then the factor's columns.
-    pub transposed: bool,
-}
-
-/// `c = alpha·a·b + beta·c`, for each product of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Gemm {
-    /// The type of `a` and `b`.
-    pub dtype: DType,
-    /// The type of `c`: that of the factors, or `f32` for factors of a half type.
-    pub output: DType,
-    /// Rows of `a` and `c`, columns of `b` and `c`, and what is summed over (at least 1).
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    pub batch: usize,
-    pub a: Matrix,
-    pub b: Matrix,
-    /// Not transposed. With `beta` 0 it is only written.
-    pub c: Matrix,
-    pub alpha: f64,
-    pub beta: f64,
-}
-
-impl Gemm {
-    /// The same with the addresses that a run puts in the slots.
-    pub(super) fn resolved(&self, slots: &[u64]) -> Self {
-        let at = |matrix: Matrix| Matrix {
-            address: Pointer::at(matrix.address.resolve(slots)),
-            ..matrix
-        };
-        Gemm { a: at(self.a), b: at(self.b), c: at(self.c), ..*self }
-    }
-}
-
 /// A machine that runs kernels.
 ///
 /// Addresses are the driver's own (`u64`); no memory is touched through them but by these calls. Work is
@@ -101,7 +57,7 @@ pub(crate) trait Driver: fmt::Debug + Send + Sync {
     /// Whether cuBLAS multiplies matrices here.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] when that cannot be found out now, as while a graph is captured.
+    /// [`Error::Device`] when that cannot be found out now, as while a graph is captured.
     fn has_blas(&self) -> Result<bool>;
 
     /// Number of multiprocessors.
@@ -156,18 +112,35 @@ pub(crate) trait Driver: fmt::Debug + Send + Sync {
     /// Queues matrix products by cuBLAS: only where `has_blas` says so.
     ///
     /// # Errors
-    /// [`crate::Error::TooLarge`] for sizes that cuBLAS cannot count, [`crate::Error::Device`].
+    /// [`Error::TooLarge`] for sizes that cuBLAS cannot count, [`Error::Device`].
     ///
     /// # Safety
     /// The matrices are memory of this driver, as large as sizes, leading dimensions and strides say, and
     /// `c` overlaps neither factor.
     unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
         let _ = gemm;
-        Err(crate::Error::Device {
+        Err(Error::Device {
             device: self.name(),
             call: "multiplying matrices".into(),
             reason: "there is no cuBLAS".into(),
         })
+    }
+
+    /// From now on, until [`Driver::end_capture`], records what this thread queues in place of doing it. Only
+    /// launches, products, clearings and copies on the device can be.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where that is not possible, [`Error::Device`].
+    fn begin_capture(&self) -> Result<()> {
+        Err(Error::invalid("device", self.name(), "its work cannot be captured"))
+    }
+
+    /// What was recorded.
+    ///
+    /// # Errors
+    /// [`Error::Device`]: what was queued meanwhile cannot be captured.
+    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+        Err(Error::invalid("device", self.name(), "its work cannot be captured"))
     }
 
     /// Gives back what freed memory the driver keeps.
@@ -187,4 +160,13 @@ pub(crate) trait Kernel: fmt::Debug + Send + Sync {
     /// `arguments` are the bytes of the kernel's argument struct, and the addresses in it are memory of
     /// the driver, large enough for what the kernel does with this grid and block.
     unsafe fn launch(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<()>;
+}
+
+/// Queued work, recorded.
+pub(crate) trait Graph: Send + Sync {
+    /// Queues all of it.
+    ///
+    /// # Safety
+    /// What the work was given when it was recorded is still there.
+    unsafe fn launch(&mut self) -> Result<()>;
 }

@@ -8,13 +8,17 @@
 mod answers;
 mod buffer;
 mod driver;
+mod gemm;
 #[cfg(feature = "cuda")]
 pub(crate) mod gpu;
+mod graph;
 mod kernel;
 #[cfg(feature = "simulator")]
 pub(crate) mod profile;
 mod program;
 mod rehearsal;
+#[cfg(feature = "simulator")]
+mod simulation;
 #[cfg(all(feature = "simulator", unix))]
 mod simulator;
 mod tables;
@@ -33,9 +37,10 @@ pub(crate) use buffer::Lease;
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 pub(crate) use driver::Resources;
 use driver::{Driver, Kernel};
-pub(crate) use driver::{Gemm, Matrix};
+pub(crate) use gemm::{Gemm, Matrix};
 #[cfg(feature = "cuda")]
 pub(crate) use gpu::runtime::Runtime;
+pub use graph::CudaGraph;
 pub(crate) use kernel::arguments::{AxesArguments, THREADS, blocks, position_divisors, vector};
 use kernel::compiler::Compiler;
 pub(crate) use kernel::pointer::{Arguments, PerRun, Pointer};
@@ -43,9 +48,11 @@ pub(crate) use kernel::spec::{Spec, axis_bound, is_specialised};
 pub(crate) use kernel::structs;
 pub(crate) use kernel::structs::{Adjoint, Divisor};
 #[cfg(feature = "simulator")]
-use profile::{LaunchProfile, Profiling};
+use profile::LaunchProfile;
 pub(crate) use program::{Draft, Program, Queued, Region};
 use rehearsal::Rehearsal;
+#[cfg(feature = "simulator")]
+pub use simulation::{Machine, Simulation};
 use tables::Tables;
 
 use crate::device::Device;
@@ -90,24 +97,6 @@ pub struct KernelInfo {
     pub shared_bytes: u32,
     /// Local memory of a thread, in bytes: registers that were spilled.
     pub local_bytes: u32,
-}
-
-/// A simulated GPU, where it is not as by default.
-#[cfg(feature = "simulator")]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Simulation {
-    /// The order in which threads run between barriers follows from this number. By default from
-    /// `CONVMAT_SIMULATOR_SEED`, else 0.
-    pub seed: Option<u64>,
-    /// Memory of the device, in bytes. By default from `CONVMAT_SIMULATOR_MEMORY`, else the host's.
-    pub memory: Option<u64>,
-    /// Whether kernels are compiled for each layer's kernel extents, strides, dilations and padding mode,
-    /// as on GPUs. By default these are arguments, as compiling takes longer than most simulated work.
-    pub specialise: bool,
-    /// Whether kernels use 64-bit indices even where 32 bits suffice.
-    pub wide_indices: bool,
-    /// Counts what every launch costs on a GPU: see [`crate::Device::take_profile`]. Takes GCC.
-    pub profiling: Option<Profiling>,
 }
 
 /// How kernels are compiled. By default as is fastest.
@@ -186,10 +175,10 @@ impl CudaDevice {
     ///
     /// # Errors
     /// What `work` returns; [`Error::Invalid`] when the device's stream is the legacy default stream, as that of
-    /// [`Device::cuda`] is, or when it is a simulator; [`Error::Device`].
-    #[cfg(feature = "cuda")]
-    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<gpu::graph::CudaGraph> {
-        gpu::graph::capture(self, work)
+    /// [`Device::cuda`] is; [`Error::Device`]. A simulator refuses to free memory meanwhile, too, and is to be
+    /// used by no other thread.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        graph::capture(self, work)
     }
 
     /// The CUDA runtime behind this device, if it is not a simulator's.
@@ -228,9 +217,8 @@ impl CudaDevice {
         let unavailable = |reason| Error::DeviceUnavailable { device: "simulator".into(), reason };
         #[cfg(unix)]
         {
-            let Simulation { seed, memory, specialise, wide_indices: wide, profiling } = simulation;
-            let simulator =
-                simulator::Simulator::open(seed, memory, profiling).map_err(unavailable)?;
+            let Simulation { specialise, wide_indices: wide, .. } = simulation;
+            let simulator = simulator::Simulator::open(simulation).map_err(unavailable)?;
             Ok(Self::new(Box::new(simulator), KernelOptions { specialise, wide, reuse: true }))
         }
         #[cfg(not(unix))]
@@ -238,23 +226,6 @@ impl CudaDevice {
             let _ = simulation;
             Err(unavailable("it needs a Unix system".into()))
         }
-    }
-
-    /// Runs `work` as if this device's stream were being captured into a CUDA graph: launches, copies and
-    /// clearings on the device are done; whatever a capture does not allow is an error that names the call:
-    /// allocating and freeing memory, compiling, copies from and to the host, waiting. Runs of plans with a
-    /// workspace of their own pass. For simulators, and for one that no other thread uses meanwhile.
-    ///
-    /// # Errors
-    /// What `work` returns, [`Error::Device`], or [`Error::Invalid`] when this is no simulator.
-    #[cfg(feature = "simulator")]
-    pub fn as_if_captured<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
-        #[cfg(unix)]
-        if let Some(simulator) = self.driver().as_any().downcast_ref::<simulator::Simulator>() {
-            return simulator.capture(work);
-        }
-        drop(work);
-        Err(Error::invalid("device", self, "captures are checked by simulators"))
     }
 
     /// Launches that a profiling simulator has counted since the last call.

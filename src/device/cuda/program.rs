@@ -9,7 +9,8 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::driver::{Gemm, Kernel, Resources};
+use super::driver::{Kernel, Resources};
+use super::gemm::Gemm;
 use super::kernel::pointer::{Arguments, PerRun, Pointer};
 use super::tables::Table;
 use super::{CudaDevice, DeviceBuffer, Spec};

@@ -7,7 +7,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::driver::{CompileFailure, Driver, Gemm, Kernel, Resources, Unit};
+use super::driver::{CompileFailure, Driver, Kernel, Resources, Unit};
+use super::gemm::Gemm;
 #[cfg(feature = "cuda")]
 use super::gpu::nvrtc::{self, Toolchain};
 use crate::error::Result;

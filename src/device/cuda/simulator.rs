@@ -6,78 +6,74 @@
 //! Blocks run in parallel, in an order that differs from launch to launch as the order of threads does.
 //! Calls return when their work is done.
 //!
+//! With the sanitizer kernels are watched access by access (`kernels/simulator/sanitizer.h`), and memory knows
+//! which of its bytes were written: what a download reads has to be. Launches, copies, clearings and frees wait
+//! until somebody waits for them, and streams of one GPU then take turns in an order drawn from the seed, so
+//! that what lives too short is gone or poison.
+//!
 //! Environment, read when the simulator is opened:
 //! - `CXX`: the compiler, else the first found of `c++`, `g++`, `clang++`;
 //! - `CONVMAT_SIMULATOR_SEED`: the number that orders are drawn from;
 //! - `CONVMAT_SIMULATOR_MEMORY`: bytes of device memory, else what the host has;
-//! - `CONVMAT_SIMULATOR_SANITIZE`: `undefined` makes undefined behaviour an error, `address` (GCC only)
-//!   accesses to shared memory outside of arrays.
+//! - `CONVMAT_SIMULATOR_SANITIZE`: `undefined` makes undefined behaviour an error, `accesses` (GCC only)
+//!   turns the sanitizer on.
 
 use std::any::Any;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher as _;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::driver::{CompileFailure, Driver, Kernel, Resources, Unit};
+use super::driver::{CompileFailure, Driver, Graph, Kernel, Resources, Unit};
+use super::gemm::Gemm;
 use super::profile::{LaunchProfile, Profiler, Profiling, Target};
+use super::simulation::{Machine, Simulation};
 use crate::error::{Error, Result};
 
+mod blas;
 mod block;
 mod compiler;
 mod launch;
 mod memory;
+mod queue;
 #[cfg(test)]
 mod tests;
 
 use block::RunBlock;
 use compiler::{Compiler, Watch};
-use launch::Loaded;
-use memory::Memory;
+use launch::{Loaded, OnStream};
+use memory::{Memory, MemoryKind};
+use queue::{Queues, Stream, Work};
 
 const NAME: &str = "simulator";
-/// As a device of capability 8.0: the newest whose features all have a counterpart in the simulator.
-const CAPABILITY: u32 = 80;
-/// Few, so that launches sized by this number walk through their data in several steps.
-const MULTIPROCESSORS: u32 = 4;
+/// The sanitizer's clock begins after the time of what the host has written.
+const FIRST: u32 = 2;
 
 #[derive(Debug)]
 pub(crate) struct Simulator {
     identity: u64,
-    /// What is refused while a graph is as if captured, and whether it is.
-    capture: Capture,
     compiler: Compiler,
-    shared: Arc<Shared>,
+    stream: Arc<Stream>,
 }
 
-/// Work as it is while a stream is captured into a graph: launches, copies and clearings are recorded; what
-/// waits, allocates, compiles or reads cannot be.
-#[derive(Debug, Default)]
-struct Capture {
-    active: AtomicBool,
-    /// The first call that could not return an error of its own.
-    refused: Mutex<Option<Error>>,
-}
-
-impl Capture {
-    fn check(&self, call: &str) -> Result<()> {
-        match self.active.load(Ordering::Relaxed) {
-            true => Err(failure(call, "it is not possible while a graph is captured")),
-            false => Ok(()),
-        }
-    }
-}
-
-/// What kernels need of the simulator that loaded them.
+/// A simulated GPU.
 #[derive(Debug)]
 struct Shared {
     memory: Memory,
+    machine: Machine,
+    has_blas: bool,
     seed: u64,
     launches: AtomicU64,
     profiler: Option<Profiler>,
+    sanitizes: bool,
+    /// The sanitizer's, in launches that run one at a time.
+    clock: Mutex<u32>,
+    queues: Mutex<Queues>,
+    /// Of larger launches only so many of the first blocks and of the last are run.
+    ends: Option<usize>,
 }
 
 impl Shared {
@@ -86,76 +82,101 @@ impl Shared {
     }
 }
 
+/// A simulator as it is made.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    machine: Machine,
+    blas: bool,
+    seed: u64,
+    /// Bytes.
+    memory: u64,
+    watch: Watch,
+    profiling: Option<Profiling>,
+    /// See [`Shared::ends`]; memory is then taken from the host only where it is written.
+    ends: Option<usize>,
+}
+
 impl Simulator {
     /// Opens a simulator, or tells why it cannot be used. What is not given the environment says.
-    pub(crate) fn open(
-        seed: Option<u64>,
-        memory: Option<u64>,
-        profiling: Option<Profiling>,
-    ) -> Result<Simulator, String> {
+    pub(crate) fn open(simulation: Simulation) -> Result<Simulator, String> {
+        let Simulation { seed, memory, machine, blas, sanitizer, profiling, .. } = simulation;
         let given = |value: Option<u64>, variable| match value {
             Some(value) => Ok(Some(value)),
             None => number_from(variable),
         };
         let seed = given(seed, "CONVMAT_SIMULATOR_SEED")?.unwrap_or(0);
-        let limit = match given(memory, "CONVMAT_SIMULATOR_MEMORY")? {
+        let memory = match given(memory, "CONVMAT_SIMULATOR_MEMORY")? {
             Some(bytes) => bytes,
             None => memory::of_host()?,
         };
-        let sanitizer = std::env::var("CONVMAT_SIMULATOR_SANITIZE").unwrap_or_default();
-        let watch = match (profiling, &*sanitizer) {
-            (Some(_), _) => Watch::Profile,
-            (None, "") => Watch::Nothing,
-            (None, sanitizer) => Watch::Sanitizer(sanitizer),
+        let watch = match (profiling, sanitizer) {
+            (Some(_), true) => return Err("it profiles or sanitizes, not both".into()),
+            (Some(_), false) => Watch::Profile,
+            (None, true) => Watch::Accesses,
+            (None, false) => Watch::of_environment()?,
         };
-        Ok(Simulator::new(Compiler::find(watch)?, seed, limit, profiling))
+        let machine = profiling.map_or(machine, |profiling| Machine {
+            capability: profiling.target.capability,
+            multiprocessors: profiling.target.multiprocessors,
+            ..machine
+        });
+        let compiler = Compiler::find(watch, machine.capability)?;
+        let setup = Setup { machine, blas, seed, memory, watch, profiling, ends: None };
+        Ok(Simulator::new(compiler, setup))
     }
 
-    fn new(compiler: Compiler, seed: u64, limit: u64, profiling: Option<Profiling>) -> Simulator {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+    /// With a compiler for the same machine and the same to watch.
+    fn new(compiler: Compiler, setup: Setup) -> Simulator {
         block::catch_faults();
+        let Setup { machine, blas, seed, memory, watch, profiling, ends } = setup;
         let alignment = match profiling {
             Some(_) => memory::DEVICE_ALIGNMENT,
             None => memory::ALIGNMENT,
         };
+        let sanitizes = watch == Watch::Accesses;
+        let kind = MemoryKind { alignment, cells: sanitizes, sparse: ends.is_some() };
+        let shared = Shared {
+            memory: Memory::new(memory, kind),
+            machine,
+            has_blas: blas,
+            seed,
+            launches: AtomicU64::new(0),
+            profiler: profiling.map(Profiler::new),
+            sanitizes,
+            clock: Mutex::new(FIRST),
+            queues: Mutex::default(),
+            ends,
+        };
+        Simulator::on(Stream::new(Arc::new(shared)), compiler)
+    }
+
+    fn on(stream: Stream, compiler: Compiler) -> Simulator {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Simulator {
             // Far from the ordinals of real devices.
             identity: 1 << 63 | NEXT.fetch_add(1, Ordering::Relaxed),
-            capture: Capture::default(),
             compiler,
-            shared: Arc::new(Shared {
-                memory: Memory::new(limit, alignment),
-                seed,
-                launches: AtomicU64::new(0),
-                profiler: profiling.map(Profiler::new),
-            }),
+            stream: Arc::new(stream),
         }
     }
 
+    /// The same GPU on another stream.
+    #[cfg(test)]
+    fn on_new_stream(&self) -> Simulator {
+        Simulator::on(Stream::new(self.stream.shared.clone()), self.compiler.clone())
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.stream.shared
+    }
+
     fn target(&self) -> Option<&Target> {
-        self.shared.profiler.as_ref().map(|profiler| &profiler.profiling.target)
+        self.shared().profiler.as_ref().map(|profiler| &profiler.profiling.target)
     }
 
     /// Launches that were profiled since the last call.
     pub(super) fn take_profile(&self) -> Vec<LaunchProfile> {
-        self.shared.profiler.as_ref().map(Profiler::take).unwrap_or_default()
-    }
-}
-
-impl Simulator {
-    /// Does the work as if it were captured into a graph: see [`Capture`].
-    ///
-    /// # Errors
-    /// What the work returns, or the first call that a capture does not allow.
-    pub(super) fn capture<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
-        self.capture.active.store(true, Ordering::Relaxed);
-        let done = work();
-        self.capture.active.store(false, Ordering::Relaxed);
-        let refused = self.capture.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match refused {
-            Some(error) => Err(error),
-            None => done,
-        }
+        self.shared().profiler.as_ref().map(Profiler::take).unwrap_or_default()
     }
 }
 
@@ -199,24 +220,25 @@ impl Driver for Simulator {
     }
 
     fn capability(&self) -> u32 {
-        self.target().map_or(CAPABILITY, |target| target.capability)
+        self.shared().machine.capability
     }
 
     fn has_blas(&self) -> Result<bool> {
-        Ok(false)
+        Ok(self.shared().has_blas)
     }
 
     fn multiprocessors(&self) -> u32 {
-        self.target().map_or(MULTIPROCESSORS, |target| target.multiprocessors)
+        self.shared().machine.multiprocessors
     }
 
     fn memory(&self) -> Result<(u64, u64)> {
-        Ok(self.shared.memory.free_and_total())
+        self.stream.finish()?;
+        Ok(self.shared().memory.free_and_total())
     }
 
     fn compile(&self, unit: &Unit) -> Result<Vec<u8>, CompileFailure> {
-        self.capture
-            .check("compiling")
+        self.stream
+            .outside_capture("compiling")
             .map_err(|error| CompileFailure { log: error.to_string() })?;
         let mut image = self.compiler.compile(unit)?;
         let needs = self.target().map(|target| needs(unit, target)).unwrap_or_default();
@@ -229,7 +251,7 @@ impl Driver for Simulator {
 
     fn load(&self, image: &[u8], entry: &str) -> Result<Box<dyn Kernel>> {
         let call = format!("loading {entry}");
-        self.capture.check(&call)?;
+        self.stream.outside_capture(&call)?;
         let failed = |reason: String| failure(&*call, reason);
         // The dynamic loader trusts what it is given.
         let damaged = || failed("the image is damaged".into());
@@ -261,50 +283,63 @@ impl Driver for Simulator {
                 (Err(error), _) | (_, Err(error)) => return Err(failed(error.to_string())),
             }
         };
-        Ok(Box::new(Loaded {
+        let kernel = Loaded {
             name: entry.into(),
             run,
             threads,
             argument_bytes: argument_bytes as usize,
             resources: resources_of(needs, entry),
-            shared: self.shared.clone(),
             _library: library,
-        }))
+        };
+        Ok(Box::new(OnStream { kernel: Arc::new(kernel), stream: self.stream.clone() }))
     }
 
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
-        self.capture.check("allocating memory")?;
-        Ok(self.shared.memory.allocate(bytes))
+        self.stream.outside_capture("allocating memory")?;
+        let memory = &self.shared().memory;
+        if let Some(address) = memory.allocate(bytes) {
+            return Ok(Some(address));
+        }
+        // What is freed by work still queued may be enough.
+        self.stream.finish()?;
+        Ok(memory.allocate(bytes))
     }
 
     unsafe fn free(&self, address: u64, bytes: usize) {
-        if let Err(error) = self.capture.check("freeing memory") {
-            let mut refused = self.capture.refused.lock().unwrap_or_else(PoisonError::into_inner);
-            refused.get_or_insert(error);
-        }
-        if let Err(reason) = self.shared.memory.free(address, bytes) {
-            log::error!("simulator: free failed: {reason}");
+        let freed = match self.stream.outside_capture("freeing memory") {
+            Ok(()) => self.stream.queue(Work::Free { address, bytes }),
+            Err(error) => return self.stream.refuse(error),
+        };
+        if let Err(error) = freed {
+            log::error!("{error}");
         }
     }
 
     unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
-        self.capture.check("upload")?;
-        self.shared.memory.check(to, from.len()).map_err(|reason| failure("upload", reason))?;
-        // SAFETY: the target is live memory of ours, and `from` is the host's.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
-        Ok(())
+        self.stream.outside_capture("upload")?;
+        self.shared().memory.check(to, from.len()).map_err(|reason| failure("upload", reason))?;
+        match self.shared().sanitizes {
+            // The host may use its memory for something else before its turn comes.
+            true => self.stream.queue(Work::Upload { from: from.into(), to }),
+            false => self.shared().upload(from, to),
+        }
     }
 
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        self.capture.check("download")?;
-        self.shared.memory.check(from, to.len()).map_err(|reason| failure("download", reason))?;
+        self.stream.outside_capture("download")?;
+        self.stream.finish()?;
+        let memory = &self.shared().memory;
+        memory
+            .check(from, to.len())
+            .and_then(|()| memory.check_written(from, to.len()))
+            .map_err(|reason| failure("download", reason))?;
         // SAFETY: the source is live memory of ours, and `to` is the host's.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        let memory = &self.shared.memory;
+        let memory = &self.shared().memory;
         memory
             .check(from, bytes)
             .and_then(|()| memory.check(to, bytes))
@@ -312,25 +347,40 @@ impl Driver for Simulator {
         if from.abs_diff(to) < bytes as u64 {
             return Err(failure("copy", format!("{from:#x} and {to:#x} overlap in {bytes} bytes")));
         }
-        // SAFETY: both are live memory of ours and do not overlap.
-        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
-        Ok(())
+        self.stream.queue(Work::Copy { from, to, bytes })
     }
 
     unsafe fn clear(&self, address: u64, bytes: usize) -> Result<()> {
-        self.shared.memory.check(address, bytes).map_err(|reason| failure("clear", reason))?;
-        // SAFETY: this is live memory of ours.
-        unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
-        Ok(())
+        self.shared().memory.check(address, bytes).map_err(|reason| failure("clear", reason))?;
+        self.stream.queue(Work::Clear { address, bytes })
+    }
+
+    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        if !self.shared().has_blas {
+            return Err(failure("multiplying matrices", "there is no cuBLAS"));
+        }
+        // cuBLAS refuses at the call what it cannot count.
+        gemm.calls().try_for_each(|call| call.map(drop))?;
+        self.stream.queue(Work::Gemm(*gemm))
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        self.stream.begin_capture()
+    }
+
+    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+        Ok(Box::new(self.stream.end_capture()?))
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.capture.check("waiting for queued work")
+        self.stream.outside_capture("waiting for queued work")?;
+        self.stream.finish()
     }
 
     fn trim(&self) -> Result<()> {
-        self.capture.check("giving back memory")?;
-        self.shared.memory.trim();
+        self.stream.outside_capture("giving back memory")?;
+        self.stream.finish()?;
+        self.shared().memory.trim();
         Ok(())
     }
 

@@ -165,6 +165,7 @@ fn plans_multiply_any_matrix_of_the_size() {
 #[cfg(all(feature = "simulator", unix))]
 #[test]
 fn runs_may_be_captured_in_a_graph() {
+    use crate::plans::run_captured;
     let Ok(device) = Device::simulator_with(convmat::Simulation::default()) else {
         return eprintln!("skipped: there is no simulator");
     };
@@ -179,7 +180,7 @@ fn runs_may_be_captured_in_a_graph() {
         let zeros = on(&device, &tensor::<f32>(&shape, &vec![0.0; len]));
         let mut target = conv.matrix(&zeros, &b, [5, 6]).unwrap();
         let mut workspace = plan.make_workspace().unwrap();
-        cuda.as_if_captured(|| plan.run(&w, &b, &mut target, &mut workspace)).unwrap();
+        run_captured(cuda, || plan.run(&w, &b, &mut target, &mut workspace));
         assert_eq!(target, expected);
 
         let [rows, columns] = expected.shape();
@@ -187,13 +188,13 @@ fn runs_may_be_captured_in_a_graph() {
         let mut x = Tensor::zeros(&device, &[columns]).unwrap();
         let plan = expected.plan_product(Product::vector().adjoint(), options).unwrap();
         let mut workspace = plan.make_workspace().unwrap();
-        cuda.as_if_captured(|| plan.run(&expected, &y, &mut x, &mut workspace)).unwrap();
+        run_captured(cuda, || plan.run(&expected, &y, &mut x, &mut workspace));
         assert_eq!(x, expected.adjoint_mul_vector(&y).unwrap());
 
         let plan = conv.plan_filter::<f32>(&device, 6, options).unwrap();
         let mut filter = Tensor::zeros(&device, plan.result_shape()).unwrap();
         let mut workspace = plan.make_workspace().unwrap();
-        cuda.as_if_captured(|| plan.run(&mut filter, &mut workspace)).unwrap();
+        run_captured(cuda, || plan.run(&mut filter, &mut workspace));
         assert_eq!(filter, conv.gathering_filter_on(&device, 6).unwrap());
     }
 }

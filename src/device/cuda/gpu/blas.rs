@@ -11,9 +11,9 @@ use cudarc::cublas::result;
 use cudarc::cublas::sys::{self, cublasComputeType_t as Compute, cudaDataType as Type};
 
 use super::queue::Queue;
-use crate::device::cuda::driver::{Gemm, Matrix};
+use crate::device::cuda::gemm::{Call, Gemm, Operand};
 use crate::element::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// cuBLAS on one stream.
 #[derive(Debug)]
@@ -23,9 +23,6 @@ pub(crate) struct Blas {
     /// Held by the thread that uses the handle.
     turn: Mutex<()>,
 }
-
-/// Products that one call takes: kernels of cuBLAS's have one on each plane of a grid, which has so many.
-const MOST_PRODUCTS: usize = 65535;
 
 // SAFETY: a handle belongs to a context, not to a thread.
 unsafe impl Send for Blas {}
@@ -83,26 +80,18 @@ impl Blas {
     /// The matrices are memory of this device, as large as sizes, leading dimensions and strides say, and
     /// `c` overlaps neither factor.
     pub(crate) unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
-        let Gemm { m, n, batch, .. } = gemm;
-        if *m == 0 || *n == 0 || *batch == 0 {
-            return Ok(());
-        }
-        for part in parts(gemm) {
+        for call in gemm.calls() {
             // SAFETY: passed on to the caller.
-            unsafe { self.gemm_part(&part)? };
+            unsafe { self.call(&call?)? };
         }
         Ok(())
     }
 
     /// # Safety
     /// As [`Blas::gemm`].
-    unsafe fn gemm_part(&self, gemm: &Gemm) -> Result<()> {
-        let Gemm { m, n, k, batch, a, b, c, .. } = gemm;
-        let (m, n, k) = (count("rows", *m)?, count("columns", *n)?, count("summands", *k)?);
-        let batch = count("products of a batch", *batch)?;
-        let leading = |matrix: &Matrix| count("elements from row to row", matrix.leading);
-        let (lda, ldb, ldc) = (leading(a)?, leading(b)?, leading(c)?);
-        let operation = |matrix: &Matrix| match matrix.transposed {
+    unsafe fn call(&self, call: &Call) -> Result<()> {
+        let Call { m, n, k, batch, a, b, c, .. } = *call;
+        let operation = |operand: Operand| match operand.transposed {
             true => sys::cublasOperation_t::CUBLAS_OP_T,
             false => sys::cublasOperation_t::CUBLAS_OP_N,
         };
@@ -112,49 +101,47 @@ impl Blas {
             DType::F32 => Type::CUDA_R_32F,
             DType::F64 => Type::CUDA_R_64F,
         };
-        let (factor, output) = (kind(gemm.dtype), kind(gemm.output));
+        let (factors, output) = (kind(call.factors), kind(call.output));
         // Strict IEEE arithmetic for f32: no TF32.
-        let compute = match gemm.dtype {
+        let compute = match call.factors {
             DType::F64 => Compute::CUBLAS_COMPUTE_64F,
             _ => Compute::CUBLAS_COMPUTE_32F,
         };
-        // The factors have the type that sums have.
-        let wide = [gemm.alpha, gemm.beta];
+        // alpha and beta have the type that sums have.
+        let wide = [call.alpha, call.beta];
         let narrow = wide.map(|factor| factor as f32);
-        let [alpha, beta]: [*const c_void; 2] = match gemm.dtype {
+        let [alpha, beta]: [*const c_void; 2] = match call.factors {
             DType::F64 => [(&raw const wide[0]).cast(), (&raw const wide[1]).cast()],
             _ => [(&raw const narrow[0]).cast(), (&raw const narrow[1]).cast()],
         };
-        let pointer = |matrix: &Matrix| matrix.address.distance() as *mut c_void;
-        let stride = |matrix: &Matrix| matrix.stride as i64;
+        let pointer = |operand: Operand| operand.address as *mut c_void;
 
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        // cuBLAS counts by columns. Matrices by rows are their transposes to it, and cᵀ = bᵀ·aᵀ.
         let multiply = || {
-            // SAFETY: the handle is alive, the factors are read before this returns (they are on the
+            // SAFETY: the handle is alive, alpha and beta are read before this returns (they are on the
             // host), and the caller answers for the matrices.
             unsafe {
                 result::gemm_strided_batched_ex(
                     self.handle,
-                    operation(b),
                     operation(a),
-                    n,
+                    operation(b),
                     m,
+                    n,
                     k,
                     alpha,
-                    pointer(b),
-                    factor,
-                    ldb,
-                    stride(b),
                     pointer(a),
-                    factor,
-                    lda,
-                    stride(a),
+                    factors,
+                    a.leading,
+                    a.stride,
+                    pointer(b),
+                    factors,
+                    b.leading,
+                    b.stride,
                     beta,
                     pointer(c),
                     output,
-                    ldc,
-                    stride(c),
+                    c.leading,
+                    c.stride,
                     batch,
                     compute,
                     sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
@@ -167,71 +154,9 @@ impl Blas {
     }
 }
 
-/// The same products in batches that one call takes.
-fn parts(gemm: &Gemm) -> impl Iterator<Item = Gemm> {
-    (0..gemm.batch).step_by(MOST_PRODUCTS).map(|first| {
-        let from = |matrix: Matrix, dtype: DType| {
-            let bytes = first * matrix.stride * dtype.size();
-            Matrix { address: matrix.address.offset(bytes), ..matrix }
-        };
-        Gemm {
-            batch: MOST_PRODUCTS.min(gemm.batch - first),
-            a: from(gemm.a, gemm.dtype),
-            b: from(gemm.b, gemm.dtype),
-            c: from(gemm.c, gemm.output),
-            ..*gemm
-        }
-    })
-}
-
-fn count(what: &str, value: usize) -> Result<i32> {
-    i32::try_from(value).map_err(|_| Error::TooLarge {
-        what: format!("the number of {what} in a matrix product"),
-        value: value.to_string(),
-        limit: i32::MAX as u64,
-    })
-}
-
 impl Drop for Blas {
     fn drop(&mut self) {
         // SAFETY: the handle is used by no later call. An error leaves nothing to be done.
         let _ = self.queue.attempt(|_| Ok(unsafe { result::destroy_handle(self.handle) }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::cuda::Pointer;
-
-    #[test]
-    fn large_batches_are_several_calls() {
-        let matrix = |address, stride| Matrix {
-            address: Pointer::at(address),
-            leading: 4,
-            stride,
-            transposed: false,
-        };
-        let gemm = Gemm {
-            dtype: DType::F16,
-            output: DType::F32,
-            m: 4,
-            n: 4,
-            k: 4,
-            batch: 150_000,
-            a: matrix(1 << 20, 16),
-            b: matrix(1 << 30, 0),
-            c: matrix(1 << 40, 20),
-            alpha: 1.,
-            beta: 0.,
-        };
-        let found: Vec<Gemm> = parts(&gemm).collect();
-        assert_eq!(found.iter().map(|part| part.batch).collect::<Vec<_>>(), [65535, 65535, 18930]);
-        for (part, first) in found.iter().zip([0, 65535, 131_070]) {
-            assert_eq!(part.a.address, Pointer::at((1 << 20) + first * 16 * 2));
-            assert_eq!(part.b.address, Pointer::at(1 << 30));
-            assert_eq!(part.c.address, Pointer::at((1 << 40) + first * 20 * 4));
-        }
-        assert_eq!(parts(&Gemm { batch: 3, ..gemm }).count(), 1);
     }
 }

@@ -10,13 +10,15 @@ use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 
 use super::blas::Blas;
+use super::graph;
 use super::libraries::{self, reason};
 use super::module;
 use super::nvrtc::Toolchain;
 use super::pool::Pool;
 use super::probe::{self, DeviceFacts};
 use super::queue::Queue;
-use crate::device::cuda::driver::{CompileFailure, Driver, Gemm, Kernel, Unit};
+use crate::device::cuda::driver::{CompileFailure, Driver, Graph, Kernel, Unit};
+use crate::device::cuda::gemm::Gemm;
 use crate::error::Result;
 
 /// A CUDA device, opened.
@@ -334,6 +336,14 @@ impl Driver for Runtime {
             Some(blas) => unsafe { blas.gemm(gemm) },
             None => Err(self.queue.error("multiplying matrices", "there is no cuBLAS".into())),
         }
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        graph::begin(&self.queue, self.name())
+    }
+
+    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+        graph::end(&self.queue)
     }
 
     fn synchronize(&self) -> Result<()> {

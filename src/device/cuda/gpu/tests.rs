@@ -9,7 +9,8 @@ use half::{bf16, f16};
 
 use super::interop;
 use super::runtime::Runtime;
-use crate::device::cuda::driver::{Driver, Gemm, Matrix, Unit};
+use crate::device::cuda::driver::{Driver, Unit};
+use crate::device::cuda::gemm::{Gemm, Matrix};
 use crate::device::cuda::{Pointer, answers, skipped};
 use crate::element::{DType, Element};
 use crate::error::Error;

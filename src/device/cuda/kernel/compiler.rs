@@ -116,7 +116,7 @@ mod tests {
 
     /// A simulator that keeps its kernels in `folder`, if there is a C++ compiler.
     fn device(folder: &Path) -> Option<CudaDevice> {
-        match Simulator::open(Some(1), None, None) {
+        match Simulator::open(Default::default()) {
             Ok(simulator) => {
                 let compiler = Compiler::with(&simulator, Cache::in_folder(folder));
                 let options = KernelOptions { specialise: false, ..KernelOptions::default() };

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::{Once, OnceLock};
 
+use super::memory::Place;
 use crate::device::cuda::profile::record::{COUNTS, Record, Recording};
 
 /// Mirrors `Launch` in `kernels/simulator/scheduler.h`.
@@ -32,6 +33,11 @@ pub(super) struct Launch {
     counts: [u64; COUNTS],
     shared_bytes: u64,
     recorder: *mut c_void,
+    allocations: *const Place,
+    allocation_count: u32,
+    clock: u32,
+    begun: u32,
+    most_shared_bytes: u32,
 }
 
 /// An entry made by `KERNEL` in `kernels/simulator/simulator.h`: whether the block ran to its end.
@@ -50,6 +56,7 @@ impl Launch {
         grid: [u32; 3],
         block: [u32; 3],
         threads: u32,
+        most_shared_bytes: u32,
         seed: u64,
     ) -> Launch {
         Launch {
@@ -73,6 +80,11 @@ impl Launch {
             counts: [0; COUNTS],
             shared_bytes: 0,
             recorder: ptr::null_mut(),
+            allocations: ptr::null(),
+            allocation_count: 0,
+            clock: 0,
+            begun: 0,
+            most_shared_bytes,
         }
     }
 }
@@ -158,6 +170,34 @@ thread_local! {
 pub(super) unsafe fn run(run: RunBlock, mut launch: Launch) -> Outcome {
     // SAFETY: the caller's promise.
     unsafe { run_launch(run, &mut launch) }
+}
+
+/// Time as the sanitizer has it: it goes on at each barrier.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub now: u32,
+    /// When the launch began.
+    pub begun: u32,
+}
+
+/// [`run`] of a kernel that was compiled for the sanitizer, alone on the device; the allocations are all there
+/// are.
+///
+/// # Safety
+/// As for [`run`].
+pub(super) unsafe fn run_watched(
+    run: RunBlock,
+    mut launch: Launch,
+    allocations: &[Place],
+    clock: &mut Clock,
+) -> Outcome {
+    (launch.allocations, launch.allocation_count) =
+        (allocations.as_ptr(), allocations.len() as u32);
+    (launch.clock, launch.begun) = (clock.now, clock.begun);
+    // SAFETY: the caller's promise.
+    let outcome = unsafe { run_launch(run, &mut launch) };
+    clock.now = launch.clock;
+    outcome
 }
 
 /// # Safety

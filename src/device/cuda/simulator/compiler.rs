@@ -1,5 +1,6 @@
 //! Finds the host's C++ compiler and makes shared objects of kernels.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -29,46 +30,55 @@ const FLAGS: &[&str] = &[
 /// Used where the compiler knows them. Names must stay apart between objects; variables without a value
 /// get one that stands out.
 const OPTIONAL_FLAGS: &[&str] = &["-fno-gnu-unique", "-ftrivial-auto-var-init=pattern"];
-/// Have a call made for every access, in the spelling of GCC; Clang has another.
+/// Have a call made for every access: what watches races in other programs, without its library. (That of
+/// addresses leaves out a write behind a read of the same.) The parameters are GCC's; Clang has others.
 const ACCESSES: &[&str] = &[
-    "-fsanitize=kernel-address",
-    "--param=asan-instrumentation-with-call-threshold=0",
-    "--param=asan-stack=0",
-    "--param=asan-globals=0",
+    "-fsanitize=thread",
+    "--param=tsan-distinguish-volatile=0",
+    "--param=tsan-instrument-func-entry-exit=0",
 ];
 
 /// What kernels are watched for beyond what the simulator always sees.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Watch<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watch {
     Nothing,
-    /// What `CONVMAT_SIMULATOR_SANITIZE` names.
-    Sanitizer(&'a str),
+    /// Undefined behaviour traps.
+    Undefined,
+    /// Every access is checked: `kernels/simulator/sanitizer.h`.
+    Accesses,
     /// Every access is written down.
     Profile,
 }
 
-impl Watch<'_> {
-    /// The flags that it takes, and the words for it.
-    fn flags(self) -> Result<(Vec<&'static str>, String), String> {
+impl Watch {
+    /// What the environment asks for.
+    pub(super) fn of_environment() -> Result<Watch, String> {
+        const VARIABLE: &str = "CONVMAT_SIMULATOR_SANITIZE";
+        Watch::named(&std::env::var(VARIABLE).unwrap_or_default())
+            .map_err(|reason| format!("{VARIABLE} {reason}"))
+    }
+
+    pub(super) fn named(name: &str) -> Result<Watch, String> {
+        match name {
+            "" => Ok(Watch::Nothing),
+            "undefined" => Ok(Watch::Undefined),
+            "accesses" => Ok(Watch::Accesses),
+            other => Err(format!("is {other:?}: expected undefined or accesses")),
+        }
+    }
+
+    /// The flags that it takes, and what is asked for by them.
+    fn flags(self) -> (Vec<&'static str>, &'static str) {
         let with = |define| [ACCESSES, &[define]].concat();
-        let flags = match self {
-            Watch::Nothing => Vec::new(),
-            Watch::Sanitizer("undefined") => {
-                vec!["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+        match self {
+            Watch::Nothing => (Vec::new(), ""),
+            Watch::Undefined => {
+                let flags = vec!["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"];
+                (flags, "traps for undefined behaviour")
             }
-            Watch::Sanitizer("address") => with("-DCONVMAT_SIMULATOR_ADDRESS"),
-            Watch::Profile => return Ok((with("-DCONVMAT_SIMULATOR_PROFILE"), "profiles".into())),
-            Watch::Sanitizer(wanted) => {
-                return Err(format!(
-                    "CONVMAT_SIMULATOR_SANITIZE is {wanted:?}: expected undefined or address"
-                ));
-            }
-        };
-        let words = match self {
-            Watch::Sanitizer(wanted) => format!("CONVMAT_SIMULATOR_SANITIZE={wanted}"),
-            _ => String::new(),
-        };
-        Ok((flags, words))
+            Watch::Accesses => (with("-DCONVMAT_SIMULATOR_SANITIZER"), "the sanitizer"),
+            Watch::Profile => (with("-DCONVMAT_SIMULATOR_PROFILE"), "profiles"),
+        }
     }
 }
 
@@ -77,12 +87,12 @@ pub(super) struct Compiler {
     /// The program and arguments of its own.
     command: Vec<String>,
     version: String,
-    flags: Vec<&'static str>,
+    flags: Vec<Cow<'static, str>>,
 }
 
 impl Compiler {
     /// The compiler that the environment names, or the first one found.
-    pub(super) fn find(watch: Watch<'_>) -> Result<Compiler, String> {
+    pub(super) fn find(watch: Watch, capability: u32) -> Result<Compiler, String> {
         let named = std::env::var("CXX").ok().filter(|name| !name.trim().is_empty());
         let candidates = match &named {
             Some(named) => vec![named.as_str()],
@@ -90,7 +100,7 @@ impl Compiler {
         };
         let mut reasons = Vec::new();
         for candidate in candidates {
-            match Compiler::new(candidate, watch) {
+            match Compiler::new(candidate, watch, capability) {
                 Ok(compiler) => return Ok(compiler),
                 Err(reason) => reasons.push(reason),
             }
@@ -98,36 +108,33 @@ impl Compiler {
         Err(format!("no C++ compiler works: {}", reasons.join("; ")))
     }
 
-    pub(super) fn new(command: &str, watch: Watch<'_>) -> Result<Compiler, String> {
+    pub(super) fn new(command: &str, watch: Watch, capability: u32) -> Result<Compiler, String> {
         let command: Vec<String> = command.split_whitespace().map(String::from).collect();
-        let mut compiler = Compiler { command, version: String::new(), flags: FLAGS.to_vec() };
+        let flags = FLAGS.iter().copied().map(Cow::from).collect();
+        let mut compiler = Compiler { command, version: String::new(), flags };
+        compiler.flags.push(format!("-D__CUDA_ARCH__={capability}0").into());
         let name = compiler.command.join(" ");
         let version = compiler.run(&["--version"], None).map_err(|e| format!("{name}: {e}"))?;
         compiler.version = version.lines().next().unwrap_or(&name).trim().to_string();
         // A rounding once is slow without the instruction, which compilers do not use unless told to.
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("fma") {
-            compiler.flags.push("-mfma");
+            compiler.flags.push("-mfma".into());
         }
         for flag in OPTIONAL_FLAGS {
             let trial = ["-Werror", "-fsyntax-only", "-x", "c++", flag, "/dev/null"];
             if compiler.run(&trial, None).is_ok() {
-                compiler.flags.push(flag);
+                compiler.flags.push((*flag).into());
             }
         }
-        let (flags, words) = watch.flags()?;
+        let (flags, words) = watch.flags();
         if !flags.is_empty() {
             let trial = [&flags, &["-fsyntax-only", "-x", "c++", "/dev/null"][..]].concat();
             let refused = |log| format!("{name} cannot do {words}: {log}");
             compiler.run(&trial, None).map_err(refused)?;
-            compiler.flags.extend(flags);
+            compiler.flags.extend(flags.into_iter().map(Cow::from));
         }
         Ok(compiler)
-    }
-
-    #[cfg(test)]
-    pub(super) fn command(&self) -> String {
-        self.command.join(" ")
     }
 
     pub(super) fn version(&self) -> &str {
@@ -150,11 +157,15 @@ impl Compiler {
         }
         // The unit includes its kernel file, so it has another name.
         const UNIT: &str = "unit.cpp";
+        const COMPILED: &str = "unit.o";
         const OBJECT: &str = "object.so";
         fs::write(folder.path().join(UNIT), &unit.text).map_err(failed)?;
-        let mut arguments = self.flags.clone();
-        arguments.extend(["-shared", UNIT, "-o", OBJECT, "-lm"]);
-        self.run(&arguments, Some(folder.path())).map_err(|log| CompileFailure { log })?;
+        let mut arguments: Vec<&str> = self.flags.iter().map(|flag| &**flag).collect();
+        arguments.extend(["-c", UNIT, "-o", COMPILED]);
+        // Linked apart: the flags that have calls made would have libraries linked that define them.
+        for arguments in [&arguments[..], &["-shared", COMPILED, "-o", OBJECT, "-lm"]] {
+            self.run(arguments, Some(folder.path())).map_err(|log| CompileFailure { log })?;
+        }
         fs::read(folder.path().join(OBJECT)).map_err(failed)
     }
 

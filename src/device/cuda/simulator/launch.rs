@@ -1,17 +1,17 @@
 //! Launches of loaded kernels, block by block.
 
-use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use libloading::os::unix::Library;
 use rayon::prelude::*;
 
-use super::block::{self, Launch, Outcome, RunBlock};
-use super::{Shared, failure};
+use super::block::{self, Clock, Launch, Outcome, RunBlock};
+use super::queue::{Stream, Work};
+use super::{FIRST, Shared, failure};
 use crate::device::cuda::driver::{Kernel, Resources};
-use crate::device::cuda::profile::{LaunchShape, mix};
-use crate::error::Result;
+use crate::device::cuda::profile::{LaunchShape, Profiler, mix};
+use crate::error::{Error, Result};
 
 /// CUDA's limit on the threads of a block.
 const MOST_THREADS: u32 = 1024;
@@ -30,13 +30,29 @@ pub(super) struct Loaded {
     pub argument_bytes: usize,
     /// On the target of a profile, if NVRTC is there.
     pub resources: Option<Resources>,
-    pub shared: Arc<Shared>,
     /// `run` is inside it.
     pub _library: Library,
 }
 
+/// A launch that is due.
+#[derive(Debug)]
+pub(super) struct Launched {
+    grid: [u32; 3],
+    blocks: usize,
+    threads: u32,
+    /// Aligned for any argument.
+    arguments: Vec<u128>,
+}
+
+/// A kernel on a stream.
+#[derive(Debug)]
+pub(super) struct OnStream {
+    pub kernel: Arc<Loaded>,
+    pub stream: Arc<Stream>,
+}
+
 impl Loaded {
-    fn check(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<usize, String> {
+    fn check(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<Launched, String> {
         let blocks = grid.iter().try_fold(1usize, |product, &n| product.checked_mul(n as usize));
         if grid.iter().zip(MOST_BLOCKS).any(|(&n, most)| n == 0 || n > most) {
             return Err(format!("a grid of {grid:?} blocks is outside 1 to {MOST_BLOCKS:?}"));
@@ -49,83 +65,149 @@ impl Loaded {
             let (given, taken) = (arguments.len(), self.argument_bytes);
             return Err(format!("{given} bytes of arguments for a kernel that takes {taken}"));
         }
-        blocks.ok_or_else(|| format!("{grid:?} blocks are too many to count"))
+        let blocks = blocks.ok_or_else(|| format!("{grid:?} blocks are too many to count"))?;
+        let mut aligned = vec![0u128; arguments.len().div_ceil(size_of::<u128>())];
+        bytemuck::cast_slice_mut(&mut aligned)[..arguments.len()].copy_from_slice(arguments);
+        Ok(Launched { grid, blocks, threads, arguments: aligned })
+    }
+
+    fn failed(&self, reason: String) -> Error {
+        failure(format!("kernel {}", self.name), reason)
     }
 }
 
-impl Kernel for Loaded {
+impl Kernel for OnStream {
     fn resources(&self) -> Resources {
-        self.resources.unwrap_or_default()
+        self.kernel.resources.unwrap_or_default()
     }
 
     unsafe fn launch(&self, grid: [u32; 3], threads: u32, arguments: &[u8]) -> Result<()> {
-        let failed = |reason: String| failure(format!("kernel {}", self.name), reason);
-        let blocks = self.check(grid, threads, arguments).map_err(failed)?;
-        let mut aligned = vec![0u128; arguments.len().div_ceil(mem::size_of::<u128>())];
-        bytemuck::cast_slice_mut(&mut aligned)[..arguments.len()].copy_from_slice(arguments);
-        let launch_number = self.shared.launches.fetch_add(1, Ordering::Relaxed);
-        let seed = mix(self.shared.seed ^ mix(launch_number));
-        let (width, height) = (grid[0] as usize, grid[1] as usize);
-        let place =
-            |at: usize| [at % width, at / width % height, at / width / height].map(|n| n as u32);
-        let launch = |at: usize| {
-            let seed = mix(seed ^ mix(at as u64));
-            Launch::new(aligned.as_ptr().cast(), grid, place(at), threads, seed)
+        let launched = self.kernel.check(grid, threads, arguments);
+        let launched = launched.map_err(|reason| self.kernel.failed(reason))?;
+        self.stream.queue(Work::Launch(self.kernel.clone(), Arc::new(launched)))
+    }
+}
+
+impl Launched {
+    /// Where the block with this number is in the grid.
+    fn place(&self, at: usize) -> [u32; 3] {
+        let (width, height) = (self.grid[0] as usize, self.grid[1] as usize);
+        [at % width, at / width % height, at / width / height].map(|n| n as u32)
+    }
+}
+
+impl Shared {
+    /// Runs a launch; what its arguments point to is the promise of who queued it.
+    pub(super) fn launch(&self, kernel: &Loaded, launched: &Launched) -> Result<()> {
+        let number = self.launches.fetch_add(1, Ordering::Relaxed);
+        let seed = mix(self.seed ^ mix(number));
+        let done = match &self.profiler {
+            Some(profiler) => self.profile(profiler, kernel, launched, seed),
+            None if self.sanitizes => self.watch(kernel, launched, seed),
+            None => self.run(kernel, launched, seed),
         };
-        let failure_of = |at: usize, outcome: Outcome| {
-            let reason = match outcome {
-                Outcome::Done => return None,
-                Outcome::Failed(reason) => reason,
-                Outcome::BadAccess(reason, address) => {
-                    format!("{reason} {}", self.shared.memory.locate(address))
-                }
-            };
-            let block = place(at);
-            Some(format!("block {block:?} of {grid:?} with {threads} threads: {reason}"))
+        done.and_then(|()| self.check_overrun()).map_err(|reason| kernel.failed(reason))
+    }
+
+    /// What is to be run of a block.
+    fn block(&self, launched: &Launched, at: usize, seed: u64) -> Launch {
+        let Launched { grid, threads, arguments, .. } = launched;
+        let (arguments, shared) = (arguments.as_ptr().cast(), self.machine.shared_bytes);
+        Launch::new(
+            arguments,
+            *grid,
+            launched.place(at),
+            *threads,
+            shared,
+            mix(seed ^ mix(at as u64)),
+        )
+    }
+
+    /// Why a block failed, if it did.
+    fn failure_of(&self, launched: &Launched, at: usize, outcome: Outcome) -> Result<(), String> {
+        let reason = match outcome {
+            Outcome::Done => return Ok(()),
+            Outcome::Failed(reason) => reason,
+            Outcome::BadAccess(reason, address) => {
+                format!("{reason} {}", self.memory.locate(address))
+            }
         };
-        if let Some(profiler) = &self.shared.profiler {
-            let ranges = self.shared.memory.ranges();
-            let span = match (ranges.first(), ranges.last()) {
-                (Some(first), Some(last)) => first.start..last.end,
-                _ => 0..0,
-            };
-            let is_global = |address: u64| {
-                let after = ranges.partition_point(|range| range.start <= address);
-                after > 0 && ranges[after - 1].contains(&address)
-            };
-            let shape =
-                LaunchShape { kernel: &self.name, grid, threads, resources: self.resources };
-            let run = |at: usize| {
-                // SAFETY: as for run() below.
-                let (outcome, recording, shared_bytes) =
-                    unsafe { block::run_recorded(self.run, launch(at), span.clone()) };
-                match failure_of(at, outcome) {
-                    None => Ok((recording, shared_bytes)),
-                    Some(reason) => Err(reason),
-                }
-            };
-            let drawn = profiler.drawn(blocks, mix(seed));
-            let done = profiler.launch(shape, &drawn, is_global, run);
-            return done.and_then(|()| self.shared.check_overrun()).map_err(failed);
-        }
+        let Launched { grid, threads, .. } = launched;
+        let block = launched.place(at);
+        Err(format!("block {block:?} of {grid:?} with {threads} threads: {reason}"))
+    }
+
+    fn run(&self, kernel: &Loaded, launched: &Launched, seed: u64) -> Result<(), String> {
+        let blocks = self.ends.map_or(launched.blocks, |ends| launched.blocks.min(2 * ends));
         let order = Order::new(blocks, seed);
         let run = |i: usize| {
             let at = order.at(i);
+            // Of more, the first and the last.
+            let at = if at < blocks.div_ceil(2) { at } else { launched.blocks - blocks + at };
             // SAFETY: `run` is the entry of the kernel that takes these arguments; what they point to is
-            // the caller's promise.
-            let outcome = unsafe { block::run(self.run, launch(at)) };
-            failure_of(at, outcome)
+            // the promise of who queued the launch.
+            let outcome = unsafe { block::run(kernel.run, self.block(launched, at, seed)) };
+            self.failure_of(launched, at, outcome).err()
         };
-        let first = if blocks.saturating_mul(threads as usize) < SMALL_LAUNCH {
+        let threads = launched.threads as usize;
+        let first = if blocks.saturating_mul(threads) < SMALL_LAUNCH {
             (0..blocks).find_map(run)
         } else {
-            let together = SMALL_LAUNCH / threads as usize;
+            let together = SMALL_LAUNCH / threads;
             (0..blocks).into_par_iter().with_min_len(together.max(1)).find_map_first(run)
         };
-        match first {
-            Some(reason) => Err(failed(reason)),
-            None => self.shared.check_overrun().map_err(failed),
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Blocks one after the other, so that the sanitizer's clock tells what is ordered.
+    fn watch(&self, kernel: &Loaded, launched: &Launched, seed: u64) -> Result<(), String> {
+        // A launch is far from so many barriers.
+        const LATE: u32 = 1 << 31;
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if *clock > LATE {
+            self.memory.age();
+            *clock = FIRST;
         }
+        let places = self.memory.places();
+        let mut time = Clock { now: *clock, begun: *clock + 1 };
+        let order = Order::new(launched.blocks, seed);
+        let done = (0..launched.blocks).map(|i| order.at(i)).try_for_each(|at| {
+            let launch = self.block(launched, at, seed);
+            // SAFETY: as for run() above.
+            let outcome = unsafe { block::run_watched(kernel.run, launch, &places, &mut time) };
+            self.failure_of(launched, at, outcome)
+        });
+        *clock = time.now;
+        done
+    }
+
+    fn profile(
+        &self,
+        profiler: &Profiler,
+        kernel: &Loaded,
+        launched: &Launched,
+        seed: u64,
+    ) -> Result<(), String> {
+        let Launched { grid, blocks, threads, .. } = *launched;
+        let places = self.memory.places();
+        let span = match (places.first(), places.last()) {
+            (Some(first), Some(last)) => first.start..last.end,
+            _ => 0..0,
+        };
+        let is_global = |address: u64| {
+            let after = places.partition_point(|place| place.start <= address);
+            after > 0 && address < places[after - 1].end
+        };
+        let shape =
+            LaunchShape { kernel: &kernel.name, grid, threads, resources: kernel.resources };
+        let run = |at: usize| {
+            let launch = self.block(launched, at, seed);
+            // SAFETY: as for run() above.
+            let (outcome, recording, shared_bytes) =
+                unsafe { block::run_recorded(kernel.run, launch, span.clone()) };
+            self.failure_of(launched, at, outcome).map(|()| (recording, shared_bytes))
+        };
+        profiler.launch(shape, &profiler.drawn(blocks, mix(seed)), is_global, run)
     }
 }
 

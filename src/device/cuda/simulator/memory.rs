@@ -3,7 +3,6 @@
 //! the few bytes after it that alignment leaves, is looked at after each launch.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,8 +19,19 @@ const MOST_IDLE_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub(super) struct Memory {
     limit: u64,
-    alignment: usize,
+    kind: MemoryKind,
     tables: Mutex<Tables>,
+}
+
+/// What memory is like, beyond its size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MemoryKind {
+    /// What allocations are aligned to, in bytes.
+    pub alignment: usize,
+    /// Whether there is a cell for each byte, for the sanitizer.
+    pub cells: bool,
+    /// Whether memory takes none of the host's before it is written to; it then begins as zeros.
+    pub sparse: bool,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +49,53 @@ struct Allocation {
     bytes: usize,
     alignment: usize,
     mapping: Mapping,
+    cells: Option<Cells>,
 }
+
+/// What the sanitizer knows of a byte; all zeros of one that nothing was done to. Mirrors `Cell` in
+/// `kernels/simulator/profile.h`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Cell {
+    /// When it was written: 0 if it was not.
+    written: u32,
+    read: u32,
+    constant: u32,
+    writer: u16,
+    reader: u16,
+}
+
+/// Earlier than all launches.
+const BEFORE: u32 = 1;
+
+impl Cell {
+    /// Of a byte that the host has written.
+    const WRITTEN: Cell = Cell { written: BEFORE, read: 0, constant: 0, writer: 0, reader: 0 };
+}
+
+/// A cell for each byte of an allocation.
+#[derive(Debug)]
+struct Cells {
+    start: *mut Cell,
+    len: usize,
+}
+
+// SAFETY: plain memory, which launches and the calls of the queue use one at a time.
+unsafe impl Send for Cells {}
+
+/// Where an allocation and its cells lie. Mirrors `Allocation` in `kernels/simulator/profile.h`.
+#[derive(Clone, Debug)]
+#[repr(C)]
+pub(super) struct Place {
+    pages: u64,
+    pub start: u64,
+    pub end: u64,
+    pages_end: u64,
+    cells: *mut Cell,
+}
+
+// SAFETY: an address, which only the sanitizer's launches use.
+unsafe impl Sync for Place {}
 
 /// Accessible pages between two that are not.
 #[derive(Debug)]
@@ -87,6 +143,31 @@ impl Mapping {
     }
 }
 
+impl Cells {
+    fn new(len: usize) -> Option<Cells> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_NORESERVE;
+        let bytes = len.checked_mul(size_of::<Cell>())?;
+        // SAFETY: a new mapping, placed by the system and all zeros.
+        let at = unsafe {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(ptr::null_mut(), bytes, access, flags, -1, 0)
+        };
+        (at != libc::MAP_FAILED).then_some(Cells { start: at.cast(), len })
+    }
+
+    fn all(&mut self) -> &mut [Cell] {
+        // SAFETY: as mapped by new(); any bytes are a cell.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+impl Drop for Cells {
+    fn drop(&mut self) {
+        // SAFETY: as mapped by new(), and nothing refers to it any more.
+        unsafe { libc::munmap(self.start.cast(), self.len * size_of::<Cell>()) };
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: as mapped by new(), and no allocation lies in it any more.
@@ -123,14 +204,20 @@ impl Allocation {
 }
 
 impl Memory {
-    pub(super) fn new(limit: u64, alignment: usize) -> Memory {
-        Memory { limit, alignment, tables: Mutex::default() }
+    pub(super) fn new(limit: u64, kind: MemoryKind) -> Memory {
+        Memory { limit, kind, tables: Mutex::default() }
     }
 
     /// Where allocations lie, ascending.
-    pub(super) fn ranges(&self) -> Vec<Range<u64>> {
-        let tables = self.tables();
-        tables.live.iter().map(|(&start, of)| start..start + of.bytes as u64).collect()
+    pub(super) fn places(&self) -> Vec<Place> {
+        let place = |(&start, of): (&u64, &Allocation)| Place {
+            pages: of.mapping.start as u64,
+            start,
+            end: start + of.bytes as u64,
+            pages_end: (of.mapping.start + of.mapping.bytes) as u64,
+            cells: of.cells.as_ref().map_or(ptr::null_mut(), |cells| cells.start),
+        };
+        self.tables().live.iter().map(place).collect()
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -148,7 +235,7 @@ impl Memory {
         if used > self.limit {
             return None;
         }
-        let kept = tables.idle.get_mut(&rounded).and_then(Vec::pop);
+        let kept = tables.idle.get_mut(&rounded).filter(|_| !self.kind.sparse).and_then(Vec::pop);
         if kept.is_some() {
             tables.idle_bytes -= rounded;
         }
@@ -162,9 +249,15 @@ impl Memory {
                 }
             },
         };
-        // SAFETY: the mapping is accessible, and nobody has its address yet.
-        unsafe { ptr::write_bytes(mapping.start as *mut u8, POISON, mapping.bytes) };
-        let allocation = Allocation { bytes, alignment: self.alignment, mapping };
+        if !self.kind.sparse {
+            // SAFETY: the mapping is accessible, and nobody has its address yet.
+            unsafe { ptr::write_bytes(mapping.start as *mut u8, POISON, mapping.bytes) };
+        }
+        let cells = if self.kind.cells { Some(Cells::new(bytes.max(1))?) } else { None };
+        let allocation = Allocation { bytes, alignment: self.kind.alignment, mapping, cells };
+        if self.kind.sparse {
+            allocation.heal();
+        }
         let address = allocation.address() as u64;
         tables.live.insert(address, allocation);
         tables.used = used;
@@ -184,7 +277,10 @@ impl Memory {
         }
         let Some(Allocation { mapping, .. }) = tables.live.remove(&address) else { return Ok(()) };
         tables.used -= bytes as u64;
-        if tables.idle_bytes + mapping.bytes <= MOST_IDLE_BYTES && mapping.open(false) {
+        if !self.kind.sparse
+            && tables.idle_bytes + mapping.bytes <= MOST_IDLE_BYTES
+            && mapping.open(false)
+        {
             tables.idle_bytes += mapping.bytes;
             tables.idle.entry(mapping.bytes).or_default().push(mapping);
         }
@@ -208,6 +304,79 @@ impl Memory {
             return Ok(());
         }
         Err(format!("{bytes} bytes from {address:#x} on, {}", self.locate(address)))
+    }
+
+    /// Sets bytes of one allocation to zero.
+    pub(super) fn clear(&self, address: u64, bytes: usize) {
+        let end = address as usize + bytes;
+        let pages = (address as usize).next_multiple_of(page())..end / page() * page();
+        if !self.kind.sparse || pages.is_empty() {
+            // SAFETY: check() has seen that this is live memory of ours.
+            unsafe { ptr::write_bytes(address as *mut u8, 0, bytes) };
+            return;
+        }
+        // SAFETY: as above. Whole pages are given back to the system, and are zeros then.
+        unsafe {
+            ptr::write_bytes(address as *mut u8, 0, pages.start - address as usize);
+            libc::madvise(pages.start as *mut _, pages.len(), libc::MADV_DONTNEED);
+            ptr::write_bytes(pages.end as *mut u8, 0, end - pages.end);
+        }
+    }
+
+    /// Cells of bytes of one allocation, if there are any.
+    fn cells<R>(
+        &self,
+        address: u64,
+        bytes: usize,
+        use_of: impl FnOnce(&mut [Cell]) -> R,
+    ) -> Option<R> {
+        if bytes == 0 || !self.kind.cells {
+            return None;
+        }
+        let mut tables = self.tables();
+        let (start, allocation) = tables.live.range_mut(..=address).next_back()?;
+        let from = (address - start) as usize;
+        let cells = allocation.cells.as_mut()?.all();
+        cells.get_mut(from..from + bytes).map(use_of)
+    }
+
+    /// Says that bytes of one allocation have been written by other than kernels.
+    pub(super) fn mark_written(&self, address: u64, bytes: usize) {
+        self.cells(address, bytes, |cells| cells.fill(Cell::WRITTEN));
+    }
+
+    /// Copies what is known of whether bytes were written.
+    pub(super) fn copy_marks(&self, from: u64, to: u64, bytes: usize) {
+        let written = |cells: &mut [Cell]| -> Vec<bool> {
+            cells.iter().map(|cell| cell.written != 0).collect()
+        };
+        let Some(written) = self.cells(from, bytes, written) else { return };
+        self.cells(to, bytes, |cells| {
+            for (cell, written) in cells.iter_mut().zip(written) {
+                *cell = Cell { written: if written { BEFORE } else { 0 }, ..Cell::WRITTEN };
+            }
+        });
+    }
+
+    /// An error unless all bytes, of one allocation, were written.
+    pub(super) fn check_written(&self, address: u64, bytes: usize) -> Result<(), String> {
+        let first = self.cells(address, bytes, |cells| cells.iter().position(|of| of.written == 0));
+        match first.flatten() {
+            Some(at) => {
+                let place = self.locate(address + at as u64);
+                Err(format!("byte {at} of {bytes} was never written, {place}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes all that was done to memory older than all launches.
+    pub(super) fn age(&self) {
+        for allocation in self.tables().live.values_mut() {
+            for cell in allocation.cells.iter_mut().flat_map(Cells::all) {
+                *cell = Cell { written: cell.written.min(BEFORE), ..Cell::WRITTEN };
+            }
+        }
     }
 
     /// Where an address lies, seen from the nearest allocation.

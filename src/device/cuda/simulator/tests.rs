@@ -22,15 +22,36 @@ macro_rules! simulator {
 }
 
 // After the macro, to see it.
+mod blas;
 mod calls;
 mod numbers;
 mod profile;
+mod sanitizer;
+mod streams;
+
+fn setup(seed: u64) -> Setup {
+    Setup {
+        machine: Machine::default(),
+        blas: false,
+        seed,
+        memory: MEMORY,
+        watch: Watch::Nothing,
+        profiling: None,
+        ends: None,
+    }
+}
+
+fn set_up(setup: Setup) -> Option<Simulator> {
+    let Setup { watch, machine, .. } = setup;
+    let compiler = Compiler::find(watch, machine.capability);
+    Some(Simulator::new(compiler.map_err(|reason| skipped(NAME, &reason)).ok()?, setup))
+}
 
 fn simulator(seed: u64) -> Option<Simulator> {
     static COMPILER: LazyLock<Result<Compiler, String>> =
-        LazyLock::new(|| Compiler::find(Watch::Nothing));
+        LazyLock::new(|| Compiler::find(Watch::Nothing, Machine::default().capability));
     let compiler = COMPILER.as_ref().map_err(|reason| skipped(NAME, reason)).ok()?;
-    Some(Simulator::new(compiler.clone(), seed, MEMORY, None))
+    Some(Simulator::new(compiler.clone(), setup(seed)))
 }
 
 fn image(simulator: &Simulator, text: &str) -> Vec<u8> {
@@ -423,55 +444,34 @@ KERNEL(inside, Args, 1) {
     SHARED(f32, part, 8);
     part[0] = 1;
     args.x[0] = part[args.at];
-}
-KERNEL(through_pointer, Args, 2) {
-    SHARED(f32, part, 8);
-    SHARED(f32, other, 8);
-    const f32* from = part;
-    other[threadIdx.x] = 1;
-    barrier();
-    args.x[threadIdx.x] = from[args.at];
 }";
 
 /// Kernels run with a right and a wrong argument.
-fn sanitized(sanitizer: &str, message: &str, cases: &[(&str, u64, u64)]) {
+fn sanitized(watch: Watch, message: &str, cases: &[(&str, u64, u64)]) {
     let plain = simulator!(0);
-    let compiler = Compiler::new(&plain.compiler.command(), Watch::Sanitizer(sanitizer)).unwrap();
-    assert_ne!(compiler.toolchain(), plain.toolchain());
-    let watched = Simulator::new(compiler, 0, MEMORY, None);
+    let watched = set_up(Setup { watch, ..setup(0) }).unwrap();
+    assert_ne!(watched.toolchain(), plain.toolchain());
     let image = image(&watched, SANITIZED);
     let x = Buffer::of(&watched, &[1f32; 16]);
     for &(entry, right, wrong) in cases {
         let kernel = watched.load(&image, entry).unwrap();
-        launch(&*kernel, 1, 1, &[x.address, right]).unwrap();
-        assert_contains(&reason(launch(&*kernel, 1, 1, &[x.address, wrong])), &[message]);
+        let go = |at| launch(&*kernel, 1, 1, &[x.address, at]).and_then(|()| watched.synchronize());
+        go(right).unwrap();
+        assert_contains(&reason(go(wrong)), &[message]);
     }
 }
 
 #[test]
 fn undefined_behaviour_is_an_error_when_asked_for() {
     let cases = [("move", 4, 5), ("next", 5, 0x7fff_ffff), ("inside", 7, 8)];
-    sanitized("undefined", "thread 0: undefined behaviour", &cases);
-}
-
-#[test]
-fn reads_outside_of_shared_arrays_are_errors_when_asked_for() {
-    let plain = simulator!(0);
-    if plain.toolchain().contains("clang") {
-        eprintln!("skipped, because Clang spells the flags differently");
-        return;
-    }
-    let cases = [("inside", 7, 8), ("through_pointer", 0, 8), ("through_pointer", 7, 1000)];
-    sanitized("address", "read of 4 bytes outside of the shared arrays", &cases);
+    sanitized(Watch::Undefined, "thread 0: undefined behaviour", &cases);
 }
 
 #[test]
 fn an_unknown_sanitizer_or_compiler_is_an_error() {
-    let plain = simulator!(0);
-    let unknown = Compiler::new(&plain.compiler.command(), Watch::Sanitizer("thread")).unwrap_err();
-    assert_contains(&unknown, &["CONVMAT_SIMULATOR_SANITIZE", "\"thread\""]);
+    assert_contains(&Watch::named("thread").unwrap_err(), &["\"thread\"", "accesses"]);
     assert_contains(
-        &Compiler::new("no-such-compiler", Watch::Nothing).unwrap_err(),
+        &Compiler::new("no-such-compiler", Watch::Nothing, 80).unwrap_err(),
         &["no-such-compiler"],
     );
 }

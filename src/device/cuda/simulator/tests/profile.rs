@@ -78,8 +78,8 @@ fn profiled(
     channels: u64,
     taps: u64,
 ) -> Option<LaunchProfile> {
-    let compiler = Compiler::find(Watch::Profile).map_err(|reason| skipped(NAME, &reason)).ok()?;
-    let simulator = Simulator::new(compiler, 3, MEMORY, Some(Profiling::new(target)));
+    let profiling = Some(Profiling::new(target));
+    let simulator = set_up(Setup { watch: Watch::Profile, profiling, ..setup(3) })?;
     let kernel = kernel(&simulator, KERNELS, entry);
     let len = (n * n * channels) as usize;
     let values: Vec<f32> = (0..len).map(|at| at as f32).collect();
