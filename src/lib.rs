@@ -153,8 +153,9 @@
 //!
 //! The simulator runs the same kernels and the same launches on the CPU and is a detector: threads run in
 //! shuffled order, shared and fresh memory is poisoned, and accesses out of bounds, barriers that not all
-//! threads reach, warps that diverge and asynchronous copies that nobody waited for are errors. It can also
-//! count what launches cost: see `Simulation::profiling`.
+//! threads reach, warps that diverge and asynchronous copies that nobody waited for are errors. Its sanitizer
+//! finds races and reads of what was never written (`Simulation::sanitizer`). It can also count what launches
+//! cost: see `Simulation::profiling`.
 
 mod conv;
 mod covariance;

@@ -163,7 +163,9 @@ struct Block {
     u64 arena_used, shared_bytes;
     u32 copies_used, free_copy;
     u32 pauses;  // accesses are not the kernel's meanwhile
-    u32 clock, begun, barrier_passed, allocation;  // the last allocation that was accessed
+    u32 clock, begun, barrier_passed;
+    u32 allocation;                // that was accessed last
+    u64 gap_start, gap_bytes;      // between allocations, where something else was accessed last
     Array arrays[MOST_ARRAYS];
     Warp warps[MOST_THREADS / WARP];
     Thread all[MOST_THREADS];
@@ -173,11 +175,8 @@ struct Block {
 constexpr u32 CALLER = MOST_THREADS;
 constexpr u64 ARENA_AT = (sizeof(Block) / GUARD_BYTES + 2) * GUARD_BYTES;
 constexpr u64 CELLS_AT = ARENA_AT + ARENA_BYTES + GUARD_BYTES;
-#ifdef CONVMAT_SIMULATOR_SANITIZER
+// The same for all kernels, which take turns with a thread's workspace.
 constexpr u64 STACKS_AT = CELLS_AT + ARENA_BYTES * sizeof(Cell);
-#else
-constexpr u64 STACKS_AT = CELLS_AT;
-#endif
 constexpr u64 WORKSPACE_BYTES = STACKS_AT + MOST_THREADS * (GUARD_BYTES + STACK_BYTES);
 
 static thread_local Block* here;
@@ -436,6 +435,7 @@ inline void begin(Block* block, Launch* launch, void (*kernel)(const void*)) {
     block->runnable_count = block->threads;
     block->begun = block->barrier_passed = block->clock = launch->clock + 1;
     block->allocation = 0;
+    block->gap_start = block->gap_bytes = 0;
     for (u32 i = 0; i * WARP < block->threads; ++i) {
         block->warps[i].arrived = 0;
         block->warps[i].passed = block->clock;

@@ -138,6 +138,13 @@ impl Device {
 
     /// A simulated GPU of its own, other than by default.
     ///
+    /// With [`Simulation::sanitizer`] it compares every access of a kernel with those before it. Errors are then,
+    /// besides what is one anyway: accesses of different threads to the same byte, one of them a write, that no
+    /// barrier separates, and such accesses of different blocks; reads of bytes that nothing has written, by
+    /// kernels, products and downloads; reads through the read-only path of what the same launch writes; use of
+    /// what an asynchronous copy is bringing. Launches, copies, clearings and frees are done when somebody waits
+    /// for them, and errors are those of whoever waits.
+    ///
     /// # Errors
     /// As [`Device::simulator`].
     #[cfg(feature = "simulator")]

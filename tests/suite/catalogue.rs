@@ -109,8 +109,13 @@ pub fn accelerators() -> &'static [Device] {
     &devices()[1..]
 }
 
+/// What launches see of an H100.
+#[cfg(feature = "simulator")]
+pub const H100: convmat::Machine =
+    convmat::Machine { capability: 90, multiprocessors: 132, shared_bytes: 227 << 10 };
+
 /// [`accelerators`], and simulators for which kernels are compiled as on GPUs, for each layer, and with
-/// 64-bit indices. Every case of theirs is compiled: keep them few.
+/// 64-bit indices, and one of the size of an H100. Every case of theirs is compiled: keep them few.
 pub fn variants() -> Vec<Device> {
     #[allow(unused_mut)]
     let mut found = accelerators().to_vec();
@@ -119,7 +124,24 @@ pub fn variants() -> Vec<Device> {
         let simulation = convmat::Simulation { specialise, wide_indices, ..Default::default() };
         found.extend(Device::simulator_with(simulation));
     }
+    #[cfg(feature = "simulator")]
+    found.extend(Device::simulator_with(convmat::Simulation {
+        machine: H100,
+        ..Default::default()
+    }));
     found
+}
+
+/// A simulator of the size of an H100 with the sanitizer, or without where the compiler has none.
+#[cfg(all(feature = "simulator", unix))]
+pub fn sanitized() -> Option<Device> {
+    let simulation = convmat::Simulation { machine: H100, sanitizer: true, ..Default::default() };
+    let without = convmat::Simulation { sanitizer: false, ..simulation };
+    let device = Device::simulator_with(simulation).or_else(|reason| {
+        skipped("sanitizer", reason);
+        Device::simulator_with(without)
+    });
+    device.map_err(|reason| skipped("simulator", reason)).ok()
 }
 
 /// Layers of usual and of unusual kinds, in both layouts, with extents that allow wide loads and stores.

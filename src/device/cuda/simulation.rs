@@ -21,7 +21,7 @@ pub struct Simulation {
     /// checks sizes, strides and memory. By default kernels of the crate do.
     pub blas: bool,
     /// Looks for what lives too short and for races: see [`crate::Device::simulator_with`]. By default as
-    /// `CONVMAT_SIMULATOR_SANITIZE` says. Takes GCC, and about ten times as long.
+    /// `CONVMAT_SIMULATOR_SANITIZE` says. Takes GCC, and ten times as long or more.
     pub sanitizer: bool,
     /// Counts what every launch costs on a GPU: see [`crate::Device::take_profile`]. Takes GCC. Not with
     /// `sanitizer`.

@@ -24,6 +24,7 @@ macro_rules! simulator {
 // After the macro, to see it.
 mod blas;
 mod calls;
+mod large;
 mod numbers;
 mod profile;
 mod sanitizer;
