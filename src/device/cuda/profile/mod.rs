@@ -18,9 +18,10 @@ mod requests;
 mod target;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use counts::{Block, Counts, Total};
+use counts::{Block, Bounds, Counts, Total};
 pub use counts::{GlobalAccesses, Operations, SharedAccesses};
 pub use model::{Limiter, Model};
 use record::Recording;
@@ -204,7 +205,7 @@ impl Profiler {
     ) -> Result<(), E> {
         use rayon::prelude::*;
         let target = &self.profiling.target;
-        let LaunchShape { kernel, grid, threads, resources } = shape;
+        let LaunchShape { kernel, grid, threads, resources, allocations } = shape;
         let blocks: u64 = grid.iter().map(|&n| u64::from(n)).product();
         let registers = resources.map(|resources| resources.registers);
         let mut total = Total::new(target.l2_bytes);
@@ -241,7 +242,13 @@ impl Profiler {
         }
         let counts = match counted as u64 == blocks {
             true => total.counts,
-            false => total.counts.extrapolated((&first.0, first.1), counted, blocks as usize),
+            false => {
+                let all = total.counts.extrapolated((&first.0, first.1), counted, blocks as usize);
+                let [loaded, stored] = total.surroundings(allocations);
+                let l2 = target.l2_bytes as f64 / cache::SECTOR as f64;
+                let waves = target.waves(blocks as f64, resident);
+                all.within(&Bounds { loaded, stored, l2, waves })
+            }
         };
         let warps = f64::from(threads.div_ceil(32));
         let profile = LaunchProfile {
@@ -281,4 +288,6 @@ pub(super) struct LaunchShape<'a> {
     pub grid: [u32; 3],
     pub threads: u32,
     pub resources: Option<Resources>,
+    /// Where memory is allocated, ascending.
+    pub allocations: &'a [Range<u64>],
 }

@@ -93,8 +93,8 @@ impl Kernel for Loaded {
                 let after = ranges.partition_point(|range| range.start <= address);
                 after > 0 && ranges[after - 1].contains(&address)
             };
-            let shape =
-                LaunchShape { kernel: &self.name, grid, threads, resources: self.resources };
+            let (resources, allocations) = (self.resources, &ranges[..]);
+            let shape = LaunchShape { kernel: &self.name, grid, threads, resources, allocations };
             let run = |at: usize| {
                 // SAFETY: as for run() below.
                 let (outcome, recording, shared_bytes) =
