@@ -194,7 +194,8 @@ pub use device::cuda::Simulation;
 pub use device::cuda::gpu::graph::CudaGraph;
 #[cfg(feature = "simulator")]
 pub use device::cuda::profile::{
-    GlobalAccesses, LaunchProfile, Limiter, Model, Operations, Profiling, SharedAccesses, Target,
+    GlobalAccesses, LaunchProfile, Limiter, Model, Operations, Profiling, Sass, SassCounts,
+    SassWidths, SharedAccesses, Target,
 };
 #[cfg(gpu)]
 pub use device::cuda::{CudaDevice, KernelInfo, KernelOptions};

@@ -9,12 +9,14 @@
 //! | `counts.rs` | blocks, counted and added up |
 //! | `target.rs` | GPUs by their published figures |
 //! | `model.rs` | from counts to time |
+//! | `sass.rs` | instructions, as the compiler made them |
 
 mod cache;
 mod counts;
 mod model;
 pub(super) mod record;
 mod requests;
+pub(super) mod sass;
 mod target;
 
 use std::fmt;
@@ -25,6 +27,7 @@ use counts::{Block, Bounds, Counts, Total};
 pub use counts::{GlobalAccesses, Operations, SharedAccesses};
 pub use model::{Limiter, Model};
 use record::Recording;
+pub use sass::{Sass, SassCounts, SassWidths};
 pub use target::Target;
 
 use super::driver::Resources;
@@ -65,6 +68,8 @@ pub struct LaunchProfile {
     pub registers: Option<u32>,
     /// Bytes of a thread in local memory, likewise.
     pub local_bytes: Option<u32>,
+    /// Machine instructions, as compiled for the target by NVRTC; `None` where NVRTC or `nvdisasm` is absent.
+    pub sass: Option<Sass>,
     /// Bytes of a block in shared memory.
     pub shared_bytes: u64,
     /// Warps that a multiprocessor holds at a time, of those that it can.
@@ -79,8 +84,8 @@ pub struct LaunchProfile {
     pub model: Model,
 }
 
-/// A table: a line of what was launched, and one each for global memory, shared memory, what is computed and
-/// the model.
+/// A table: a line of what was launched, and one each for global memory, shared memory, what is computed, machine
+/// instructions (of a turn of the main loop, if there is one) and the model.
 impl fmt::Display for LaunchProfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LaunchProfile { kernel, grid, threads, global, shared, operations, .. } = self;
@@ -146,6 +151,14 @@ impl fmt::Display for LaunchProfile {
         let mut work: Vec<String> = counts.map(|(count, of)| format!("{count:.0} {of}")).collect();
         work.push(format!("{:.0}% of lanes idle in requests", 100.0 * operations.idle));
         write!(f, "\n  work    {}", work.join(", "))?;
+        if let Some(Sass { whole, main_loop }) = self.sass {
+            match main_loop {
+                Some(counts) => {
+                    write!(f, "\n  sass    main loop of {counts}; {} in all", whole.instructions)?;
+                }
+                None => write!(f, "\n  sass    {whole}")?,
+            }
+        }
         let Model { seconds, fraction, limiter } = self.model;
         write!(
             f,
@@ -205,7 +218,7 @@ impl Profiler {
     ) -> Result<(), E> {
         use rayon::prelude::*;
         let target = &self.profiling.target;
-        let LaunchShape { kernel, grid, threads, resources, allocations } = shape;
+        let LaunchShape { kernel, grid, threads, resources, sass, allocations } = shape;
         let blocks: u64 = grid.iter().map(|&n| u64::from(n)).product();
         let registers = resources.map(|resources| resources.registers);
         let mut total = Total::new(target.l2_bytes);
@@ -259,6 +272,7 @@ impl Profiler {
             blocks,
             registers,
             local_bytes: resources.map(|resources| resources.local_bytes),
+            sass,
             shared_bytes,
             occupancy: warps * f64::from(resident) / f64::from(target.threads / 32),
             global: counts.global,
@@ -288,6 +302,7 @@ pub(super) struct LaunchShape<'a> {
     pub grid: [u32; 3],
     pub threads: u32,
     pub resources: Option<Resources>,
+    pub sass: Option<Sass>,
     /// Where memory is allocated, ascending.
     pub allocations: &'a [Range<u64>],
 }

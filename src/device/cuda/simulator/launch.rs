@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::block::{self, Launch, Outcome, RunBlock};
 use super::{Shared, failure};
 use crate::device::cuda::driver::{Kernel, Resources};
-use crate::device::cuda::profile::{LaunchShape, mix};
+use crate::device::cuda::profile::{LaunchShape, Sass, mix};
 use crate::error::Result;
 
 /// CUDA's limit on the threads of a block.
@@ -30,6 +30,8 @@ pub(super) struct Loaded {
     pub argument_bytes: usize,
     /// On the target of a profile, if NVRTC is there.
     pub resources: Option<Resources>,
+    /// Likewise, if `nvdisasm` is there, too.
+    pub sass: Option<Sass>,
     pub shared: Arc<Shared>,
     /// `run` is inside it.
     pub _library: Library,
@@ -93,8 +95,9 @@ impl Kernel for Loaded {
                 let after = ranges.partition_point(|range| range.start <= address);
                 after > 0 && ranges[after - 1].contains(&address)
             };
-            let (resources, allocations) = (self.resources, &ranges[..]);
-            let shape = LaunchShape { kernel: &self.name, grid, threads, resources, allocations };
+            let (kernel, allocations) = (&*self.name, &*ranges);
+            let Loaded { resources, sass, .. } = *self;
+            let shape = LaunchShape { kernel, grid, threads, resources, sass, allocations };
             let run = |at: usize| {
                 // SAFETY: as for run() below.
                 let (outcome, recording, shared_bytes) =
