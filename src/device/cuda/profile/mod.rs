@@ -1,6 +1,10 @@
 //! Profiles: what every launch costs, counted from what its threads read, write and compute, and a prediction
 //! of its time on a GPU. Counts are the same at every run; nothing here is measured.
 //!
+//! Predictions over what was published, as tests of the simulator have them: transposes on a K20c 0.6 to 2.1, and
+//! products of f16 matrices by `mma.sync` 1.04 to 1.17 times the rate on an H100 (64% of the dense rate for 55% to
+//! 62%), 1.29 times on an A100 (99% for 77%).
+//!
 //! | file | holds |
 //! |---|---|
 //! | `record.rs` | what the kernels' side writes down |
@@ -40,7 +44,7 @@ pub struct Profiling {
     pub target: Target,
     /// Blocks of a launch that are run and counted, at most: some of a larger grid, drawn from the seed in
     /// groups of neighbours. The others are not run, so that results are not what they should be; counts
-    /// are scaled. By default all.
+    /// are scaled, different sectors to no more than what is allocated there. By default all.
     pub blocks: Option<u32>,
 }
 

@@ -407,6 +407,20 @@ fn products_by_tensor_cores_are_right_and_counted() {
     assert_eq!(found.shared.wavefronts_ideal, found.shared.wavefronts);
 }
 
+/// Blocks that were not run read what those have read that were.
+#[test]
+fn a_sample_knows_what_blocks_share() {
+    let h100 = "h100".parse().unwrap();
+    let Some((whole, _)) = product(Profiling::new(h100), 512) else { return };
+    let sample = Profiling { blocks: Some(8), ..Profiling::new(h100) };
+    let (some, _) = product(sample, 512).unwrap();
+    assert_eq!((some.counted_blocks, some.blocks), (8, 16));
+    // Of a row of four blocks all have the same rows of A, and each other columns.
+    assert_eq!(whole.global.load_sectors_compulsory, 2.0 * 512.0 * 512.0 / 16.0);
+    assert_eq!(some.global, whole.global);
+    assert_eq!(some.operations.mma_f16, whole.operations.mma_f16);
+}
+
 /// The model beside what is published of tensor cores as this kernel uses them.
 ///
 /// H100: `mma.sync` does 494 of 757 TFLOP/s on an H800 PCIe where nothing else binds (arXiv:2501.12084), 65% of

@@ -1,7 +1,7 @@
 use super::*;
 
 /// Of two kernels by `nvdisasm -c` 13.5, for sm_90; without some of the instructions that fill up their ends.
-const LISTING: &str = include_str!("listing.txt");
+const LISTING: &str = include_str!("recorded.txt");
 
 fn widths(of: &[(u32, u32)]) -> SassWidths {
     let count = |bits| of.iter().find(|&&(width, _)| width == bits).map_or(0, |&(_, count)| count);
@@ -115,7 +115,7 @@ fn code_out_of_the_way_is_no_loop() {
 }
 
 /// Every kernel that NVRTC compiles here is listed by its name.
-#[cfg(feature = "cuda")]
+
 #[test]
 fn what_is_compiled_is_listed() {
     use crate::device::cuda::gpu::nvrtc::Toolchain;
@@ -144,6 +144,6 @@ fn what_is_compiled_is_listed() {
     }
     let error = disassembler.kernels(b"no machine code").unwrap_err();
     assert!(error.contains("nvdisasm"), "{error}");
-    let absent = program::Disassembler::new("convmat-no-nvdisasm").unwrap_err();
+    let absent = Disassembler::new("convmat-no-nvdisasm").unwrap_err();
     assert!(absent.contains("convmat-no-nvdisasm"), "{absent}");
 }
