@@ -191,7 +191,8 @@ pub use covariance::{CovarianceOptions, CovariancePlan, SymmetricStorage, Update
 pub use cudarc;
 #[cfg(feature = "simulator")]
 pub use device::cuda::profile::{
-    GlobalAccesses, LaunchProfile, Limiter, Model, Operations, Profiling, SharedAccesses, Target,
+    GlobalAccesses, LaunchProfile, Limiter, Model, Operations, Profiling, Sass, SassCounts,
+    SassWidths, SharedAccesses, Target,
 };
 #[cfg(gpu)]
 pub use device::cuda::{CudaDevice, CudaGraph, KernelInfo, KernelOptions};

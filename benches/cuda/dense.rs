@@ -9,6 +9,7 @@ use std::path::Path;
 
 use convmat::{Algorithm, Conv, Device, Element, Error, Tensor, with_axes};
 
+use crate::model::Ready;
 use crate::outcome::{Result, compare};
 use crate::report::{Bench, Row, Work};
 use crate::shapes::{Shape, eighths};
@@ -218,6 +219,7 @@ pub fn run<T: Element>(bench: &mut Bench, examples: &mut Examples) -> Result<()>
                     &mut result,
                     |result| operation.call(&conv, algorithm, &operands, result),
                     |result| compare(&expected, &result.view().to_vec()?),
+                    |device| ready::<T>(device, shape, operation, algorithm),
                 );
                 Ok::<(), Error>(())
             })?;
@@ -234,17 +236,30 @@ fn prepare<T: Element>(
     algorithms: &[Algorithm],
 ) -> Result<()> {
     device.prepare(|device| {
-        let mut operands = Vec::new();
-        for (_, extents, _) in operation.operands(shape) {
-            operands.push(Tensor::<T>::zeros(device, &extents)?);
-        }
-        let mut result = Tensor::zeros(device, &operation.result(shape))?;
         for &algorithm in algorithms {
-            let _ = with_axes!(shape.spatial, D => {
-                operation.call(&shape.conv::<D>(), algorithm, &operands, &mut result)
-            });
+            let _ = ready::<T>(device, shape, operation, algorithm)?();
         }
         Ok(())
     })?;
     Ok(())
+}
+
+/// A call on operands of zeros.
+fn ready<T: Element>(
+    device: &Device,
+    shape: &Shape,
+    operation: Operation,
+    algorithm: Algorithm,
+) -> convmat::Result<Ready> {
+    let shape = *shape;
+    let mut operands = Vec::new();
+    for (_, extents, _) in operation.operands(&shape) {
+        operands.push(Tensor::<T>::zeros(device, &extents)?);
+    }
+    let mut result = Tensor::zeros(device, &operation.result(&shape))?;
+    Ok(Box::new(move || {
+        with_axes!(shape.spatial, D => {
+            operation.call(&shape.conv::<D>(), algorithm, &operands, &mut result)
+        })
+    }))
 }

@@ -6,11 +6,12 @@
 //! run. Where there is no GPU there is nothing to time: run as a test, it then checks one tiny layer on the
 //! simulator, if that was built in.
 //!
-//! `dense` and `sparse` are what is timed and know `report`, which knows `machine` and `options`; below them
-//! all are `outcome` and the shapes.
+//! `dense` and `sparse` are what is timed and know `report`, which knows `machine`, `model` and `options`; below
+//! them all are `outcome` and the shapes.
 
 mod dense;
 mod machine;
+mod model;
 mod options;
 mod outcome;
 mod report;

@@ -18,6 +18,8 @@ SHAPE
   --layouts channels-first,channels-last
                               default: both; of a described layer the one it says
   --device cuda|cuda:N|simulator
+  --model h100|none           the GPU that times are predicted for, beside what is measured (feature
+                              simulator); default: the one that the machine's is called like, if timed
   --json                      one object a line, the machine's first
   --save FOLDER               what results are checked against, as npy and npz files of two images
   --test                      not timed: a tiny layer, or those named; also without --bench
@@ -29,6 +31,8 @@ pub struct Options {
     pub test: bool,
     pub help: bool,
     pub device: Option<String>,
+    /// What is modelled: the name of a target, or `none`.
+    pub model: Option<String>,
     pub save: Option<PathBuf>,
     /// With the layouts they are wanted in.
     pub shapes: Vec<Shape>,
@@ -77,6 +81,7 @@ impl Options {
             test: false,
             help: false,
             device: None,
+            model: None,
             save: None,
             shapes: Vec::new(),
             dtypes: vec![DType::F32, DType::F16, DType::BF16],
@@ -102,6 +107,7 @@ impl Options {
                 "--json" => options.json = true,
                 "--help" | "-h" => options.help = true,
                 "--device" => options.device = Some(list()?.join(",")),
+                "--model" => options.model = Some(list()?.join(",")),
                 "--save" => options.save = Some(list()?.join(",").into()),
                 "--ops" => options.ops = known("operation", list()?, &options.ops)?,
                 "--algorithms" => options.algorithms = parsed(list()?)?,

@@ -4,6 +4,7 @@ use convmat::{Algorithm, DType, Device, Layout};
 use serde_json::{Value, json};
 
 use crate::machine::{Gpu, Roofline, Times};
+use crate::model::{Modelled, Ready};
 use crate::options::Options;
 use crate::outcome::Result;
 use crate::shapes::Shape;
@@ -43,6 +44,8 @@ pub struct Bench<'a> {
     pub device: Device,
     /// `None` when nothing is timed.
     timing: Option<(Gpu, Roofline)>,
+    /// `None` when nothing is modelled.
+    modelled: Option<Modelled>,
     pub checked: usize,
     pub failed: usize,
 }
@@ -56,12 +59,23 @@ impl<'a> Bench<'a> {
             }
             None => None,
         };
-        let bench = Bench { options, device, timing, checked: 0, failed: 0 };
+        let modelled = match options.model.as_deref() {
+            Some("none") => None,
+            Some(target) => Modelled::open(Some(target), "")?,
+            None if timing.is_none() => None,
+            // It was not asked for.
+            None => Modelled::open(None, &device.description()).unwrap_or_else(|error| {
+                eprintln!("nothing is modelled: {error}");
+                None
+            }),
+        };
+        let bench = Bench { options, device, timing, modelled, checked: 0, failed: 0 };
         bench.print_machine();
         Ok(bench)
     }
 
-    /// Runs a call once, checks what it has left in `state`, and times it. Failure is a row, too.
+    /// Runs a call once, checks what it has left in `state`, and times it. Failure is a row, too. `on` makes the
+    /// same call ready on another device, with operands of zeros.
     pub fn row<S>(
         &mut self,
         row: Row,
@@ -69,6 +83,7 @@ impl<'a> Bench<'a> {
         state: &mut S,
         call: impl Fn(&mut S) -> convmat::Result<()>,
         check: impl FnOnce(&S) -> Result<()>,
+        on: impl FnOnce(&Device) -> convmat::Result<Ready>,
     ) {
         let outcome = call(state).map_err(Into::into).and_then(|()| {
             check(state)?;
@@ -77,10 +92,15 @@ impl<'a> Bench<'a> {
         });
         self.checked += 1;
         self.failed += usize::from(outcome.is_err());
+        let modelled = self.modelled.as_ref().filter(|_| outcome.is_ok());
+        let modelled = modelled.and_then(|model| {
+            let failed = |error| eprintln!("{}: not modelled: {error}", row.name());
+            model.seconds(on).map_err(failed).ok()
+        });
         if self.options.json {
-            println!("{}", self.object(&row, work, &outcome));
+            println!("{}", self.object(&row, work, &outcome, modelled));
         } else {
-            println!("{}", self.line(&row, work, &outcome));
+            println!("{}", self.line(&row, work, &outcome, modelled));
         }
     }
 
@@ -96,7 +116,13 @@ impl<'a> Bench<'a> {
         Some(least / times.median)
     }
 
-    fn line(&self, row: &Row, work: Work, outcome: &Result<Option<Times>>) -> String {
+    fn line(
+        &self,
+        row: &Row,
+        work: Work,
+        outcome: &Result<Option<Times>>,
+        modelled: Option<f64>,
+    ) -> String {
         let Row { op, algorithm, shape, dtype } = row;
         let algorithm = algorithm.map_or(String::new(), |algorithm| algorithm.to_string());
         let layout = if shape.layout == Layout::ChannelsLast { "last" } else { "first" };
@@ -116,10 +142,28 @@ impl<'a> Bench<'a> {
             Ok(None) => "right, not timed".into(),
             Err(error) => format!("FAILED: {error}"),
         };
-        format!("{start}{end}")
+        let target = self.modelled.as_ref().map_or("", Modelled::target);
+        let model = match (modelled, outcome) {
+            (Some(seconds), Ok(Some(times))) => {
+                format!(
+                    "  {target} model {:.4} ms, took {:.2}x",
+                    seconds * 1e3,
+                    times.median / seconds
+                )
+            }
+            (Some(seconds), _) => format!("  {target} model {:.4} ms", seconds * 1e3),
+            (None, _) => String::new(),
+        };
+        format!("{start}{end}{model}")
     }
 
-    fn object(&self, row: &Row, work: Work, outcome: &Result<Option<Times>>) -> Value {
+    fn object(
+        &self,
+        row: &Row,
+        work: Work,
+        outcome: &Result<Option<Times>>,
+        modelled: Option<f64>,
+    ) -> Value {
         let Row { op, algorithm, shape, dtype } = row;
         let axes = |extents: [usize; 3]| extents[3 - shape.spatial..].to_vec();
         let mut object = json!({
@@ -142,6 +186,13 @@ impl<'a> Bench<'a> {
             }
             Ok(None) => {}
             Err(error) => object["error"] = json!(error.to_string()),
+        }
+        if let (Some(seconds), Some(model)) = (modelled, &self.modelled) {
+            object["model_target"] = json!(model.target());
+            object["model_ms"] = json!(seconds * 1e3);
+            if let Ok(Some(times)) = outcome {
+                object["of_model"] = json!(times.median / seconds);
+            }
         }
         object
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use convmat::{Csr, Device, Element, Tensor, with_axes};
 
+use crate::model::Ready;
 use crate::outcome::{Result, compare};
 use crate::report::{Bench, Row, Work};
 use crate::shapes::{Shape, eighths};
@@ -28,6 +29,11 @@ impl<T: Element> Parameters<T> {
         };
         let weight = tensor(&shape.weight_shape(), 2)?;
         Ok(Parameters { weight, bias: tensor(&[shape.outputs], 3)? })
+    }
+
+    fn zeros(shape: &Shape, device: &Device) -> convmat::Result<Self> {
+        let weight = Tensor::zeros(device, &shape.weight_shape())?;
+        Ok(Parameters { weight, bias: Tensor::zeros(device, &[shape.outputs])? })
     }
 
     fn matrix(&self, shape: &Shape) -> convmat::Result<Csr<T>> {
@@ -84,11 +90,15 @@ pub fn run<T: Element>(bench: &mut Bench, shape: &Shape) -> Result<()> {
                     false => Err("another matrix than the CPU's".into()),
                 }
             },
+            |device| {
+                let parameters = Parameters::<T>::zeros(&shape, device)?;
+                Ok(Box::new(move || parameters.matrix(&shape).map(drop)))
+            },
         );
     }
     for (op, vectors, wanted) in [("spmv", 1, wanted[1]), ("spmm", VECTORS, wanted[2])] {
         if wanted {
-            multiply(bench, row(op), &expected, bytes, vectors)?;
+            multiply(bench, row(op), &expected, bytes, vectors, &shape)?;
         }
     }
     Ok(())
@@ -112,6 +122,7 @@ fn multiply<T: Element>(
     matrix: &Csr<T>,
     bytes: f64,
     vectors: usize,
+    layer: &Shape,
 ) -> Result<()> {
     let device = bench.device.clone();
     let shape = |length: usize| if vectors == 1 { vec![length] } else { vec![length, vectors] };
@@ -140,17 +151,32 @@ fn multiply<T: Element>(
         &mut result,
         |y| product(&matrix, &x, y),
         |y| compare(&expected, &y.view().to_vec()?),
+        |device| {
+            let matrix = Parameters::<T>::zeros(layer, device)?.matrix(layer)?;
+            product_ready(matrix, vectors)
+        },
     );
     Ok(())
 }
 
+/// A product of the matrix with so many vectors of zeros.
+fn product_ready<T: Element>(matrix: Csr<T>, vectors: usize) -> convmat::Result<Ready> {
+    let device = matrix.device();
+    Ok(match vectors {
+        1 => {
+            let x = Tensor::zeros(&device, &[matrix.columns()])?;
+            Box::new(move || matrix.mul_vector(&x).map(drop))
+        }
+        _ => {
+            let x = Tensor::zeros(&device, &[matrix.columns(), vectors])?;
+            Box::new(move || matrix.mul_matrix(&x).map(drop))
+        }
+    })
+}
+
 fn prepare<T: Element>(device: &Device, shape: &Shape) -> convmat::Result<()> {
-    let parameters = Parameters::<T> {
-        weight: Tensor::zeros(device, &shape.weight_shape())?,
-        bias: Tensor::zeros(device, &[shape.outputs])?,
-    };
-    let matrix = parameters.matrix(shape)?;
-    matrix.mul_vector(&Tensor::zeros(device, &[matrix.columns()])?)?;
-    matrix.mul_matrix(&Tensor::zeros(device, &[matrix.columns(), VECTORS])?)?;
+    for vectors in [1, VECTORS] {
+        product_ready(Parameters::<T>::zeros(shape, device)?.matrix(shape)?, vectors)?()?;
+    }
     Ok(())
 }

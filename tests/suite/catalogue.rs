@@ -111,8 +111,9 @@ pub fn accelerators() -> &'static [Device] {
 
 /// What launches see of an H100.
 #[cfg(feature = "simulator")]
-pub const H100: convmat::Machine =
-    convmat::Machine { capability: 90, multiprocessors: 132, shared_bytes: 227 << 10 };
+fn h100() -> convmat::Machine {
+    convmat::Machine::of(&"h100".parse().unwrap())
+}
 
 /// [`accelerators`], and simulators for which kernels are compiled as on GPUs, for each layer, and with
 /// 64-bit indices, and one of the size of an H100. Every case of theirs is compiled: keep them few.
@@ -126,7 +127,7 @@ pub fn variants() -> Vec<Device> {
     }
     #[cfg(feature = "simulator")]
     found.extend(Device::simulator_with(convmat::Simulation {
-        machine: H100,
+        machine: h100(),
         ..Default::default()
     }));
     found
@@ -135,7 +136,7 @@ pub fn variants() -> Vec<Device> {
 /// A simulator of the size of an H100 with the sanitizer, or without where the compiler has none.
 #[cfg(all(feature = "simulator", unix))]
 pub fn sanitized() -> Option<Device> {
-    let simulation = convmat::Simulation { machine: H100, sanitizer: true, ..Default::default() };
+    let simulation = convmat::Simulation { machine: h100(), sanitizer: true, ..Default::default() };
     let without = convmat::Simulation { sanitizer: false, ..simulation };
     let device = Device::simulator_with(simulation).or_else(|reason| {
         skipped("sanitizer", reason);

@@ -1,6 +1,8 @@
 //! What profiles count, on layers whose counts are known.
 
-use convmat::{Conv, Device, LaunchProfile, Layout, Profiling, Result, Simulation, Target, Tensor};
+use convmat::{
+    Algorithm, Conv, Device, LaunchProfile, Layout, Profiling, Result, Simulation, Target, Tensor,
+};
 use half::bf16;
 
 use crate::catalogue::skipped;
@@ -104,6 +106,37 @@ fn counts_are_the_same_each_time_and_samples_are_close() {
     assert!(near(some.load_sectors_past_l1, all.load_sectors_past_l1), "{some:?} {all:?}");
 }
 
+/// What the compiler makes of the main loop of a convolution, where `nvdisasm` is there to list it.
+#[test]
+fn main_loops_have_few_instructions() {
+    // With how many instructions a product of tensor cores: channels first, patches have to be put together.
+    for (layout, most) in [(Layout::ChannelsLast, 12.0), (Layout::ChannelsFirst, 45.0)] {
+        let conv = Conv::new([3, 3]).padding([1, 1]).layout(layout);
+        let profiling = Profiling { blocks: Some(1), ..Profiling::new(target("h100")) };
+        let found = profile(profiling, |device| {
+            let x = Tensor::<bf16>::zeros(device, &layout.activation_shape(8, 64, &[56, 56]))?;
+            let weight = Tensor::zeros(device, &layout.weight_shape(64, 64, &[3, 3]))?;
+            let mut y = Tensor::zeros(device, &layout.activation_shape(8, 64, &[56, 56]))?;
+            conv.forward_into(&x, &weight, None, &mut y, Algorithm::Implicit)
+        });
+        let Some(found) = found else { return };
+        let [launch] = &found[..] else { panic!("{found:?}") };
+        let Some(sass) = launch.sass else {
+            return skipped("nvdisasm", "NVRTC or nvdisasm is not found");
+        };
+        println!("{layout}: {launch}");
+        let main_loop = sass.main_loop.expect("it sums over patches");
+        let (instructions, of) = main_loop.each_takes().unwrap();
+        assert_eq!(of, "mma");
+        // A warp's piece of a tile, for 32 terms.
+        assert!(main_loop.mma >= 16 && main_loop.mma.is_multiple_of(8), "{main_loop}");
+        assert!(instructions > 1.5 && instructions < most, "{layout}: {main_loop}");
+        assert!(main_loop.matrix_loads > 0 && sass.whole.stores.of(128) > 0, "{}", sass.whole);
+        assert_eq!(main_loop.loads.total() == 0, layout == Layout::ChannelsLast, "{main_loop}");
+        assert!(main_loop.copies.of(128) > 0, "{main_loop}");
+    }
+}
+
 #[test]
 fn targets_have_names() {
     for target in Target::ALL {
@@ -111,6 +144,16 @@ fn targets_have_names() {
     }
     let error = "h101".parse::<Target>().unwrap_err().to_string();
     assert!(error.contains("h101") && error.contains("h100"), "{error}");
+    for (gpu, expected) in [
+        ("NVIDIA A100-SXM4-80GB", Some("a100")),
+        ("NVIDIA H100 80GB HBM3 (compute capability 9.0)", Some("h100")),
+        ("NVIDIA GeForce RTX 4090", Some("rtx4090")),
+        ("NVIDIA L4", Some("l4")),
+        ("NVIDIA L40S", None),
+        ("simulator", None),
+    ] {
+        assert_eq!(Target::nearest(gpu).map(|target| target.name), expected, "{gpu}");
+    }
     // 256 threads of 128 registers: 65,536 registers hold two blocks; 72 KiB of shared memory three.
     let h100 = target("h100");
     assert_eq!(h100.resident_blocks(256, Some(128), 0), 2);

@@ -6,10 +6,10 @@ use std::io::{self, IsTerminal, Write};
 use clap::builder::styling::{AnsiColor, Style};
 use serde_json::{Map, Value, json};
 
-#[cfg(feature = "simulator")]
-use convmat::LaunchProfile;
 use convmat::io::Source;
 use convmat::{DType, Explanation, Pass};
+#[cfg(feature = "simulator")]
+use convmat::{LaunchProfile, SassCounts, SassWidths};
 
 /// What is known about a command's work; the command adds to it as it goes on.
 pub struct Report {
@@ -150,6 +150,11 @@ fn launch(launch: &LaunchProfile) -> Value {
         "local_bytes": launch.local_bytes,
         "shared_bytes": launch.shared_bytes,
         "occupancy": launch.occupancy,
+        "sass": launch.sass.map(|sass| {
+            let mut object = stretch(&sass.whole);
+            object["main_loop"] = json!(sass.main_loop.as_ref().map(stretch));
+            object
+        }),
         "global": {
             "load_requests": count(global.load_requests),
             "load_bytes": count(global.load_bytes),
@@ -183,6 +188,27 @@ fn launch(launch: &LaunchProfile) -> Value {
             "fraction": model.fraction,
             "limiter": model.limiter.to_string(),
         },
+    })
+}
+
+/// Instructions, and what there is of each kind.
+#[cfg(feature = "simulator")]
+fn stretch(counts: &SassCounts) -> Value {
+    let widths = |widths: SassWidths| {
+        let each = widths.each().map(|(bits, count)| (bits.to_string(), json!(count)));
+        Value::Object(each.collect())
+    };
+    json!({
+        "instructions": counts.instructions,
+        "mma": counts.mma,
+        "ffma": counts.ffma,
+        "dfma": counts.dfma,
+        "loads": widths(counts.loads),
+        "stores": widths(counts.stores),
+        "copies": widths(counts.copies),
+        "shared_loads": counts.shared_loads,
+        "matrix_loads": counts.matrix_loads,
+        "shared_stores": counts.shared_stores,
     })
 }
 

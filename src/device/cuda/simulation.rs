@@ -1,6 +1,6 @@
 //! What simulators can be asked for.
 
-use super::profile::Profiling;
+use super::profile::{Profiling, Target};
 
 /// A simulated GPU, where it is not as by default.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +37,17 @@ pub struct Machine {
     pub multiprocessors: u32,
     /// Shared memory that the arrays of a block may take together, in bytes.
     pub shared_bytes: u32,
+}
+
+impl Machine {
+    /// What launches see of this GPU.
+    pub fn of(target: &Target) -> Self {
+        Machine {
+            capability: target.capability,
+            multiprocessors: target.multiprocessors,
+            ..Machine::default()
+        }
+    }
 }
 
 /// Of capability 8.0, the oldest with all that kernels use; 4 multiprocessors, so that launches sized by their

@@ -29,7 +29,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use super::driver::{CompileFailure, Driver, Graph, Kernel, Resources, Unit};
 use super::gemm::Gemm;
-use super::profile::{LaunchProfile, Profiler, Profiling, Target};
+use super::profile::{LaunchProfile, Profiler, Profiling, Sass, Target};
 use super::simulation::{Machine, Simulation};
 use crate::error::{Error, Result};
 
@@ -115,11 +115,7 @@ impl Simulator {
             (None, true) => Watch::Accesses,
             (None, false) => Watch::of_environment()?,
         };
-        let machine = profiling.map_or(machine, |profiling| Machine {
-            capability: profiling.target.capability,
-            multiprocessors: profiling.target.multiprocessors,
-            ..machine
-        });
+        let machine = profiling.map_or(machine, |profiling| Machine::of(&profiling.target));
         let compiler = Compiler::find(watch, machine.capability)?;
         let setup = Setup { machine, blas, seed, memory, watch, profiling, ends: None };
         Ok(Simulator::new(compiler, setup))
@@ -289,6 +285,7 @@ impl Driver for Simulator {
             threads,
             argument_bytes: argument_bytes as usize,
             resources: resources_of(needs, entry),
+            sass: sass_of(needs, entry),
             _library: library,
         };
         Ok(Box::new(OnStream { kernel: Arc::new(kernel), stream: self.stream.clone() }))
@@ -393,7 +390,9 @@ impl Driver for Simulator {
 fn nvrtc_for(target: &Target) -> Result<String, String> {
     #[cfg(feature = "cuda")]
     {
-        Ok(super::gpu::nvrtc::Toolchain::new(target.capability, None)?.key())
+        let nvrtc = super::gpu::nvrtc::Toolchain::new(target.capability, None)?.key();
+        let nvdisasm = super::profile::sass::Disassembler::find();
+        Ok(format!("{nvrtc}, {}", nvdisasm.map_or("no nvdisasm", |found| &found.version)))
     }
     #[cfg(not(feature = "cuda"))]
     {
@@ -401,7 +400,8 @@ fn nvrtc_for(target: &Target) -> Result<String, String> {
     }
 }
 
-/// What the kernels of a unit need on the target, a line for each; empty where NVRTC cannot say.
+/// What the kernels of a unit need on the target, a line for each, and where `nvdisasm` is found, another for
+/// their instructions; empty where NVRTC cannot say.
 fn needs(unit: &Unit, target: &Target) -> String {
     #[cfg(feature = "cuda")]
     {
@@ -409,11 +409,20 @@ fn needs(unit: &Unit, target: &Target) -> String {
         let compiled = nvrtc::Toolchain::new(target.capability, None)
             .ok()
             .and_then(|toolchain| toolchain.compile_with_log(unit).ok());
-        let Some((_, log)) = compiled else { return String::new() };
+        let Some((image, log)) = compiled else { return String::new() };
         let line = |(name, needs): (String, Resources)| {
             format!("{name} {} {} {}\n", needs.registers, needs.shared_bytes, needs.local_bytes)
         };
-        nvrtc::needs(&log).into_iter().map(line).collect()
+        // Where NVRTC does not know the target, the image is no machine code.
+        let nvdisasm = super::profile::sass::Disassembler::find().ok();
+        let nvdisasm = nvdisasm.filter(|_| image.starts_with(b"\x7fELF"));
+        let listed = nvdisasm.and_then(|nvdisasm| {
+            let failed = |reason| log::warn!("{}: no instructions: {reason}", unit.file);
+            nvdisasm.kernels(&image).map_err(failed).ok()
+        });
+        let sass = |(name, sass): (String, Sass)| format!("{SASS}{name} {}\n", sass.line());
+        let listed = listed.unwrap_or_default().into_iter().map(sass);
+        nvrtc::needs(&log).into_iter().map(line).chain(listed).collect()
     }
     #[cfg(not(feature = "cuda"))]
     {
@@ -421,6 +430,9 @@ fn needs(unit: &Unit, target: &Target) -> String {
         String::new()
     }
 }
+
+/// Begins a line of [`needs`] with instructions.
+const SASS: &str = "sass:";
 
 /// The inverse of [`needs`].
 fn resources_of(needs: &str, entry: &str) -> Option<Resources> {
@@ -432,6 +444,13 @@ fn resources_of(needs: &str, entry: &str) -> Option<Resources> {
         shared_bytes: shared_bytes?,
         local_bytes: local_bytes?,
     })
+}
+
+fn sass_of(needs: &str, entry: &str) -> Option<Sass> {
+    let of = |line: &'_ str| {
+        Some(Sass::read(line.strip_prefix(SASS)?.strip_prefix(entry)?.strip_prefix(' ')?))
+    };
+    needs.lines().find_map(of).flatten()
 }
 
 fn checksum(object: &[u8]) -> [u8; 8] {

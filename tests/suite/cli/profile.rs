@@ -50,6 +50,24 @@ fn check(launch: &Value) {
     for field in ["wavefronts", "wavefronts_ideal"] {
         assert!(launch["shared"][field].is_u64(), "{field}: {launch}");
     }
+    // Only where `nvdisasm` is.
+    let sass = launch.get("sass").unwrap_or_else(|| panic!("{launch}"));
+    if !sass.is_null() {
+        let loops = [sass, &sass["main_loop"]];
+        for counts in loops.into_iter().filter(|counts| !counts.is_null()) {
+            for field in ["instructions", "mma", "ffma", "dfma", "shared_loads", "shared_stores"] {
+                assert!(counts[field].is_u64(), "{field}: {launch}");
+            }
+            for field in ["loads", "stores", "copies"] {
+                let widths = counts[field].as_object().unwrap();
+                let are_widths = widths.iter().all(|(bits, count)| {
+                    bits.parse::<u32>().is_ok_and(|bits| bits % 8 == 0) && count.is_u64()
+                });
+                assert!(are_widths, "{field}: {launch}");
+            }
+        }
+        assert!(sass["instructions"].as_u64() > Some(10), "{launch}");
+    }
     let model = &launch["model"];
     assert!(model["seconds"].as_f64().unwrap() > 0.0 && model["fraction"].is_f64(), "{launch}");
     assert!(model["limiter"].is_string(), "{launch}");

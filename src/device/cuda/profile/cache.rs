@@ -1,7 +1,8 @@
 //! Caches, simply: fully associative, the least recently used line goes; lines of 128 bytes of which each
 //! sector of 32 is fetched by itself. Real ones have sets, other policies and partitions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
 pub(super) const SECTOR: u64 = 32;
 pub(super) const LINE: u64 = 128;
@@ -69,6 +70,23 @@ impl Touched {
     pub fn len(&self) -> u64 {
         self.count
     }
+
+    /// The sectors of all pieces of memory, ascending and aligned to sectors, that it has a sector in.
+    pub fn surroundings(&self, pieces: &[Range<u64>]) -> u64 {
+        let mut found = HashSet::new();
+        for (&page, words) in &self.pages {
+            for (at, &word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
+                for bit in (0..64).filter(|bit| word >> bit & 1 == 1) {
+                    let address = (page << 12 | (at as u64) << 6 | bit) * SECTOR;
+                    let before = pieces.partition_point(|piece| piece.start <= address);
+                    let piece = before.checked_sub(1);
+                    found.extend(piece.filter(|&at| pieces[at].contains(&address)));
+                }
+            }
+        }
+        let sectors = |piece: &Range<u64>| (piece.end - piece.start).div_ceil(SECTOR);
+        found.into_iter().map(|at| sectors(&pieces[at])).sum()
+    }
 }
 
 #[cfg(test)]
@@ -93,5 +111,8 @@ mod tests {
             touched.insert(sector);
         }
         assert_eq!(touched.len(), 6);
+        // Of three pieces the first and the last have one, the first with a sector that it has a part of.
+        let pieces = [0..33, 320..640, 32 * 4095..32 * 4099];
+        assert_eq!(touched.surroundings(&pieces), 2 + 4);
     }
 }

@@ -1,6 +1,7 @@
 //! What the blocks of a launch did, counted.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::cache::{Cache, LINE, SECTOR, Touched};
 use super::record::{
@@ -119,6 +120,8 @@ counted! {
         pub lanes: f64,
         /// Barrier intervals of blocks in which something is read from memory and waited for.
         pub waits: f64,
+        /// Sectors that asynchronous copies load around the L1 cache.
+        pub around_l1: f64,
     }
 }
 
@@ -142,6 +145,32 @@ impl Counts {
         let (first, some) = first;
         let factor = (all - some) as f64 / (counted - some) as f64;
         first.with(self, &|first, whole| first + (whole - first) * factor)
+    }
+}
+
+/// What bounds counts that are scaled from some blocks, which do not see what they share with the others.
+pub(super) struct Bounds {
+    /// Sectors of all that is loaded from, and of all that is stored to.
+    pub loaded: f64,
+    pub stored: f64,
+    /// Of the L2 cache.
+    pub l2: f64,
+    /// How often multiprocessors are filled with blocks.
+    pub waves: f64,
+}
+
+impl Counts {
+    /// Different sectors are no more than there are. What blocks share that run at the same time is read from
+    /// memory once for all of them, and once for all blocks if everything has room in the L2 cache.
+    pub fn within(mut self, bounds: &Bounds) -> Counts {
+        let global = &mut self.global;
+        let most = |count: &mut f64, bound: f64| *count = count.min(bound);
+        most(&mut global.load_sectors_compulsory, bounds.loaded);
+        most(&mut global.store_sectors_compulsory, bounds.stored);
+        let once = global.load_sectors_compulsory;
+        let times = if once <= bounds.l2 { 1.0 } else { bounds.waves };
+        most(&mut global.load_sectors_past_l2, times * once);
+        self
     }
 }
 
@@ -234,6 +263,9 @@ impl Block {
                 self.past_l1.extend(past);
                 counts.global.load_sectors_past_l1 += (self.past_l1.len() - before) as f64;
                 self.loaded.extend(pieces.iter());
+                if request.kind == Kind::CopyLoadPastL1 {
+                    counts.around_l1 += pieces.len() as f64;
+                }
                 if request.kind == Kind::Load {
                     waits.insert(request.interval);
                 }
@@ -275,5 +307,10 @@ impl Total {
         block.stored.iter().for_each(|&sector| self.stored.insert(sector));
         self.counts.global.load_sectors_compulsory = self.loaded.len() as f64;
         self.counts.global.store_sectors_compulsory = self.stored.len() as f64;
+    }
+
+    /// Sectors of the allocations that something was loaded from, and stored to.
+    pub fn surroundings(&self, allocations: &[Range<u64>]) -> [f64; 2] {
+        [&self.loaded, &self.stored].map(|touched| touched.surroundings(allocations) as f64)
     }
 }

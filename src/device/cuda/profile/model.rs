@@ -75,7 +75,10 @@ pub(super) fn predict(target: &Target, counts: &Counts, blocks: f64, resident: u
     let cycles = busy * target.clock;
     let memory = bytes(global.load_sectors_past_l2 + global.store_sectors_compulsory);
     let past_l1 = bytes(global.load_sectors_past_l1 + global.store_sectors);
-    let l1 = shared.wavefronts + bytes(global.load_sectors + global.store_sectors) / L1_BYTES;
+    // Copies of 16 bytes (`cp.async.cg`) go from the L2 cache into shared memory, where they are wavefronts
+    // already: the PTX ISA has them pass the L1 cache by.
+    let through_l1 = global.load_sectors - counts.around_l1 + global.store_sectors;
+    let l1 = shared.wavefronts + bytes(through_l1) / L1_BYTES;
     let mma = operations.mma_f16 + operations.mma_bf16;
     // Addresses, loops and conversions are not seen: a lower bound.
     let instructions = global.load_requests
@@ -90,14 +93,14 @@ pub(super) fn predict(target: &Target, counts: &Counts, blocks: f64, resident: u
     let fma =
         2.0 * (operations.fused_f32 / target.f32_rate + operations.fused_f64 / target.f64_rate);
     let tensor = half / target.half_rate + tf32 / target.tf32_rate;
-    let waves = (blocks / (sm * f64::from(resident))).ceil();
+    let waves = target.waves(blocks, resident);
     let times = [
         (Limiter::Memory, memory / target.memory_bandwidth),
         (Limiter::L2, past_l1 / (L2_BYTES * cycles)),
         (Limiter::L1, l1 / cycles),
         (Limiter::Issue, instructions / (ISSUED * cycles)),
         (Limiter::Fma, fma * sm / busy),
-        (Limiter::Tensor, tensor * sm / busy),
+        (Limiter::Tensor, tensor / target.mma_sync_fraction * sm / busy),
         (Limiter::Latency, LATENCY * waves * (counts.waits / blocks).max(1.0)),
         (Limiter::Launch, LAUNCH),
     ];

@@ -40,6 +40,12 @@ pub struct Target {
     pub half_rate: f64,
     /// FLOP a second of tensor cores on TF32.
     pub tf32_rate: f64,
+    /// The part of the tensor cores' rates that products of single warps (`mma.sync`, all that kernels here
+    /// use) reach at most. On Hopper the full rate takes `wgmma`, products of four warps that read shared
+    /// memory: of f16 summed in f32, `mma` was measured at 494 of an H800 PCIe's 757 TFLOP/s, and `wgmma` at
+    /// 96% (Luo et al., "Dissecting the NVIDIA Hopper Architecture through Microbenchmarking and Multiple Level
+    /// Analysis", 2025, arXiv:2501.12084). TF32 is taken to be alike.
+    pub mma_sync_fraction: f64,
 }
 
 impl Target {
@@ -58,6 +64,7 @@ impl Target {
         f64_rate: 33.5e12,
         half_rate: 989.4e12,
         tf32_rate: 494.7e12,
+        mma_sync_fraction: 0.65,
     };
 
     /// Every GPU that is known.
@@ -77,6 +84,7 @@ impl Target {
             f64_rate: 9.7e12,
             half_rate: 312e12,
             tf32_rate: 156e12,
+            mma_sync_fraction: 1.0,
         },
         Target::H100,
         Target { name: "h200", memory_bandwidth: 4.8e12, ..Target::H100 },
@@ -95,6 +103,7 @@ impl Target {
             f64_rate: 0.47e12,
             half_rate: 121e12,
             tf32_rate: 60e12,
+            mma_sync_fraction: 1.0,
         },
         Target {
             name: "rtx4090",
@@ -111,6 +120,7 @@ impl Target {
             f64_rate: 1.29e12,
             half_rate: 165.2e12,
             tf32_rate: 82.6e12,
+            mma_sync_fraction: 1.0,
         },
         Target {
             name: "rtx5090",
@@ -127,8 +137,21 @@ impl Target {
             f64_rate: 1.64e12,
             half_rate: 209.5e12,
             tf32_rate: 104.8e12,
+            mma_sync_fraction: 1.0,
         },
     ];
+
+    /// The one that a GPU is, or is another build of, by the name that CUDA has for it: `NVIDIA H100 80GB HBM3`,
+    /// `NVIDIA GeForce RTX 4090`.
+    pub fn nearest(gpu: &str) -> Option<Target> {
+        let lower = gpu.to_lowercase();
+        let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).collect();
+        let named = |target: &Target| {
+            let pairs = words.windows(2).any(|pair| pair.concat() == target.name);
+            pairs || words.contains(&target.name)
+        };
+        Target::ALL.into_iter().find(named)
+    }
 
     /// Blocks of a kernel that a multiprocessor holds at a time; at least one.
     pub fn resident_blocks(&self, threads: u32, registers: Option<u32>, shared_bytes: u64) -> u32 {
@@ -145,6 +168,11 @@ impl Target {
             });
         let by_shared = (self.shared_bytes / (shared_bytes + RESERVED)) as u32;
         by_threads.min(by_registers).min(by_shared).min(self.blocks).max(1)
+    }
+
+    /// How often multiprocessors that hold so many blocks at a time are filled with `blocks`.
+    pub(super) fn waves(&self, blocks: f64, resident: u32) -> f64 {
+        (blocks / (f64::from(self.multiprocessors) * f64::from(resident))).ceil()
     }
 }
 

@@ -10,7 +10,7 @@ use super::block::{self, Clock, Launch, Outcome, RunBlock};
 use super::queue::{Stream, Work};
 use super::{FIRST, Shared, failure};
 use crate::device::cuda::driver::{Kernel, Resources};
-use crate::device::cuda::profile::{LaunchShape, Profiler, mix};
+use crate::device::cuda::profile::{LaunchShape, Profiler, Sass, mix};
 use crate::error::{Error, Result};
 
 /// CUDA's limit on the threads of a block.
@@ -30,6 +30,8 @@ pub(super) struct Loaded {
     pub argument_bytes: usize,
     /// On the target of a profile, if NVRTC is there.
     pub resources: Option<Resources>,
+    /// Likewise, if `nvdisasm` is there, too.
+    pub sass: Option<Sass>,
     /// `run` is inside it.
     pub _library: Library,
 }
@@ -190,16 +192,18 @@ impl Shared {
     ) -> Result<(), String> {
         let Launched { grid, blocks, threads, .. } = *launched;
         let places = self.memory.places();
-        let span = match (places.first(), places.last()) {
+        let allocations: Vec<_> = places.iter().map(|place| place.start..place.end).collect();
+        let span = match (allocations.first(), allocations.last()) {
             (Some(first), Some(last)) => first.start..last.end,
             _ => 0..0,
         };
         let is_global = |address: u64| {
-            let after = places.partition_point(|place| place.start <= address);
-            after > 0 && address < places[after - 1].end
+            let after = allocations.partition_point(|range| range.start <= address);
+            after > 0 && allocations[after - 1].contains(&address)
         };
-        let shape =
-            LaunchShape { kernel: &kernel.name, grid, threads, resources: kernel.resources };
+        let Loaded { ref name, resources, sass, .. } = *kernel;
+        let allocations = &*allocations;
+        let shape = LaunchShape { kernel: name, grid, threads, resources, sass, allocations };
         let run = |at: usize| {
             let launch = self.block(launched, at, seed);
             // SAFETY: as for run() above.
