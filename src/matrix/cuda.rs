@@ -149,3 +149,44 @@ impl Spec {
         self.define("COLUMN", width)
     }
 }
+
+#[cfg(all(test, feature = "simulator", unix))]
+mod tests {
+    use super::*;
+    use crate::device::cuda::simulator;
+    use crate::matrix::storage::Storage;
+    use crate::{Conv, OptionalView, Tensor};
+
+    /// More than 2³¹ entries, of which the first and the last blocks are run.
+    #[test]
+    fn entries_beyond_32_bits_are_assembled() {
+        const CHANNELS: usize = 64;
+        const SIDE: usize = 728;
+        const LOOKED_AT: usize = 100;
+        let Some(device) = simulator::of_ends(2) else { return };
+        let weight: Vec<f32> = (1..=CHANNELS * CHANNELS).map(|v| v as f32).collect();
+        let shape = [CHANNELS, CHANNELS, 1, 1];
+        let weight = Tensor::from_vec(&device, &shape, weight).unwrap();
+        let none = OptionalView::<f32>::from(&None);
+        let matrix = Conv::new([1, 1]).matrix(&weight, none, [SIDE, SIDE]).unwrap();
+        let nnz = CHANNELS * CHANNELS * SIDE * SIDE;
+        assert!(nnz > 1 << 31);
+        assert_eq!((matrix.nnz(), matrix.index_width()), (nnz, IndexWidth::I64));
+        let Storage::Cuda(parts) = matrix.storage() else { panic!("it is on the device") };
+        // A row has an entry for each channel, at its own position.
+        let column = |at: usize| at % CHANNELS * SIDE * SIDE + at / CHANNELS % (SIDE * SIDE);
+        let value =
+            |at: usize| 1.0 + (at / (CHANNELS * SIDE * SIDE) * CHANNELS + at % CHANNELS) as f32;
+        for range in [0..LOOKED_AT, nnz - LOOKED_AT..nnz] {
+            let values = parts.data.view().slice(range.clone()).to_vec().unwrap();
+            assert_eq!(values, range.clone().map(value).collect::<Vec<f32>>());
+            let bytes =
+                parts.indices.view().slice(8 * range.start..8 * range.end).to_vec().unwrap();
+            let columns: Vec<i64> = bytemuck::pod_collect_to_vec(&bytes);
+            assert_eq!(columns, range.map(|at| column(at) as i64).collect::<Vec<i64>>());
+        }
+        let bytes = parts.indptr.view().slice(8 * matrix.rows()..8 * (matrix.rows() + 1));
+        let last: Vec<i64> = bytemuck::pod_collect_to_vec(&bytes.to_vec().unwrap());
+        assert_eq!(last, [nnz as i64]);
+    }
+}

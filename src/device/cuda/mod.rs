@@ -20,7 +20,7 @@ mod rehearsal;
 #[cfg(feature = "simulator")]
 mod simulation;
 #[cfg(all(feature = "simulator", unix))]
-mod simulator;
+pub(crate) mod simulator;
 mod tables;
 
 #[cfg(feature = "cuda")]

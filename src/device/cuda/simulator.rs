@@ -176,6 +176,16 @@ impl Simulator {
     }
 }
 
+/// A GPU of which only so many of the first and of the last blocks of a launch are run, with memory that is taken
+/// from the host only where it is touched: for tensors of any size.
+#[cfg(test)]
+pub(crate) fn of_ends(blocks: usize) -> Option<crate::Device> {
+    let setup = Setup { ends: Some(blocks), memory: 1 << 44, ..tests::setup(0) };
+    let options = super::KernelOptions::default();
+    let device = super::CudaDevice::new(Box::new(tests::set_up(setup)?), options);
+    Some(crate::Device::Cuda(device))
+}
+
 fn number_from(variable: &str) -> Result<Option<u64>, String> {
     match std::env::var_os(variable) {
         None => Ok(None),

@@ -8,7 +8,7 @@ use super::{
     Operands, check_integers, check_integers_of_all_types, check_randoms_of_all_types,
     check_transposed, fast, large, run_case,
 };
-use crate::catalogue::{accelerators, cases, devices, randoms};
+use crate::catalogue::{accelerators, cases, devices, layers, randoms};
 use crate::oracle::Case;
 
 /// The same call twice gives the same bytes.
@@ -32,6 +32,24 @@ proptest! {
             check_bytes(&case, device);
             with_axes!(case.spatial, D => check_transposed::<D>(&case, device))?;
         }
+    }
+}
+
+/// Where cuBLAS multiplies, by its conventions and with what it takes on trust checked.
+#[cfg(all(feature = "simulator", unix))]
+#[test]
+fn products_by_cublas_compute_the_same() {
+    let simulation = convmat::Simulation { blas: true, ..Default::default() };
+    let Ok(device) = Device::simulator_with(simulation) else {
+        return eprintln!("skipped: there is no simulator");
+    };
+    let conv = Conv::new([3, 3]);
+    let by = PlanOptions::new().algorithm(Algorithm::Im2col);
+    let plan = conv.plan_forward::<bf16>(&device, &[2, 4, 8, 8], &[6, 4, 3, 3], false, by).unwrap();
+    assert!(plan.to_string().contains("cublas"), "{plan}");
+    for case in layers() {
+        check_integers_of_all_types(&case, &device).unwrap();
+        check_randoms_of_all_types(&case, &device).unwrap();
     }
 }
 

@@ -199,10 +199,9 @@ impl Shared {
                 memory.mark_written(address, bytes);
                 Ok(())
             }
-            Work::Gemm(ref gemm) => gemm
-                .calls()
-                .try_for_each(|call| blas::multiply(memory, &call?))
-                .map_err(|error| failure("cuBLAS's matrix product", error.to_string())),
+            Work::Gemm(ref gemm) => {
+                gemm.calls().try_for_each(|call| blas::multiply(memory, &call?))
+            }
             Work::Free { address, bytes } => {
                 memory.free(address, bytes).map_err(|reason| failure("free", reason))
             }

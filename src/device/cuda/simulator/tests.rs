@@ -30,7 +30,7 @@ mod profile;
 mod sanitizer;
 mod streams;
 
-fn setup(seed: u64) -> Setup {
+pub(super) fn setup(seed: u64) -> Setup {
     Setup {
         machine: Machine::default(),
         blas: false,
@@ -42,7 +42,7 @@ fn setup(seed: u64) -> Setup {
     }
 }
 
-fn set_up(setup: Setup) -> Option<Simulator> {
+pub(super) fn set_up(setup: Setup) -> Option<Simulator> {
     let Setup { watch, machine, .. } = setup;
     let compiler = Compiler::find(watch, machine.capability);
     Some(Simulator::new(compiler.map_err(|reason| skipped(NAME, &reason)).ok()?, setup))

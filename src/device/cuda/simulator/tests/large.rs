@@ -5,7 +5,6 @@ use half::f16;
 
 use super::*;
 use crate::device::Device;
-use crate::device::cuda::{CudaDevice, KernelOptions};
 use crate::{Algorithm, Conv, Element, Layout, Tensor, TensorView, TensorViewMut};
 
 /// Images of 2 channels of 168 × 160, more than 2³¹ elements in all.
@@ -15,12 +14,6 @@ const EXTENTS: [usize; 2] = [168, 160];
 const LOOKED_AT: usize = 2;
 /// Results that the first and the last blocks have at least.
 const AT_LEAST: usize = 64;
-
-fn device() -> Option<Device> {
-    let simulator = set_up(Setup { ends: Some(2), memory: 1 << 44, ..setup(0) })?;
-    let options = KernelOptions { specialise: true, ..KernelOptions::default() };
-    Some(Device::Cuda(CudaDevice::new(Box::new(simulator), options)))
-}
 
 fn with_batch(shape: &[usize], images: usize) -> Vec<usize> {
     [&[images], &shape[1..]].concat()
@@ -69,7 +62,7 @@ fn ends_agree<T: Element>(
 
 #[test]
 fn elements_beyond_32_bits_are_reached() {
-    let Some(device) = device() else { return };
+    let Some(device) = of_ends(2) else { return };
     for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
         let conv = Conv::new([2, 1]).layout(layout);
         let outputs = [EXTENTS[0] - 1, EXTENTS[1]];
