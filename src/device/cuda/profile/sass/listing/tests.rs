@@ -115,7 +115,6 @@ fn code_out_of_the_way_is_no_loop() {
 }
 
 /// Every kernel that NVRTC compiles here is listed by its name.
-
 #[test]
 fn what_is_compiled_is_listed() {
     use crate::device::cuda::gpu::nvrtc::Toolchain;
@@ -134,6 +133,10 @@ fn what_is_compiled_is_listed() {
             Ok(cubin) => cubin,
             Err(failure) => panic!("{}", failure.log),
         };
+        if !cubin.starts_with(b"\x7fELF") {
+            println!("{toolchain} has no machine code");
+            continue;
+        }
         let found = disassembler.kernels(&cubin).unwrap();
         assert_eq!(found.len(), 9, "{capability}: {found:?}");
         for (name, sass) in &found {
