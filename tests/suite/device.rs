@@ -40,12 +40,12 @@ fn absent_devices_say_why() {
     }
 }
 
-/// `CONVMAT_REQUIRE=cuda,nvrtc,simulator` turns the absence of a part into a failure. (`nvdisasm` is none of these
-/// parts: tests that use it look for it.)
+/// `CONVMAT_REQUIRE=cuda,nvrtc,simulator` turns the absence of a part into a failure. (`nvdisasm` and
+/// `sanitizer` are none of these parts: tests that use them look for them.)
 #[test]
 fn required_parts_are_present() {
     let required = std::env::var("CONVMAT_REQUIRE").unwrap_or_default();
-    for part in required.split(',').filter(|part| !["", "nvdisasm"].contains(part)) {
+    for part in required.split(',').filter(|part| !["", "nvdisasm", "sanitizer"].contains(part)) {
         if let Err(reason) = probe(part) {
             panic!("{part} is required, but: {reason}");
         }
