@@ -254,8 +254,8 @@ impl On<'_> {
 #[cfg(all(feature = "simulator", unix))]
 #[test]
 fn the_simulators_platform_gives_known_answers() {
-    for seed in 0..3 {
-        let simulation = super::Simulation { seed: Some(seed), ..Default::default() };
+    for (seed, sanitizer) in [(0, false), (1, false), (2, false), (3, true)] {
+        let simulation = super::Simulation { seed: Some(seed), sanitizer, ..Default::default() };
         match super::simulator::Simulator::open(simulation) {
             Ok(simulator) => check(&simulator),
             Err(reason) => return super::skipped("simulator", &reason),

@@ -19,23 +19,23 @@
 //!   turns the sanitizer on.
 
 use std::any::Any;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::Hasher as _;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::driver::{CompileFailure, Driver, Graph, Kernel, Resources, Unit};
+use super::driver::{CompileFailure, Driver, Graph, Kernel, Unit};
 use super::gemm::Gemm;
-use super::profile::{LaunchProfile, Profiler, Profiling, Sass, Target};
+use super::profile::{LaunchProfile, Profiler, Profiling, Target};
 use super::simulation::{Machine, Simulation};
 use crate::error::{Error, Result};
 
 mod blas;
 mod block;
+mod cells;
 mod compiler;
+mod image;
 mod launch;
 mod memory;
 mod queue;
@@ -218,7 +218,7 @@ impl Driver for Simulator {
     fn toolchain(&self) -> String {
         match self.target() {
             Some(target) => {
-                let nvrtc = nvrtc_for(target).unwrap_or_else(|reason| reason);
+                let nvrtc = image::nvrtc_for(target).unwrap_or_else(|reason| reason);
                 format!("{} for {target}, {nvrtc}", self.compiler.toolchain())
             }
             None => self.compiler.toolchain(),
@@ -246,13 +246,9 @@ impl Driver for Simulator {
         self.stream
             .outside_capture("compiling")
             .map_err(|error| CompileFailure { log: error.to_string() })?;
-        let mut image = self.compiler.compile(unit)?;
-        let needs = self.target().map(|target| needs(unit, target)).unwrap_or_default();
-        image.extend_from_slice(needs.as_bytes());
-        image.extend_from_slice(&(needs.len() as u64).to_le_bytes());
-        let sum = checksum(&image);
-        image.extend_from_slice(&sum);
-        Ok(image)
+        let object = self.compiler.compile(unit)?;
+        let needs = self.target().map(|target| image::needs(unit, target)).unwrap_or_default();
+        Ok(image::assemble(object, &needs))
     }
 
     fn load(&self, image: &[u8], entry: &str) -> Result<Box<dyn Kernel>> {
@@ -260,15 +256,8 @@ impl Driver for Simulator {
         self.stream.outside_capture(&call)?;
         let failed = |reason: String| failure(&*call, reason);
         // The dynamic loader trusts what it is given.
-        let damaged = || failed("the image is damaged".into());
-        let whole = match image.split_last_chunk::<8>() {
-            Some((whole, sum)) if checksum(whole) == *sum => whole,
-            _ => return Err(damaged()),
-        };
-        let (rest, len) = whole.split_last_chunk::<8>().ok_or_else(damaged)?;
-        let end = rest.len().checked_sub(u64::from_le_bytes(*len) as usize).ok_or_else(damaged)?;
-        let (object, needs) = rest.split_at(end);
-        let needs = std::str::from_utf8(needs).map_err(|_| damaged())?;
+        let (object, needs) =
+            image::take_apart(image).ok_or_else(|| failed("the image is damaged".into()))?;
         let mut file = tempfile::Builder::new()
             .prefix("convmat-")
             .suffix(".so")
@@ -277,7 +266,8 @@ impl Driver for Simulator {
         file.write_all(object).map_err(|error| failed(error.to_string()))?;
         // The file can go once it is loaded: its pages stay mapped.
         let path = file.into_temp_path();
-        // SAFETY: the object is what compile() made, as the checksum shows, and has no initialisers.
+        // SAFETY: the object is what compile() made, as the checksum shows, and its initialisers do
+        // nothing.
         let library = unsafe { Library::open(Some(&*path), RTLD_NOW | RTLD_LOCAL) }
             .map_err(|error| failed(error.to_string()))?;
         // SAFETY: KERNEL in simulator.h defines both symbols with these types.
@@ -294,8 +284,8 @@ impl Driver for Simulator {
             run,
             threads,
             argument_bytes: argument_bytes as usize,
-            resources: resources_of(needs, entry),
-            sass: sass_of(needs, entry),
+            resources: image::resources_of(needs, entry),
+            sass: image::sass_of(needs, entry),
             _library: library,
         };
         Ok(Box::new(OnStream { kernel: Arc::new(kernel), stream: self.stream.clone() }))
@@ -394,78 +384,4 @@ impl Driver for Simulator {
     fn as_any(&self) -> &dyn Any {
         self
     }
-}
-
-/// What compiles for the target besides, or why nothing does.
-fn nvrtc_for(target: &Target) -> Result<String, String> {
-    #[cfg(feature = "cuda")]
-    {
-        let nvrtc = super::gpu::nvrtc::Toolchain::new(target.capability, None)?.key();
-        let nvdisasm = super::profile::sass::Disassembler::find();
-        Ok(format!("{nvrtc}, {}", nvdisasm.map_or("no nvdisasm", |found| &found.version)))
-    }
-    #[cfg(not(feature = "cuda"))]
-    {
-        Err(format!("without NVRTC for {target}"))
-    }
-}
-
-/// What the kernels of a unit need on the target, a line for each, and where `nvdisasm` is found, another for
-/// their instructions; empty where NVRTC cannot say.
-fn needs(unit: &Unit, target: &Target) -> String {
-    #[cfg(feature = "cuda")]
-    {
-        use super::gpu::nvrtc;
-        let compiled = nvrtc::Toolchain::new(target.capability, None)
-            .ok()
-            .and_then(|toolchain| toolchain.compile_with_log(unit).ok());
-        let Some((image, log)) = compiled else { return String::new() };
-        let line = |(name, needs): (String, Resources)| {
-            format!("{name} {} {} {}\n", needs.registers, needs.shared_bytes, needs.local_bytes)
-        };
-        // Where NVRTC does not know the target, the image is no machine code.
-        let nvdisasm = super::profile::sass::Disassembler::find().ok();
-        let nvdisasm = nvdisasm.filter(|_| image.starts_with(b"\x7fELF"));
-        let listed = nvdisasm.and_then(|nvdisasm| {
-            let failed = |reason| log::warn!("{}: no instructions: {reason}", unit.file);
-            nvdisasm.kernels(&image).map_err(failed).ok()
-        });
-        let sass = |(name, sass): (String, Sass)| format!("{SASS}{name} {}\n", sass.line());
-        let listed = listed.unwrap_or_default().into_iter().map(sass);
-        nvrtc::needs(&log).into_iter().map(line).chain(listed).collect()
-    }
-    #[cfg(not(feature = "cuda"))]
-    {
-        let _ = (unit, target);
-        String::new()
-    }
-}
-
-/// Begins a line of [`needs`] with instructions.
-const SASS: &str = "sass:";
-
-/// The inverse of [`needs`].
-fn resources_of(needs: &str, entry: &str) -> Option<Resources> {
-    let line = needs.lines().find(|line| line.split(' ').next() == Some(entry))?;
-    let mut numbers = line.split(' ').skip(1).map_while(|number| number.parse().ok());
-    let [registers, shared_bytes, local_bytes] = std::array::from_fn(|_| numbers.next());
-    Some(Resources {
-        registers: registers?,
-        shared_bytes: shared_bytes?,
-        local_bytes: local_bytes?,
-    })
-}
-
-fn sass_of(needs: &str, entry: &str) -> Option<Sass> {
-    let of = |line: &'_ str| {
-        Some(Sass::read(line.strip_prefix(SASS)?.strip_prefix(entry)?.strip_prefix(' ')?))
-    };
-    needs.lines().find_map(of).flatten()
-}
-
-fn checksum(object: &[u8]) -> [u8; 8] {
-    // Against damage, not malice.
-    let mut hasher = DefaultHasher::new();
-    hasher.write(object);
-    hasher.finish().to_le_bytes()
 }

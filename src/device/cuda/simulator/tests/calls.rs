@@ -23,7 +23,7 @@ fn a_damaged_image_is_an_error() {
         assert_contains(&reason(bad, "nothing"), &["loading nothing failed", "damaged"]);
     }
     // Whole, but not an object.
-    let other = [b"text".as_slice(), &checksum(b"text")].concat();
+    let other = [b"text".as_slice(), &image::checksum(b"text")].concat();
     assert_contains(&reason(&other, "nothing"), &["loading nothing failed"]);
     assert_contains(&reason(&good, "something"), &["something"]);
 }
