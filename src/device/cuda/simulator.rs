@@ -116,6 +116,9 @@ impl Simulator {
             (None, false) => Watch::of_environment()?,
         };
         let machine = profiling.map_or(machine, |profiling| Machine::of(&profiling.target));
+        if machine.multiprocessors == 0 {
+            return Err("a GPU of 0 multiprocessors runs nothing".into());
+        }
         let compiler = Compiler::find(watch, machine.capability)?;
         let setup = Setup { machine, blas, seed, memory, watch, profiling, ends: None };
         Ok(Simulator::new(compiler, setup))
