@@ -7,7 +7,8 @@
 //
 // Terms of a sum, and the elements of C, follow each other as the operands do in memory: channels last,
 // positions are the rows of C and terms are (tap, channel); channels first, positions are its columns
-// and terms are (channel, tap). All of a batch, and all groups, are one launch.
+// and terms are (channel, tap), or, PACKED, source and weight are copies whose terms are (tap, channel), while the
+// target is as it is. All of a batch, and all groups, are one launch.
 #include "patches.cuh"
 #include "product.cuh"
 

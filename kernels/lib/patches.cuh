@@ -3,13 +3,21 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-SWITCHES(PLANAR)
+SWITCHES(PLANAR, PACKED)
 
 // With PLANAR the first axis is known to have extent 1, which saves arithmetic and registers.
 #ifdef PLANAR
 constexpr bool THREE_AXES = false;
 #else
 constexpr bool THREE_AXES = true;
+#endif
+
+// Whether channels are neighbours in the source, and terms follow each other as (tap, channel): channels last,
+// and with PACKED, for a copy of what lies channels first.
+#ifdef PACKED
+constexpr bool CHANNELS_ARE_NEIGHBOURS = true;
+#else
+constexpr bool CHANNELS_ARE_NEIGHBOURS = LAYOUT == CHANNELS_LAST;
 #endif
 
 DEVICE Position take_apart(Index at, const Divisor& plane, const Divisor& line) {
@@ -35,13 +43,12 @@ struct Term {
     Index channel, tap;
 };
 DEVICE Term term_of(const Patches& patches, Index k) {
-#if LAYOUT == CHANNELS_FIRST
+    if (CHANNELS_ARE_NEIGHBOURS) {
+        Index tap = divide(k, patches.channels);
+        return Term{k - tap * (Index)patches.channels.by, tap};
+    }
     Index channel = divide(k, patches.taps);
     return Term{channel, k - channel * (Index)patches.taps.by};
-#else
-    Index tap = divide(k, patches.channels);
-    return Term{k - tap * (Index)patches.channels.by, tap};
-#endif
 }
 struct ImagePosition {
     Index image;
@@ -83,7 +90,7 @@ DEVICE Index patch_offset(const Patches& patches, const Corner& a, const Corner&
 
 // Positions against terms of a sum, as the factor of a convolution.
 template <int WIDTH> struct PatchLoader {
-    static constexpr bool ALONG_K = LAYOUT == CHANNELS_LAST;
+    static constexpr bool ALONG_K = CHANNELS_ARE_NEIGHBOURS;
     static constexpr int VECTOR = WIDTH;
     typedef Corner Row;
     const ELEMENT* base;

@@ -1,6 +1,8 @@
 //! Matrix products with patches that are read where they lie: `kernels/conv/implicit.cu`.
 
-use crate::conv::problem::{Problem, Strides};
+use super::channels_last::transposed;
+use crate::conv::problem::{Problem, Strides, WeightStrides};
+use crate::device::FULL_ALIGNMENT;
 use crate::device::cuda::structs::{CorrelateArgs, FillArgs, GradientArgs};
 use crate::device::cuda::{
     CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, axis_bound, blocks,
@@ -36,9 +38,12 @@ struct Correlation<'a> {
     axes: &'a Axes,
     source: Strides,
     target: Strides,
-    /// From one target channel of the weight to the next, and from one source channel.
+    /// Distances in the weight: from one target channel to the next, from one source channel and from one group.
     weight_row: usize,
     weight_channel: usize,
+    weight_group: usize,
+    /// Whether source and weight are copies with neighbouring source channels.
+    packed: bool,
     /// For the adjoint, its first tap, and how far the next is from it, in elements of the weight on each
     /// axis; forward takes all taps in their order.
     taps: Option<[(i64, i64); 3]>,
@@ -46,6 +51,7 @@ struct Correlation<'a> {
     places: [(i64, i64); 3],
 }
 
+/// With `pack`, from copies: see [`can_pack`].
 pub(super) fn forward<T: Element>(
     draft: &mut Draft,
     p: &Problem,
@@ -53,24 +59,63 @@ pub(super) fn forward<T: Element>(
     w: Region<T>,
     bias: Option<Region<T>>,
     y: Region<T>,
+    pack: bool,
 ) -> Result<()> {
-    let (weight, target) = (p.weight_strides(), p.output_strides());
-    let correlation = Correlation {
+    let (channels, rows, taps) = (p.channels_per_group(), p.outputs_per_group(), p.taps());
+    let (weight, target, held) = (p.weight_strides(), p.output_strides(), draft.held());
+    let mut correlation = Correlation {
         p,
-        channels: p.channels_per_group(),
-        rows: p.outputs_per_group(),
+        channels,
+        rows,
         axes: &p.axes,
         source: p.input_strides(),
         target,
         weight_row: weight.output,
         weight_channel: weight.input,
+        weight_group: rows * weight.output,
+        packed: pack,
         taps: None,
         places: lines(p.output_extents()).map(|line| (0, (line * target.position) as i64)),
     };
-    correlation.run(draft, x, w, bias, y)
+    let (mut source, mut factor) = (x, w);
+    if pack {
+        source = packed_images(draft, x, p.batch, p.channels, p.input_positions())?;
+        factor = transposed(draft, PACKED_WEIGHT, w, p.outputs, channels, taps)?;
+        correlation.source = packed_strides(p.channels, p.input_positions());
+        correlation.weight_channel = 1;
+    }
+    correlation.run(draft, source, factor, bias, y)?;
+    draft.release(held);
+    Ok(())
 }
 
-/// The adjoint, phase by phase of the stride: each is a correlation of `dy` with the taps that reach it.
+const PACKED_WEIGHT: &str = "the weight with neighbouring channels";
+
+fn packed_images<T: Element>(
+    draft: &mut Draft,
+    images: Region<T>,
+    batch: usize,
+    channels: usize,
+    positions: usize,
+) -> Result<Region<T>> {
+    transposed(draft, "the images with neighbouring channels", images, batch, channels, positions)
+}
+
+fn packed_strides(channels: usize, positions: usize) -> Strides {
+    Strides { image: channels * positions, channel: 1, position: channels }
+}
+
+/// Whether source and weight may be copied so that neighbours are channels, of which the product then reads
+/// chunks. Channels first, taps shift what it reads by single positions, and tensor cores wait for elements.
+pub(super) fn can_pack<T: Element>(device: &CudaDevice, p: &Problem, channels: usize) -> bool {
+    let engine = Engine::new(device, T::DTYPE);
+    p.layout == Layout::ChannelsFirst
+        && engine.is_of_tensor_cores()
+        && engine.vector(size_of::<T>(), FULL_ALIGNMENT, &[channels]) > 1
+}
+
+/// The adjoint, phase by phase of the stride: each is a correlation of `dy` with the taps that reach it. With
+/// `pack`, from copies: see [`can_pack`].
 pub(super) fn backward_input<T: Element>(
     draft: &mut Draft,
     p: &Problem,
@@ -78,24 +123,53 @@ pub(super) fn backward_input<T: Element>(
     w: Region<T>,
     bias: Option<Region<T>>,
     dx: Region<T>,
+    pack: bool,
 ) -> Result<()> {
     let phases = p.axes.adjoint_phases()?;
     if !phases.cover_all() {
         fill(draft, p, bias, dx)?;
     }
-    phases.each().try_for_each(|phases| correlate_phase(draft, p, phases, dy, w, bias, dx))
+    let (rows, channels, held) = (p.channels_per_group(), p.outputs_per_group(), draft.held());
+    let mut from = AdjointOperands {
+        dy,
+        source: p.output_strides(),
+        w,
+        weight: p.weight_strides(),
+        weight_group: channels * p.weight_strides().output,
+        packed: pack,
+    };
+    if pack {
+        let positions = p.output_positions();
+        from.dy = packed_images(draft, dy, p.batch, p.outputs, positions)?;
+        from.source = packed_strides(p.outputs, positions);
+        from.w = transposed(draft, PACKED_WEIGHT, w, p.groups, channels, rows * p.taps())?;
+        from.weight = WeightStrides { output: 1, input: p.taps() * channels, tap: channels };
+        from.weight_group = rows * p.taps() * channels;
+    }
+    phases.each().try_for_each(|phases| correlate_phase(draft, p, phases, &from, bias, dx))?;
+    draft.release(held);
+    Ok(())
+}
+
+/// What all phases of the adjoint read, and how it lies.
+struct AdjointOperands<T> {
+    dy: Region<T>,
+    source: Strides,
+    w: Region<T>,
+    weight: WeightStrides,
+    weight_group: usize,
+    packed: bool,
 }
 
 fn correlate_phase<T: Element>(
     draft: &mut Draft,
     p: &Problem,
     phases: [&AdjointPhase; 3],
-    dy: Region<T>,
-    w: Region<T>,
+    from: &AdjointOperands<T>,
     bias: Option<Region<T>>,
     dx: Region<T>,
 ) -> Result<()> {
-    let (weight, target) = (p.weight_strides(), p.input_strides());
+    let (weight, target) = (from.weight, p.input_strides());
     let axes = Axes::new(phases.map(|phase| phase.map.clone()));
     let (tap_lines, target_lines) = (lines(p.tap_extents()), lines(p.input_extents()));
     let taps = [0, 1, 2].map(|axis| {
@@ -115,14 +189,16 @@ fn correlate_phase<T: Element>(
         channels: p.outputs_per_group(),
         rows: p.channels_per_group(),
         axes: &axes,
-        source: p.output_strides(),
+        source: from.source,
         target,
         weight_row: weight.input,
         weight_channel: weight.output,
+        weight_group: from.weight_group,
+        packed: from.packed,
         taps: Some(taps),
         places,
     };
-    correlation.run(draft, dy, w, bias, dx)
+    correlation.run(draft, from.dy, from.w, bias, dx)
 }
 
 /// How far neighbours on each axis of these extents are apart, in positions.
@@ -163,15 +239,22 @@ impl Correlation<'_> {
         } else {
             let dense = self.places == lines(outputs).map(|line| (0, line as i64));
             let plane = outputs.iter().product();
-            [
-                if adjoint { 1 } else { whole(&[depth], weight.alignment()) },
+            let [factor, read] = if self.packed {
+                let source = whole(&[channels, self.source.position], source.alignment());
+                [whole(&[channels], weight.alignment()), source]
+            } else {
                 // Taps shift what they read by single positions.
-                1,
+                [if adjoint { 1 } else { whole(&[depth], weight.alignment()) }, 1]
+            };
+            [
+                factor,
+                read,
                 if dense { whole(&[plane, self.target.channel], target.alignment()) } else { 1 },
             ]
         };
         let spec = kernel(device, "correlate", "CORRELATE", p.layout, self.axes)
             .define("ADJOINT", i32::from(adjoint));
+        let spec = if self.packed { spec.define("PACKED", 1) } else { spec };
         let product = Product::new(device, engine, p.groups, sizes, vectors)?;
         let bound = axis_bound(self.axes);
         let counts = [source.len(), weight.len(), target.len(), depth, positions, bound];
@@ -183,7 +266,7 @@ impl Correlation<'_> {
             parts,
             tiling: product.tiling(),
             weight_first: taps.iter().map(|tap| tap.0).sum(),
-            weight_group: (p.outputs_per_group() * p.weight_strides().output) as i64,
+            weight_group: self.weight_group as i64,
             weight_row: self.weight_row as i64,
             weight_term: if last { self.weight_channel as i64 } else { 1 },
             weight_channel: self.weight_channel as i64,

@@ -63,6 +63,10 @@ impl Engine {
         if whole { chunk } else { 1 }
     }
 
+    pub(crate) fn is_of_tensor_cores(self) -> bool {
+        self.instruction.is_some()
+    }
+
     pub(super) fn threads(self) -> u32 {
         if self.instruction.is_some() { 128 } else { 256 }
     }

@@ -53,6 +53,39 @@ fn products_by_cublas_compute_the_same() {
     }
 }
 
+/// Half types, channels first: where that pays, products read copies with neighbouring channels.
+#[test]
+fn large_products_of_half_types_read_copies() {
+    const COPY: &str = "to_channels_last";
+    let conv = Conv::new([3, 3]).padding([1, 1]);
+    let (x, w) = ([8, 64, 56, 56], [64, 64, 3, 3]);
+    let copies = (8 * 64 * 56 * 56 + 64 * 64 * 9) * 2;
+    let plain = PlanOptions::new();
+    for device in accelerators() {
+        let forward = conv.plan_forward::<bf16>(device, &x, &w, true, plain).unwrap();
+        let adjoint = conv.plan_backward_input::<bf16>(device, &x, &w, [56, 56], plain).unwrap();
+        for (plan, workspace) in
+            [(forward.to_string(), forward.workspace()), (adjoint.to_string(), adjoint.workspace())]
+        {
+            assert_eq!(plan.matches(COPY).count(), 2, "{plan}");
+            assert_eq!(workspace, copies, "{plan}");
+        }
+        let tight =
+            conv.plan_forward::<bf16>(device, &x, &w, true, plain.workspace_limit(copies - 1));
+        let small = conv.plan_forward::<bf16>(device, &[1, 64, 14, 14], &w, true, plain);
+        let odd = conv.plan_forward::<bf16>(device, &[8, 66, 56, 56], &[64, 66, 3, 3], true, plain);
+        let last = conv.layout(convmat::Layout::ChannelsLast);
+        let last =
+            last.plan_forward::<bf16>(device, &[8, 56, 56, 64], &[3, 3, 64, 64], true, plain);
+        for plan in [tight, small, odd, last] {
+            let plan = plan.unwrap();
+            assert!(!plan.to_string().contains(COPY), "{plan}");
+        }
+        let single = conv.plan_forward::<f32>(device, &x, &w, true, plain).unwrap();
+        assert_eq!(single.workspace(), 0, "{single}");
+    }
+}
+
 #[test]
 fn large_shapes_are_exact_on_accelerators() {
     for device in accelerators() {

@@ -76,20 +76,23 @@ fn check_on<T: Element, const D: usize>(
     let (x, w, y, bias_y, bias_x) =
         (upload(&x), upload(&w), upload(&y), upload(bias_y), upload(bias_x));
     let (found_y, found_dx, found_dw) = (fresh(y.len()), fresh(x.len()), fresh(w.len()));
-    for _ in 0..2 {
+    let (inputs, rows) = (p.channels_per_group(), p.outputs_per_group());
+    for pack in [false, true, false] {
+        let packs = |channels| pack && can_pack::<T>(device, &p, channels);
         run_once(device, [&x, &w, &bias_y, &found_y], |draft, [x, w, bias, y]| {
-            forward(draft, &p, x, w, Some(bias), y)
+            forward(draft, &p, x, w, Some(bias), y, packs(inputs))
         });
-        assert!(found_y.to_vec().unwrap() == expected_y, "forward {name}");
+        assert!(found_y.to_vec().unwrap() == expected_y, "forward {name}, packed: {pack}");
         run_once(device, [&x, &y, &found_dw], |draft, [x, dy, dw]| {
             backward_weight(draft, &p, x, dy, dw)
         });
         assert!(found_dw.to_vec().unwrap() == expected_dw, "backward_weight {name}");
         if p.axes.is_zero_padded() {
             run_once(device, [&y, &w, &bias_x, &found_dx], |draft, [dy, w, bias, dx]| {
-                backward_input(draft, &p, dy, w, Some(bias), dx)
+                backward_input(draft, &p, dy, w, Some(bias), dx, packs(rows))
             });
-            assert!(found_dx.to_vec().unwrap() == expected_dx, "backward_input {name}");
+            let found = found_dx.to_vec().unwrap();
+            assert!(found == expected_dx, "backward_input {name}, packed: {pack}");
         }
     }
 }
