@@ -2,7 +2,7 @@
 //! measured.
 //!
 //! ```text
-//! cargo bench --features full --bench model [-- --target h100 --shapes stem,conv2 --blocks 32]
+//! cargo bench --features full --bench model [-- --target h100 --shapes stem,conv2 --operations dx --blocks 32]
 //! ```
 //!
 //! Prints a table in Markdown: of each layer, operation, element type and layout the modelled time of all its
@@ -41,8 +41,8 @@ fn run() -> Result<()> {
     };
     let target: Target = value("--target").unwrap_or("h100").parse()?;
     let blocks = value("--blocks").and_then(|text| text.parse().ok()).unwrap_or(32);
-    let names: Vec<&str> =
-        value("--shapes").map(|text| text.split(',').collect()).unwrap_or_default();
+    let list = |flag| value(flag).map(|text| text.split(',').collect()).unwrap_or_default();
+    let (names, operations): (Vec<&str>, Vec<&str>) = (list("--shapes"), list("--operations"));
     // As for all benches in test mode: a little of everything.
     let test = arguments.iter().any(|argument| argument == "--test");
     let names = if test { vec!["notebook"] } else { names };
@@ -60,7 +60,8 @@ fn run() -> Result<()> {
     for shape in CATALOGUE.iter().filter(|shape| names.is_empty() || names.contains(&shape.name)) {
         for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
             let shape = Shape { layout, ..*shape };
-            for operation in OPERATIONS {
+            let asked = |of: &&str| operations.is_empty() || operations.contains(of);
+            for operation in OPERATIONS.into_iter().filter(asked) {
                 rows.extend(profile::<f32>(&device, &shape, operation)?);
                 rows.extend(profile::<f16>(&device, &shape, operation)?);
                 rows.extend(profile::<bf16>(&device, &shape, operation)?);

@@ -41,6 +41,7 @@ pub(super) use bias::backward_bias;
 use lowering::Lowering;
 
 use super::problem::Problem;
+use crate::device::FULL_ALIGNMENT;
 use crate::device::cuda::{CudaDevice, Draft, Region};
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -79,8 +80,10 @@ pub(super) fn forward<T: Element>(
         }
         Chosen::Im2col => lowered(Lowering::im2col(p), options).forward(draft, x, weight, bias, y),
         Chosen::Implicit => {
-            let pack = packs::<T>(draft.device(), p, [p.channels, x.len(), weight.len()], options);
-            implicit::forward(draft, p, x, weight, bias, y, pack)
+            let write =
+                |draft: &mut Draft, pack| implicit::forward(draft, p, x, weight, bias, y, pack);
+            let pack = packs(draft, p, p.channels, x, options, |trial| write(trial, true))?;
+            write(draft, pack)
         }
         Chosen::Direct => direct::forward(draft, p, x, weight, bias, y),
     }
@@ -129,8 +132,11 @@ pub(super) fn backward_input<T: Element>(
             lowered(Lowering::im2col(p), options).backward_input(draft, dy, weight, bias, dx)
         }
         Chosen::Implicit => {
-            let pack = packs::<T>(draft.device(), p, [p.outputs, dy.len(), weight.len()], options);
-            implicit::backward_input(draft, p, dy, weight, bias, dx, pack)
+            let write = |draft: &mut Draft, pack| {
+                implicit::backward_input(draft, p, dy, weight, bias, dx, pack)
+            };
+            let pack = packs(draft, p, p.outputs, dy, options, |trial| write(trial, true))?;
+            write(draft, pack)
         }
         Chosen::Direct => direct::backward_input(draft, p, dy, weight, bias, dx),
     }
@@ -277,14 +283,16 @@ fn lowered<'p>(mut lowering: Lowering<'p>, options: &PlanOptions) -> Lowering<'p
     lowering
 }
 
-/// Whether it pays to have the implicit product read copies of a source and a weight of this many elements, the
-/// source with this many channels: see [`implicit::can_pack`].
+/// Whether it pays to have the implicit product read copies of the source, which has so many channels, and of the
+/// weight: see [`implicit::can_pack`]. What `write` writes, which is that, has to have room.
 fn packs<T: Element>(
-    device: &CudaDevice,
+    draft: &Draft,
     p: &Problem,
-    [channels, source, weight]: [usize; 3],
+    channels: usize,
+    source: Region<T>,
     options: &PlanOptions,
-) -> bool {
+    write: impl FnOnce(&mut Draft) -> Result<()>,
+) -> Result<bool> {
     // By the model of an H100, not measured: a product that reads chunks takes two fifths of the time of one that
     // reads elements, which saves 5 femtoseconds for each FLOP; two short launches take 4 microseconds, and each
     // element that is copied 1.3 picoseconds.
@@ -292,12 +300,16 @@ fn packs<T: Element>(
     const LEAST_FLOP_FOR_AN_ELEMENT: f64 = 300.0;
     let products = p.batch as f64 * p.output_positions() as f64 * p.outputs as f64;
     let flop = 2.0 * products * p.channels_per_group() as f64 * p.taps() as f64;
-    let bytes = (source + weight) as u64 * size_of::<T>() as u64;
-    // Each piece of a workspace is rounded up a little.
-    let has_room = options.workspace_limit.is_none_or(|limit| bytes + 512 <= limit);
-    implicit::can_pack::<T>(device, p, channels / p.groups)
-        && flop >= LEAST_FLOP.max(LEAST_FLOP_FOR_AN_ELEMENT * source as f64)
-        && has_room
+    let device = draft.device();
+    if !implicit::can_pack::<T>(device, p, channels / p.groups)
+        || flop < LEAST_FLOP.max(LEAST_FLOP_FOR_AN_ELEMENT * source.len() as f64)
+    {
+        return Ok(false);
+    }
+    let Some(limit) = options.workspace_limit else { return Ok(true) };
+    let mut trial = Draft::new(device, FULL_ALIGNMENT);
+    write(&mut trial)?;
+    Ok(trial.workspace_bytes() as u64 <= limit)
 }
 
 /// Channels of a group, up to which groups are convolved directly.

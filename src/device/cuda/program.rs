@@ -176,6 +176,11 @@ impl Draft {
         Ok(Region { pointer, len, alignment: FULL_ALIGNMENT, elements: PhantomData })
     }
 
+    /// Bytes of the workspace that the steps so far need.
+    pub(crate) fn workspace_bytes(&self) -> usize {
+        self.workspace
+    }
+
     /// How much of the workspace is in use, for [`Draft::release`].
     pub(crate) fn held(&self) -> usize {
         self.held

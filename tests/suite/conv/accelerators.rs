@@ -70,6 +70,9 @@ fn large_products_of_half_types_read_copies() {
             assert_eq!(plan.matches(COPY).count(), 2, "{plan}");
             assert_eq!(workspace, copies, "{plan}");
         }
+        let room = plain.workspace_limit(copies);
+        let same = conv.plan_forward::<bf16>(device, &x, &w, true, room).unwrap();
+        assert_eq!(same.to_string(), forward.to_string());
         let tight =
             conv.plan_forward::<bf16>(device, &x, &w, true, plain.workspace_limit(copies - 1));
         let small = conv.plan_forward::<bf16>(device, &[1, 64, 14, 14], &w, true, plain);
