@@ -109,8 +109,8 @@ fn counts_are_the_same_each_time_and_samples_are_close() {
 /// What the compiler makes of the main loop of a convolution, where `nvdisasm` is there to list it.
 #[test]
 fn main_loops_have_few_instructions() {
-    // With how many instructions a product of tensor cores: channels first, patches have to be put together.
-    for (layout, most) in [(Layout::ChannelsLast, 12.0), (Layout::ChannelsFirst, 45.0)] {
+    // So many for a product of tensor cores. Channels first, it reads a copy whose channels are neighbours.
+    for (layout, most) in [(Layout::ChannelsLast, 12.0), (Layout::ChannelsFirst, 12.0)] {
         let conv = Conv::new([3, 3]).padding([1, 1]).layout(layout);
         let profiling = Profiling { blocks: Some(1), ..Profiling::new(target("h100")) };
         let found = profile(profiling, |device| {
@@ -120,7 +120,8 @@ fn main_loops_have_few_instructions() {
             conv.forward_into(&x, &weight, None, &mut y, Algorithm::Implicit)
         });
         let Some(found) = found else { return };
-        let [launch] = &found[..] else { panic!("{found:?}") };
+        let product = found.iter().find(|launch| launch.kernel == "correlate");
+        let launch = product.expect("there is a product");
         let Some(sass) = launch.sass else {
             return skipped("nvdisasm", "NVRTC or nvdisasm is not found");
         };
@@ -132,7 +133,7 @@ fn main_loops_have_few_instructions() {
         assert!(main_loop.mma >= 16 && main_loop.mma.is_multiple_of(8), "{main_loop}");
         assert!(instructions > 1.5 && instructions < most, "{layout}: {main_loop}");
         assert!(main_loop.matrix_loads > 0 && sass.whole.stores.of(128) > 0, "{}", sass.whole);
-        assert_eq!(main_loop.loads.total() == 0, layout == Layout::ChannelsLast, "{main_loop}");
+        assert_eq!(main_loop.loads.total(), 0, "{main_loop}");
         assert!(main_loop.copies.of(128) > 0, "{main_loop}");
     }
 }
