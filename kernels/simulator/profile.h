@@ -61,13 +61,16 @@ struct Pause {
 
 }  // namespace simulator
 
+#ifdef CONVMAT_SIMULATOR_PROFILE
+#define COUNT(what) (simulator::here->launch->counts[what]++)
+#else
+#define COUNT(what) ((void)0)
+#endif
 #ifdef SEES_ACCESSES
 #define RECORD(...) simulator::record(__VA_ARGS__)
-#define COUNT(what) (simulator::here->launch->counts[what]++)
 // What the simulator itself reads and writes meanwhile is not the kernel's.
 #define PAUSED simulator::Pause pause
 #else
 #define RECORD(...) ((void)0)
-#define COUNT(what) ((void)0)
 #define PAUSED ((void)0)
 #endif

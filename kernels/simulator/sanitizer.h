@@ -44,12 +44,9 @@ UNCHECKED inline Bytes find_bytes(u64 address, u32 bytes, const char* what) {
     Block* block = here;
     u64 in_arena = address - (u64)arena(block);
     if (in_arena < ARENA_BYTES) {
-        for (u32 i = 0; i < block->arrays_used; ++i) {
-            const Array& array = block->arrays[i];
-            if (address >= (u64)array.at && address + bytes <= (u64)array.at + array.bytes)
-                return {cells(block) + in_arena, (u64)array.at, array.bytes, true};
-        }
-        fail("%s of %u bytes outside of the shared arrays", what, bytes);
+        const Array* array = array_of((const void*)address, bytes);
+        if (!array) fail("%s of %u bytes outside of the shared arrays", what, bytes);
+        return {cells(block) + in_arena, (u64)array->at, array->bytes, true};
     }
     // Stacks are nobody else's, nor are arguments, which lie between allocations.
     if (address - (u64)block < WORKSPACE_BYTES || address - block->gap_start < block->gap_bytes) return {};
@@ -89,8 +86,7 @@ refuse(const Bytes& of, u64 address, const char* format, Values... values) {
     say(block, "thread %u: ", block->running);
     say(block, format, values...);
     say(block, ", at byte %llu of %s of %llu bytes", address - of.start, kind, of.size);
-    convmat_switch(&block->contexts[block->fiber], &block->contexts[CALLER]);
-    __builtin_unreachable();
+    leave(block);
 }
 
 // Who it was, for people.

@@ -5,6 +5,7 @@
 // Includes nothing of the system: kernels should find no names beyond those of platform.cuh.
 #pragma once
 
+#include "context.h"
 #include "profile.h"
 
 extern "C" int mprotect(void*, __SIZE_TYPE__, int);
@@ -100,52 +101,6 @@ struct Array {
     u64 bytes;
 };
 
-#if defined(__x86_64__) && defined(__ELF__) && !defined(CONVMAT_SIMULATOR_UCONTEXT)
-typedef void* Context;
-// Saves the registers that a call preserves on the stack, and the stack pointer in *from.
-asm(R"(
-    .text
-    .type convmat_switch, @function
-convmat_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq (%rsi), %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-    .size convmat_switch, .-convmat_switch
-)");
-extern "C" __attribute__((visibility("hidden"))) void convmat_switch(Context* from, Context* to);
-inline void prepare(Context* context, char* stack, u64 bytes, void (*entry)()) {
-    void** top = (void**)(stack + bytes) - 2;
-    __builtin_memset(top - 6, 0, 8 * sizeof(void*));
-    *top = (void*)entry;
-    *context = top - 6;
-}
-#else
-}  // namespace simulator
-#include <ucontext.h>
-namespace simulator {
-typedef ucontext_t Context;
-inline void convmat_switch(Context* from, Context* to) { swapcontext(from, to); }
-inline void prepare(Context* context, char* stack, u64 bytes, void (*entry)()) {
-    getcontext(context);
-    context->uc_stack.ss_sp = stack;
-    context->uc_stack.ss_size = bytes;
-    context->uc_link = nullptr;
-    makecontext(context, entry, 0);
-}
-#endif
-
 // The workspace begins with this; the arena of shared memory and the stacks follow, each behind a guard.
 struct Block {
     u64 layout;
@@ -197,14 +152,19 @@ template <typename... Values> void say(Block* block, const char* format, Values.
     __builtin_snprintf(message + length, sizeof(block->launch->message) - length, format, values...);
 }
 
+// Ends the block, out of the kernel thread that runs.
+[[noreturn]] inline void leave(Block* block) {
+    convmat_switch(&block->contexts[block->fiber], &block->contexts[CALLER]);
+    __builtin_unreachable();
+}
+
 // Ends the block with an error; for kernel threads.
 template <typename... Values>
 [[noreturn]] __attribute__((noinline, cold)) void fail(const char* format, Values... values) {
     Block* block = here;
     say(block, "thread %u: ", block->running);
     say(block, format, values...);
-    convmat_switch(&block->contexts[block->fiber], &block->contexts[CALLER]);
-    __builtin_unreachable();
+    leave(block);
 }
 
 // As fail(), out of the host's signal handler: writes no message, as the handler's stack is small.
@@ -212,8 +172,7 @@ inline void fault(Launch* launch, i32 signal, u64 address) {
     launch->fault = nullptr;
     launch->fault_signal = signal;
     launch->fault_address = address;
-    Block* block = (Block*)launch->workspace;
-    convmat_switch(&block->contexts[block->fiber], &block->contexts[CALLER]);
+    leave((Block*)launch->workspace);
 }
 
 inline void make_runnable(Block* block, u32 thread) {
@@ -379,13 +338,14 @@ UNCHECKED inline void* shared(const void* key, u64 bytes) {
     block->arrays[block->arrays_used++] = Array{key, at, bytes};
     return at;
 }
-UNCHECKED inline bool in_shared(const void* at, u64 bytes) {
+// The shared array that has all of these bytes; null if none has.
+UNCHECKED inline const Array* array_of(const void* at, u64 bytes) {
     Block* block = here;
     for (u32 i = 0; i < block->arrays_used; ++i) {
         const Array& array = block->arrays[i];
-        if (at >= array.at && (const char*)at + bytes <= array.at + array.bytes) return true;
+        if (at >= array.at && (const char*)at + bytes <= array.at + array.bytes) return &array;
     }
-    return false;
+    return nullptr;
 }
 
 // What can only be seen when all threads have ended.

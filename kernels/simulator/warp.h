@@ -44,7 +44,7 @@ template <bool transposed> void load_rows(const Site& site, u32 (&to)[4], const 
     need_whole_warp(site.what);
     RECORD(MATRIX_ROW, (u64)row, 16, (u32)site.line);
     if ((u64)row % 16) fail("%s at line %d: address %p is no multiple of 16", site.what, site.line, row);
-    if (!in_shared(row, 16)) fail("%s at line %d: not in shared memory", site.what, site.line);
+    if (!array_of(row, 16)) fail("%s at line %d: not in shared memory", site.what, site.line);
     Row mine = {(const u16*)row, to};
     meet<Row>(site, mine, [](Row* const* lanes, u32) {
         for (u32 l = 0; l < WARP; ++l)
@@ -117,7 +117,7 @@ inline void start_copy(void* to, const void* from, bool valid, u32 bytes) {
     Thread& thread = block->all[block->running];
     if ((u64)to % bytes || (u64)from % bytes)
         fail("asynchronous copy of %u bytes from %p to %p: misaligned", bytes, from, to);
-    if (!in_shared(to, bytes)) fail("asynchronous copy to %p: not in shared memory", to);
+    if (!array_of(to, bytes)) fail("asynchronous copy to %p: not in shared memory", to);
     u32 index = block->free_copy;
     if (index != NONE)
         block->free_copy = block->copies[index].next;

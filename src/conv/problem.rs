@@ -114,6 +114,12 @@ impl Problem {
         self.batch * self.outputs * self.output_positions()
     }
 
+    /// FLOP of forward and of either gradient.
+    pub fn flop(&self) -> u64 {
+        let outputs = (self.batch * self.outputs * self.output_positions()) as u64;
+        2 * outputs * (self.channels_per_group() * self.taps()) as u64
+    }
+
     /// What a plan of an operation on this problem says of it, before anything is chosen.
     pub fn describe<T: Element>(
         &self,
@@ -124,11 +130,10 @@ impl Problem {
         let subject: Vec<_> =
             operands.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
         let elements: usize = operands.iter().map(|(_, of)| of.iter().product::<usize>()).sum();
-        let outputs = (self.batch * self.outputs * self.output_positions()) as u64;
         Explanation {
             operation,
             subject: format!("{} {}, {conv}", subject.join(", "), T::DTYPE),
-            flop: 2 * outputs * (self.channels_per_group() * self.taps()) as u64,
+            flop: self.flop(),
             bytes: (elements * size_of::<T>()) as u64,
             ..Explanation::default()
         }

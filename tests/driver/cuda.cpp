@@ -75,6 +75,17 @@ template <typename T> T* alive(const char* call, const std::set<void*>& all, voi
     return (T*)handle;
 }
 
+// A new handle, and the end of one.
+template <typename T> Result made(std::set<void*>& all, void** handle, T* value) {
+    all.insert(*handle = value);
+    return SUCCESS;
+}
+template <typename T> Result destroyed(const char* call, std::set<void*>& all, void* handle) {
+    delete alive<T>(call, all, handle);
+    all.erase(handle);
+    return SUCCESS;
+}
+
 Stream* stream_of(const char* call, void* handle) {
     return handle ? alive<Stream>(call, streams, handle) : &legacy;
 }
@@ -223,9 +234,7 @@ CALL cuGetErrorName(int, const char** text) {
 
 CALL cuStreamCreate(void** stream, unsigned) {
     IN_CONTEXT;
-    *stream = new Stream;
-    streams.insert(*stream);
-    return SUCCESS;
+    return made(streams, stream, new Stream);
 }
 CALL cuStreamDestroy_v2(void* handle) {
     IN_CONTEXT;
@@ -279,15 +288,11 @@ CALL cuStreamWaitEvent(void* handle, void* event, unsigned) {
 }
 CALL cuEventCreate(void** event, unsigned) {
     IN_CONTEXT;
-    *event = new Event;
-    events.insert(*event);
-    return SUCCESS;
+    return made(events, event, new Event);
 }
 CALL cuEventDestroy_v2(void* event) {
     IN_CONTEXT;
-    delete alive<Event>("cuEventDestroy", events, event);
-    events.erase(event);
-    return SUCCESS;
+    return destroyed<Event>("cuEventDestroy", events, event);
 }
 CALL cuEventRecord(void* event, void* handle) {
     IN_CONTEXT;
@@ -308,9 +313,7 @@ CALL cuEventQuery(void* event) {
 
 CALL cuGraphInstantiateWithFlags(void** executable, void* graph, uint64_t) {
     IN_CONTEXT;
-    *executable = new Graph(*alive<Graph>("cuGraphInstantiate", graphs, graph));
-    executables.insert(*executable);
-    return SUCCESS;
+    return made(executables, executable, new Graph(*alive<Graph>("cuGraphInstantiate", graphs, graph)));
 }
 CALL cuGraphLaunch(void* executable, void* handle) {
     IN_CONTEXT;
@@ -320,28 +323,20 @@ CALL cuGraphLaunch(void* executable, void* handle) {
 }
 CALL cuGraphDestroy(void* graph) {
     IN_CONTEXT;
-    delete alive<Graph>("cuGraphDestroy", graphs, graph);
-    graphs.erase(graph);
-    return SUCCESS;
+    return destroyed<Graph>("cuGraphDestroy", graphs, graph);
 }
 CALL cuGraphExecDestroy(void* executable) {
     IN_CONTEXT;
-    delete alive<Graph>("cuGraphExecDestroy", executables, executable);
-    executables.erase(executable);
-    return SUCCESS;
+    return destroyed<Graph>("cuGraphExecDestroy", executables, executable);
 }
 
 CALL cuMemPoolCreate(void** pool, const void*) {
     IN_CONTEXT;
-    *pool = new Pool;
-    pools.insert(*pool);
-    return SUCCESS;
+    return made(pools, pool, new Pool);
 }
 CALL cuMemPoolDestroy(void* pool) {
     IN_CONTEXT;
-    delete alive<Pool>("cuMemPoolDestroy", pools, pool);
-    pools.erase(pool);
-    return SUCCESS;
+    return destroyed<Pool>("cuMemPoolDestroy", pools, pool);
 }
 CALL cuMemPoolSetAttribute(void* pool, int, void*) {
     IN_CONTEXT;
@@ -427,9 +422,7 @@ CALL cuModuleLoadData(void** module, const void* image) {
     uint64_t headers;
     uint16_t size, count;
     memcpy(&headers, bytes + 40, 8), memcpy(&size, bytes + 58, 2), memcpy(&count, bytes + 60, 2);
-    *module = new Module{std::string(bytes, headers + size * count)};
-    modules.insert(*module);
-    return SUCCESS;
+    return made(modules, module, new Module{std::string(bytes, headers + size * count)});
 }
 CALL cuModuleUnload(void* module) {
     IN_CONTEXT;
@@ -450,9 +443,7 @@ CALL cuModuleGetFunction(void** function, void* handle, const char* name) {
     IN_CONTEXT;
     Module* module = alive<Module>("cuModuleGetFunction", modules, handle);
     if (module->image.find(std::string(".text.") + name + '\0') == std::string::npos) return NOT_FOUND;
-    *function = new Function{module};
-    functions.insert(*function);
-    return SUCCESS;
+    return made(functions, function, new Function{module});
 }
 CALL cuFuncGetAttribute(int* value, int, void* function) {
     IN_CONTEXT;

@@ -306,11 +306,9 @@ fn packs<T: Element>(
     // times as fast, and none slower; the two short launches alone take 4 microseconds.
     const LEAST_FLOP: f64 = 1e9;
     const LEAST_FLOP_FOR_AN_ELEMENT: f64 = 1000.0;
-    let products = p.batch as f64 * p.output_positions() as f64 * p.outputs as f64;
-    let flop = 2.0 * products * p.channels_per_group() as f64 * p.taps() as f64;
     let device = draft.device();
     if !implicit::can_pack::<T>(device, p, channels / p.groups)
-        || flop < LEAST_FLOP.max(LEAST_FLOP_FOR_AN_ELEMENT * copied as f64)
+        || (p.flop() as f64) < LEAST_FLOP.max(LEAST_FLOP_FOR_AN_ELEMENT * copied as f64)
     {
         return Ok(false);
     }
