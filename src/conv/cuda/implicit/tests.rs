@@ -168,3 +168,25 @@ fn indices_of_64_bits() {
     check_on::<f32, 2>(&wide, conv, [9, 8], 2, [5, 6]);
     check_on::<bf16, 2>(&wide, conv.layout(Layout::ChannelsLast), [9, 8], 2, [8, 16]);
 }
+
+/// Of a multiple of eight channels, so that half types may be packed, and otherwise awkward.
+#[test]
+fn awkward_layers_of_whole_chunks() {
+    let types = |conv: Conv<2>, size, batch, channels| {
+        check::<f16, 2>(conv, size, batch, channels);
+        check::<bf16, 2>(conv, size, batch, channels);
+    };
+    types(Conv::new([2, 2]).stride([3, 4]), [7, 11], 1, [8, 16]);
+    types(
+        Conv::new([1, 3]).dilation([1, 2]).padding([(0, 0), (3, 0)]).groups(2),
+        [1, 13],
+        3,
+        [16, 32],
+    );
+    types(Conv::new([4, 3]).stride([2, 1]).padding([(3, 1), (0, 2)]), [5, 1], 2, [24, 8]);
+    types(Conv::new([3, 3]).padding([1, 2]).padding_mode(PaddingMode::Reflect), [5, 3], 2, [8, 8]);
+    types(Conv::new([1, 1]).stride([2, 2]).groups(3), [9, 5], 1, [24, 24]);
+    let conv = Conv::new([2, 1, 3]).stride([1, 2, 2]).padding([1, 0, 1]);
+    check::<f16, 3>(conv, [3, 5, 7], 2, [8, 40]);
+    check::<bf16, 1>(Conv::new([5]).dilation([3]).padding([9]), [17], 1, [16, 8]);
+}
