@@ -14,21 +14,6 @@
 
 SWITCHES(CORRELATE, ADJOINT, GRADIENT, A_VECTOR, B_VECTOR, C_VECTOR, SUM)
 
-// Blocks on a multiprocessor at a time: two, or one where two would need more registers than there are.
-#ifdef SPLIT
-constexpr bool WHOLE_SUMS = false;
-#else
-constexpr bool WHOLE_SUMS = true;
-#endif
-constexpr bool SOME_CHUNKS = A_VECTOR > 1 || B_VECTOR > 1;
-#ifdef GRADIENT
-constexpr bool ROOMY = !THREE_AXES || SOME_CHUNKS;
-#else
-constexpr bool ROOMY = !THREE_AXES && SOME_CHUNKS && WHOLE_SUMS;
-#endif
-constexpr int RESIDENT =
-    PRODUCT_THREADS == 256 && (sizeof(Acc) == 8 || (TILE_ROWS * TILE_COLUMNS > 128 * 64 && !ROOMY)) ? 1 : 2;
-
 #ifdef CORRELATE
 
 HOST struct CorrelateArgs {
@@ -55,25 +40,28 @@ template <int WIDTH> struct WeightLoader {
     const ELEMENT* base;
     const CorrelateArgs& args;
     DEVICE WeightLoader(const CorrelateArgs& args, Index group)
-        : base(args.weight + group * args.weight_group), args(args) {}
-    DEVICE Index row(Index m) const { return m < (Index)args.rows ? m * (Index)args.weight_row : -1; }
-    DEVICE Index term(Index k) const {
-        if (k >= (Index)args.tiling.depth) return -1;
+        : base(args.weight + args.weight_first + group * args.weight_group), args(args) {
+        keep(base);
+    }
+    DEVICE Index row(Index m) const { return m < (Index)args.rows ? m * (Index)args.weight_row : OUTSIDE; }
+    DEVICE Offset term(Index k) const {
         Term term = term_of(args.patches, k);
         Position tap = take_apart(term.tap, args.patches.tap_plane, args.patches.tap_line);
-        return (Index)args.weight_first + term.channel * (Index)args.weight_channel +
-               tap.d * (Index)args.weight_step[0] + tap.h * (Index)args.weight_step[1] +
-               tap.w * (Index)args.weight_step[2];
+        Index taps = plus(times(tap.h, (Index)args.weight_step[1]), times(tap.w, (Index)args.weight_step[2]));
+        if (THREE_AXES) taps = plus(taps, times(tap.d, (Index)args.weight_step[0]));
+        return Offset{plus(times(term.channel, (Index)args.weight_channel), taps), is_term(args.patches, k)};
     }
-    DEVICE Index at(Index row, Index term) const { return row < 0 || term < 0 ? -1 : row + term; }
+    DEVICE Offset at(Index row, const Offset& term) const {
+        return Offset{plus(row, term.at), row >= 0 && term.inside};
+    }
 };
 #else
 // The weight is stored in the order of the terms.
 template <int WIDTH> struct WeightLoader : MatrixLoader<LAYOUT == CHANNELS_FIRST, WIDTH> {
     DEVICE WeightLoader(const CorrelateArgs& args, Index group)
-        : MatrixLoader<LAYOUT == CHANNELS_FIRST, WIDTH>{args.weight + group * args.weight_group,
+        : MatrixLoader<LAYOUT == CHANNELS_FIRST, WIDTH>(args.weight + group * args.weight_group,
                                                         (Index)args.rows, (Index)args.tiling.depth,
-                                                        (Index)args.weight_row, (Index)args.weight_term} {}
+                                                        args.weight_row, args.weight_term) {}
 };
 #endif
 
@@ -105,7 +93,7 @@ struct CorrelateTarget {
 #ifdef SUM
 KERNEL(correlate_sum, CorrelateArgs, 256) { add_parts<CorrelateTarget>(args); }
 #else
-KERNEL_RESIDENT(correlate, CorrelateArgs, PRODUCT_THREADS, RESIDENT) {
+KERNEL_RESIDENT(correlate, CorrelateArgs, PRODUCT_THREADS, RESIDENT_BLOCKS) {
     Work now = work(args.tiling);
 #if LAYOUT == CHANNELS_LAST
     PatchLoader<A_VECTOR> a(args.patches, now.batch);
@@ -139,15 +127,21 @@ template <int WIDTH> struct OtherLoader {
     const ELEMENT* base;
     const GradientArgs& args;
     DEVICE OtherLoader(const GradientArgs& args, Index group)
-        : base(args.other + group * args.rows * args.other_channel), args(args) {}
-    DEVICE Index row(Index m) const { return m < (Index)args.rows ? m * (Index)args.other_channel : -1; }
-    DEVICE Index term(Index n) const {
-        if (n >= (Index)args.patches.count) return -1;
+        : base(args.other + group * args.rows * args.other_channel), args(args) {
+        keep(base);
+    }
+    DEVICE Index row(Index m) const { return m < (Index)args.rows ? m * (Index)args.other_channel : OUTSIDE; }
+    DEVICE Offset term(Index n) const {
+        bool inside = n < (Index)args.patches.count;
+        // Channels last, images follow each other like positions do.
+        if (LAYOUT == CHANNELS_LAST) return Offset{times(n, (Index)args.other_position), inside};
         Index image = divide(n, args.patches.positions);
         Index position = n - image * (Index)args.patches.positions.by;
-        return image * (Index)args.other_image + position * (Index)args.other_position;
+        return Offset{plus(times(image, (Index)args.other_image), times(position, (Index)args.other_position)), inside};
     }
-    DEVICE Index at(Index row, Index term) const { return row < 0 || term < 0 ? -1 : row + term; }
+    DEVICE Offset at(Index row, const Offset& term) const {
+        return Offset{plus(row, term.at), row >= 0 && term.inside};
+    }
 };
 
 struct GradientTarget {
@@ -167,7 +161,7 @@ struct GradientTarget {
 #ifdef SUM
 KERNEL(gradient_sum, GradientArgs, 256) { add_parts<GradientTarget>(args); }
 #else
-KERNEL_RESIDENT(gradient, GradientArgs, PRODUCT_THREADS, RESIDENT) {
+KERNEL_RESIDENT(gradient, GradientArgs, PRODUCT_THREADS, RESIDENT_BLOCKS) {
     Work now = work(args.tiling);
 #if LAYOUT == CHANNELS_LAST
     PatchColumnLoader<A_VECTOR> a(args.patches, now.batch);

@@ -29,12 +29,12 @@ KERNEL(few_products, FewArgs, 256) {
     const ELEMENT* base = args.patches.source + group * args.patches.group;
     Acc sums[FEW_SUMS] = {};
     for (Index n = first + start; n < end && there; n += step) {
-        Corner output = corner_of_position(args.patches, n);
+        Corner output = staying(args.patches, position_corner(args.patches, n));
         Acc values[ENTRIES];
         UNROLL
         for (int i = 0; i < ENTRIES; ++i) {
-            Index from = patch_offset(args.patches, output, corner_of_term(args.patches, i));
-            values[i] = from < 0 ? (Acc)0 : (Acc)to_acc(load(base + from));
+            Offset from = patch_offset(args.patches, output, term_corner(args.patches, i));
+            values[i] = from.inside ? (Acc)to_acc(load(base + from.at)) : (Acc)0;
         }
         UNROLL
         for (int i = 0; i < ENTRIES; ++i) {

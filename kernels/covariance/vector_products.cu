@@ -10,12 +10,10 @@ HOST struct VectorProductsArgs {
     i64 example;  // from one example's vectors to the next's
 };
 
-constexpr int RESIDENT = PRODUCT_THREADS == 256 && (sizeof(Acc) == 8 || TILE_ROWS > 64) ? 1 : 2;
-
-KERNEL_RESIDENT(vector_products, VectorProductsArgs, PRODUCT_THREADS, RESIDENT) {
+KERNEL_RESIDENT(vector_products, VectorProductsArgs, PRODUCT_THREADS, RESIDENT_BLOCKS) {
     TriangleWork now = triangle_work(args.triangle, args.sums);
     Index rows = (Index)args.triangle.rows;
-    MatrixLoader<false, A_VECTOR> elements = {args.vectors + now.work.batch * rows, rows,
-                                              (Index)args.triangle.depth, 1, (Index)args.example};
+    MatrixLoader<false, A_VECTOR> elements(args.vectors + now.work.batch * rows, rows, (Index)args.triangle.depth, 1,
+                                           (Index)args.example);
     product(elements, elements, now.work, now.target);
 }

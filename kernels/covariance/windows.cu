@@ -44,10 +44,10 @@ KERNEL(window_sums, WindowSumsArgs, 256) {
         Index outputs = (Index)args.patches.positions.by, first = image * outputs;
         Index end = smaller<Index>((piece + 1) * (Index)args.length, outputs);
         const ELEMENT* base = args.patches.source + group * args.patches.group;
-        Corner entry = corner_of_term(args.patches, row);
+        Corner entry = staying(args.patches, term_corner(args.patches, row));
         for (Index o = piece * (Index)args.length + start; o < end; o += step) {
-            Index from = patch_offset(args.patches, corner_of_position(args.patches, first + o), entry);
-            if (from >= 0) sum += to_acc(load(base + from));
+            Offset from = patch_offset(args.patches, entry, position_corner(args.patches, first + o));
+            if (from.inside) sum += to_acc(load(base + from.at));
         }
     }
 #if LAYOUT == CHANNELS_FIRST

@@ -25,6 +25,17 @@ typedef i32 Index;
 typedef u32 Unsigned;
 #endif
 
+// Where an element lies, and whether it does: what is outside counts as 0.
+struct Offset {
+    Index at;
+    bool inside;
+};
+// In the place of a coordinate or an offset: outside, whatever places are added to it.
+constexpr Index OUTSIDE = (Index)((Unsigned)1 << (8 * sizeof(Index) - 1));
+// Of numbers that may leave the range of Index, where they are not used.
+DEVICE Index plus(Index a, Index b) { return (Index)((Unsigned)a + (Unsigned)b); }
+DEVICE Index times(Index a, Index b) { return (Index)((Unsigned)a * (Unsigned)b); }
+
 // Division by a number known before the launch: n / by = n·magic >> shift for 0 <= n < 2^31.
 HOST struct Divisor {
     i64 by;
@@ -70,9 +81,9 @@ template <int A> DEVICE Index outputs(const Axes& axes) { return (Index)axes.at[
 template <int A> DEVICE Index last_padded(const Axes& axes) {
     return (outputs<A>(axes) - 1) * stride<A>(axes) + (taps<A>(axes) - 1) * dilation<A>(axes);
 }
-// The input position behind padded position q; -1 when the tap is dropped.
-template <int A> DEVICE Index padded_source(const Axes& axes, Index q) {
-    Index n = inputs<A>(axes), i = q - (Index)axes.at[A].low;
+// The input position behind place i, counted from the input's first; -1 when the tap is dropped.
+template <int A> DEVICE Index source_behind(const Axes& axes, Index i) {
+    Index n = inputs<A>(axes);
     if ((Unsigned)i < (Unsigned)n) return i;
     switch (mode(axes)) {
     case REFLECT: return i < 0 ? -i : (n - 1) - (i - (n - 1));
@@ -82,6 +93,10 @@ template <int A> DEVICE Index padded_source(const Axes& axes, Index q) {
     }
     trap("no padding mode");
     return -1;
+}
+// The same for padded position q.
+template <int A> DEVICE Index padded_source(const Axes& axes, Index q) {
+    return source_behind<A>(axes, q - (Index)axes.at[A].low);
 }
 // The input position that output o reads through tap k; -1 when the tap is dropped.
 template <int A> DEVICE Index source(const Axes& axes, Index o, Index k) {

@@ -60,6 +60,18 @@ DEVICE i64 atomic_add(i64* target, i64 value) {
     return (i64)atomicAdd((unsigned long long*)target, (unsigned long long)value);
 }
 
+// Keeps a value in a register: the compiler would work out again and again what is cheap.
+DEVICE void keep(u32& value) { asm volatile("" : "+r"(value)); }
+DEVICE void keep(i32& value) { asm volatile("" : "+r"(value)); }
+DEVICE void keep(u64& value) { asm volatile("" : "+l"(value)); }
+DEVICE void keep(i64& value) { asm volatile("" : "+l"(value)); }
+// The same of an address in global memory, and in shared memory.
+template <typename T> DEVICE void keep(T*& pointer) {
+    u64 address = __cvta_generic_to_global(pointer);
+    keep(address);
+    pointer = (T*)__cvta_global_to_generic(address);
+}
+
 // a·b + c, rounded once.
 DEVICE f32 fused(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
 DEVICE f64 fused(f64 a, f64 b, f64 c) { return __fma_rn(a, b, c); }
@@ -80,15 +92,21 @@ DEVICE void store_words(void* to, const u32 (&words)[4]) {
                  : "memory");
 }
 
+template <typename T> DEVICE void keep_shared(T*& pointer) {
+    u32 address = (u32)__cvta_generic_to_shared(pointer);
+    keep(address);
+    pointer = (T*)__cvta_shared_to_generic(address);
+}
 DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
 // Copies 16 bytes from global to shared memory in the background, or zeros if not `valid`. They are there
 // after copy_async_commit() and a copy_async_wait<N>() that leaves at most N younger commits under way;
-// for other threads after a barrier as well. Both addresses are multiples of 16.
+// for other threads after a barrier as well. Both addresses are multiples of 16, also of what is not `valid`.
 DEVICE void copy_async_16(void* to, const void* from, bool valid) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-                 "r"(valid ? 16 : 0)
+    asm volatile("{ .reg .pred ignored; setp.eq.u32 ignored, %2, 0;"
+                 " cp.async.cg.shared.global [%0], [%1], 16, ignored; }" ::"r"(shared_address(to)),
+                 "l"(from), "r"((u32)valid)
                  : "memory");
 #else
     *(uint4*)to = valid ? *(const uint4*)from : make_uint4(0, 0, 0, 0);

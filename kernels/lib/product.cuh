@@ -7,7 +7,7 @@
 //
 // A loader has `ALONG_K`, whether its neighbours in memory are those in k; `row(r)` and `term(k)`, what
 // there is to know about a row of A or a column of B and about an index of the sum; and `at(row, term)`,
-// the offset of that element from `base`, or -1 where it is 0. A target has `row(r)`, a `Line` with the
+// the Offset of that element from `base`. A target has `row(r)`, a `Line` with the
 // offset of a row of C from `base` or -1 outside; `column(c)`, what a column adds to that or -1;
 // `start(r, c)`, what a sum begins with; and `value(line, c, sum)`, what becomes of it.
 #pragma once
@@ -21,17 +21,26 @@ SWITCHES(TILE_ROWS, TILE_COLUMNS, OUTPUT, MMA, SPLIT)
 #endif
 
 #ifdef MMA
-#define PRODUCT_THREADS 128
 // Neighbours that are moved together, and terms of a step.
 constexpr int CHUNK = 8, DEPTH = 32;
 // As many as the 48 KiB of a block's shared memory hold.
 constexpr int STAGES = 3;
+constexpr int RESIDENT_THREADS = 256;
+// What a warp computes: the larger, the fewer of its operations read shared memory.
+constexpr int WARP_ROWS = 64, WARP_COLUMNS = TILE_ROWS * TILE_COLUMNS > 64 * 64 ? 64 : 32;
+constexpr int PRODUCT_THREADS = TILE_ROWS / WARP_ROWS * (TILE_COLUMNS / WARP_COLUMNS) * 32;
 #else
-#define PRODUCT_THREADS 256
 constexpr int CHUNK = 16 / sizeof(Acc), DEPTH = 64 / sizeof(Acc);
-// Terms in a turn of the innermost loop: with these the largest tiles find room in the registers.
-constexpr int TERMS_AHEAD = sizeof(Acc) == 8 ? 8 : 2;
+// What a thread computes.
+constexpr int THREAD_ROWS = 8, THREAD_COLUMNS = sizeof(Acc) == 8 ? 4 : 8;
+constexpr int PRODUCT_THREADS = TILE_ROWS / THREAD_ROWS * (TILE_COLUMNS / THREAD_COLUMNS);
+// Turns of the innermost loop, with CHUNK terms each, that are one after the other in the code.
+constexpr int TURNS = sizeof(Acc) == 8 ? 4 : 2;
+constexpr int RESIDENT_THREADS = sizeof(Acc) == 8 ? 256 : 384;
 #endif
+// Blocks on a multiprocessor at a time, at least: what leaves every thread as many registers as it can have, or,
+// where each thread multiplies by itself, half of that.
+constexpr int RESIDENT_BLOCKS = RESIDENT_THREADS / PRODUCT_THREADS;
 typedef Pack<ELEMENT, CHUNK> Chunk;
 
 // How blocks share the work.
@@ -58,6 +67,7 @@ DEVICE Work work(const Tiling& tiling) {
     work.column = (tiling.columns_first ? fast : slow) * TILE_COLUMNS;
     work.first = work.part * (Index)tiling.span;
     work.last = smaller<Index>(work.first + (Index)tiling.span, (Index)tiling.depth);
+    keep(work.last);
     return work;
 }
 
@@ -123,62 +133,67 @@ template <bool ALONG, int WIDTH> struct MatrixLoader {
     static constexpr bool ALONG_K = ALONG;
     static constexpr int VECTOR = WIDTH;
     typedef Index Row;
-    typedef Index Term;
     const ELEMENT* base;
     Index rows, terms, row_step, term_step;
-    DEVICE Index row(Index r) const { return r < rows ? r * row_step : -1; }
-    DEVICE Index term(Index k) const { return k < terms ? k * term_step : -1; }
-    DEVICE Index at(Index row, Index term) const { return row < 0 || term < 0 ? -1 : row + term; }
+    DEVICE MatrixLoader(const ELEMENT* base, Index rows, Index terms, Index row_step, Index term_step)
+        : base(base), rows(rows), terms(terms), row_step(row_step), term_step(term_step) {
+        keep(this->base);
+    }
+    DEVICE Index row(Index r) const { return r < rows ? r * row_step : OUTSIDE; }
+    DEVICE Offset term(Index k) const { return Offset{times(k, term_step), k < terms}; }
+    DEVICE Offset at(Index row, const Offset& term) const {
+        return Offset{plus(row, term.at), row >= 0 && term.inside};
+    }
 };
 
 // What a thread moves of one factor in a step: COUNT chunks of a tile of LINES x CHUNKS of them, with the
-// neighbours in memory along a line.
+// neighbours in memory along a line. What cannot be read by chunks is read element by element; where that is along
+// rows, PIECES of them at a distance of CHUNKS rows, so that the elements that a warp reads are neighbours.
 template <typename Loader, int TILE> struct Fetcher {
     static constexpr bool ALONG_K = Loader::ALONG_K;
     static constexpr int CHUNKS = (ALONG_K ? DEPTH : TILE) / CHUNK;
     static constexpr int LINE_STEP = PRODUCT_THREADS / CHUNKS;
     static constexpr int COUNT = TILE * DEPTH / CHUNK / PRODUCT_THREADS;
     static constexpr bool WHOLE = Loader::VECTOR == CHUNK;
+    static constexpr bool SPREAD = !WHOLE && !ALONG_K;
     static constexpr int PIECES = WHOLE ? 1 : CHUNK;
     static_assert(WHOLE || Loader::VECTOR == 1, "a chunk is moved as a whole or by its elements");
+    static_assert(LINE_STEP > 0 && COUNT > 0, "every thread has chunks to move");
 
     Loader loader;
-    // Lines are rows when chunks lie along k; else a chunk's elements are.
+    // Lines are rows when chunks lie along k, and else terms.
     typename Loader::Row rows[ALONG_K ? COUNT : PIECES];
+    Index first;  // of the step's terms, the first of this thread
 
     static DEVICE int chunk() { return (int)threadIdx.x % CHUNKS; }
     static DEVICE int line(int i) { return (int)threadIdx.x / CHUNKS + i * LINE_STEP; }
+    // Where in its line a piece is.
+    static DEVICE int place_of(int piece) { return SPREAD ? piece * CHUNKS + chunk() : chunk() * CHUNK + piece; }
 
-    DEVICE Fetcher(const Loader& from, Index first_row) : loader(from) {
+    DEVICE Fetcher(const Loader& from, Index first_row, Index first_term)
+        : loader(from), first(first_term + (ALONG_K ? chunk() * CHUNK : line(0))) {
         UNROLL
         for (int i = 0; i < (ALONG_K ? COUNT : PIECES); ++i)
-            rows[i] = loader.row(first_row + (ALONG_K ? line(i) : chunk() * CHUNK + i));
+            rows[i] = loader.row(first_row + (ALONG_K ? line(i) : place_of(i)));
     }
-    // Calls use(i, piece, offset) for each piece of each chunk.
-    template <typename Use> DEVICE void each(Index first_term, Use use) const {
-        if constexpr (ALONG_K) {
+    // Calls use(i, piece, offset) for each piece of each chunk of this step, and goes on to the next.
+    template <typename Use> DEVICE void each(Use use) {
+        UNROLL
+        for (int i = 0; i < (ALONG_K ? PIECES : COUNT); ++i) {
+            auto term = loader.term(first + (ALONG_K ? i : i * LINE_STEP));
             UNROLL
-            for (int v = 0; v < PIECES; ++v) {
-                auto term = loader.term(first_term + chunk() * CHUNK + v);
-                UNROLL
-                for (int i = 0; i < COUNT; ++i) use(i, v, loader.at(rows[i], term));
-            }
-        } else {
-            UNROLL
-            for (int i = 0; i < COUNT; ++i) {
-                auto term = loader.term(first_term + line(i));
-                UNROLL
-                for (int v = 0; v < PIECES; ++v) use(i, v, loader.at(rows[v], term));
-            }
+            for (int j = 0; j < (ALONG_K ? COUNT : PIECES); ++j)
+                ALONG_K ? use(j, i, loader.at(rows[j], term)) : use(i, j, loader.at(rows[j], term));
         }
+        first += DEPTH;
     }
-    DEVICE void load_chunks(Chunk (&to)[COUNT], Index first_term) const {
-        each(first_term, [&](int i, int v, Index offset) {
+    DEVICE void load_chunks(Chunk (&to)[COUNT]) {
+        each([&](int i, int v, Offset offset) {
             if constexpr (WHOLE) {
                 Chunk none = {};
-                to[i] = offset < 0 ? none : load_pack<ELEMENT, CHUNK>(loader.base + offset);
+                to[i] = offset.inside ? load_pack<ELEMENT, CHUNK>(loader.base + offset.at) : none;
             } else {
-                to[i].at[v] = offset < 0 ? zero<ELEMENT>() : load(loader.base + offset);
+                to[i].at[v] = offset.inside ? load(loader.base + offset.at) : zero<ELEMENT>();
             }
         });
     }
@@ -188,6 +203,7 @@ template <typename Loader, int TILE> struct Fetcher {
 
 // Where a tile's chunk lies in shared memory, so that the eight rows of a matrix that load_matrices takes
 // in one go, and the chunks that a warp stores, are in different banks.
+// That changes neither in eight lines, nor with them.
 template <bool ALONG_K, int TILE> DEVICE int place(int line, int chunk) {
     if (ALONG_K) return line * (DEPTH / CHUNK) + (chunk ^ (line >> 1 & 3));
     return line * (TILE / CHUNK) + (chunk ^ (line & 7));
@@ -196,39 +212,71 @@ template <bool ALONG_K, int TILE> DEVICE int place(int line, int chunk) {
 // Brings one factor's tiles to shared memory, `begin` and `end` around work that need not wait for it.
 template <typename Loader, int TILE> struct Mover {
     typedef Fetcher<Loader, TILE> From;
+    // After so many lines the places of a thread's chunks are those of its first, moved on.
+    static constexpr int ALIKE = From::LINE_STEP % 8 == 0 ? 1 : 8 / From::LINE_STEP;
+    static constexpr int APART = From::LINE_STEP * ((From::ALONG_K ? DEPTH : TILE) / CHUNK);
     From from;
+    Chunk* first[ALIKE];
     Chunk staged[From::WHOLE ? 1 : From::COUNT];
-    DEVICE Mover(const Loader& loader, Index first_row) : from(loader, first_row) {}
-    DEVICE void begin(Chunk* tile, Index first_term) {
-        if constexpr (From::WHOLE) {
-            from.each(first_term, [&](int i, int, Index offset) {
-                Chunk* to = tile + place<From::ALONG_K, TILE>(From::line(i), From::chunk());
-                copy_async_16(to, from.loader.base + (offset < 0 ? 0 : offset), offset >= 0);
-            });
-        } else {
-            from.load_chunks(staged, first_term);
+    DEVICE Mover(const Loader& loader, Chunk* tiles, Index first_row, Index first_term)
+        : from(loader, first_row, first_term) {
+        UNROLL
+        for (int i = 0; i < ALIKE; ++i) {
+            first[i] = tiles + place<From::ALONG_K, TILE>(From::line(i), From::chunk());
+            keep_shared(first[i]);
         }
     }
-    DEVICE void end(Chunk* tile) {
-        if constexpr (!From::WHOLE) {
-            UNROLL
-            for (int i = 0; i < From::COUNT; ++i)
-                tile[place<From::ALONG_K, TILE>(From::line(i), From::chunk())] = staged[i];
+    DEVICE Chunk* place_of(int tile, int i) const {
+        return first[i % ALIKE] + (tile + i / ALIKE * (ALIKE * APART));
+    }
+    DEVICE void begin(int tile) {
+        if constexpr (From::WHOLE) {
+            from.each([&](int i, int, Offset offset) {
+                copy_async_16(place_of(tile, i), from.loader.base + offset.at, offset.inside);
+            });
+        } else {
+            from.load_chunks(staged);
+        }
+    }
+    DEVICE void end(Chunk* tiles, int tile) {
+        UNROLL
+        for (int i = 0; i < From::COUNT && !From::WHOLE; ++i) {
+            if constexpr (From::SPREAD) {
+                UNROLL
+                for (int v = 0; v < CHUNK; ++v) {
+                    int at = From::place_of(v);
+                    tiles[tile + place<false, TILE>(From::line(i), at / CHUNK)].at[at % CHUNK] = staged[i].at[v];
+                }
+            } else {
+                *place_of(tile, i) = staged[i];
+            }
         }
     }
 };
 
-// A 16×16 piece of a tile as four matrices, ordered as mma takes a factor: rows 0-7 and 8-15, then the
-// next eight terms; or, `columns`, terms first.
-template <bool ALONG_K, int TILE, bool COLUMNS>
-DEVICE void load_piece(u32 (&to)[4], const Chunk* tile, int row, int term) {
-    int lane = (int)threadIdx.x % 32, in = lane % 8, low = lane / 8 % 2, high = lane / 16;
-    int r = COLUMNS ? high : low, k = COLUMNS ? low : high;
-    if (ALONG_K)
-        load_matrices(to, tile + place<ALONG_K, TILE>(row + 8 * r + in, term / 8 + k));
-    else
-        load_matrices_transposed(to, tile + place<ALONG_K, TILE>(term + 8 * k + in, row / 8 + r));
-}
+// Takes 16×16 pieces of a tile as four matrices, ordered as mma takes a factor: rows 0-7 and 8-15, then the next
+// eight terms; or, COLUMNS, terms first. What a lane reads is at the same distance from piece to piece along the
+// lines, and another for each across them.
+template <bool ALONG_K, int TILE, int ROWS, bool COLUMNS> struct Pieces {
+    static constexpr int ACROSS = ALONG_K ? DEPTH / 16 : ROWS / 16;
+    static constexpr int APART = 16 * ((ALONG_K ? DEPTH : TILE) / CHUNK);
+    const Chunk* first[ACROSS];
+    DEVICE Pieces(const Chunk* tiles, int row) {
+        int lane = (int)threadIdx.x % 32, in = lane % 8, low = lane / 8 % 2, high = lane / 16;
+        int r = COLUMNS ? high : low, k = COLUMNS ? low : high;
+        UNROLL
+        for (int i = 0; i < ACROSS; ++i) {
+            first[i] = tiles + (ALONG_K ? place<true, TILE>(row + 8 * r + in, 2 * i + k)
+                                        : place<false, TILE>(8 * k + in, row / 8 + 2 * i + r));
+            keep_shared(first[i]);
+        }
+    }
+    // Piece `row` of the warp's rows, and `term` of the step's terms.
+    DEVICE void load(u32 (&to)[4], int tile, int row, int term) const {
+        if constexpr (ALONG_K) load_matrices(to, first[term] + (tile + row * APART));
+        else load_matrices_transposed(to, first[row] + (tile + term * APART));
+    }
+};
 
 template <typename T> DEVICE u32 pair_bits(T low, T high) { return (u32)low.bits | (u32)high.bits << 16; }
 
@@ -250,19 +298,21 @@ DEVICE void transpose_quad(u32 (&values)[4]) {
     }
 }
 
-// Four warps, each with a quarter of the tile.
+// Warps lie side by side on the tile.
 template <typename LoaderA, typename LoaderB, typename Target>
 DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const Target& target) {
-    constexpr int WARP_ROWS = TILE_ROWS / 2, WARP_COLUMNS = TILE_COLUMNS / 2;
+    constexpr int WARPS_ACROSS = TILE_COLUMNS / WARP_COLUMNS;
     constexpr int ROW_PIECES = WARP_ROWS / 16, COLUMN_PIECES = WARP_COLUMNS / 8;
     constexpr int A_CHUNKS = TILE_ROWS * DEPTH / CHUNK, B_CHUNKS = TILE_COLUMNS * DEPTH / CHUNK;
     SHARED(Chunk, a_tiles, STAGES * A_CHUNKS);
     SHARED(Chunk, b_tiles, STAGES * B_CHUNKS);
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    int warp_row = warp / 2 * WARP_ROWS, warp_column = warp % 2 * WARP_COLUMNS;
+    int warp_row = warp / WARPS_ACROSS * WARP_ROWS, warp_column = warp % WARPS_ACROSS * WARP_COLUMNS;
 
-    Mover<LoaderA, TILE_ROWS> move_a(a, work.row);
-    Mover<LoaderB, TILE_COLUMNS> move_b(b, work.column);
+    Mover<LoaderA, TILE_ROWS> move_a(a, a_tiles, work.row, work.first);
+    Mover<LoaderB, TILE_COLUMNS> move_b(b, b_tiles, work.column, work.first);
+    Pieces<LoaderA::ALONG_K, TILE_ROWS, WARP_ROWS, false> pieces_a(a_tiles, warp_row);
+    Pieces<LoaderB::ALONG_K, TILE_COLUMNS, WARP_COLUMNS, true> pieces_b(b_tiles, warp_column);
     f32 sums[ROW_PIECES][COLUMN_PIECES][4];
     UNROLL
     for (int i = 0; i < ROW_PIECES; ++i) {
@@ -285,22 +335,22 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
             copy_async_wait<STAGES - 2>();
             barrier();
         }
-        Chunk *a_ahead = a_tiles + ahead_stage * A_CHUNKS, *b_ahead = b_tiles + ahead_stage * B_CHUNKS;
+        int a_ahead = ahead_stage * A_CHUNKS, b_ahead = ahead_stage * B_CHUNKS;
         if (ahead < work.last) {
-            move_a.begin(a_ahead, ahead);
-            move_b.begin(b_ahead, ahead);
+            move_a.begin(a_ahead);
+            move_b.begin(b_ahead);
         }
         copy_async_commit();
-        const Chunk *a_tile = a_tiles + stage * A_CHUNKS, *b_tile = b_tiles + stage * B_CHUNKS;
+        int a_tile = stage * A_CHUNKS, b_tile = stage * B_CHUNKS;
         UNROLL
         for (int k = 0; k < DEPTH && filled; k += 16) {
             u32 left[ROW_PIECES][4], right[COLUMN_PIECES / 2][4];
             UNROLL
             for (int i = 0; i < ROW_PIECES; ++i)
-                load_piece<LoaderA::ALONG_K, TILE_ROWS, false>(left[i], a_tile, warp_row + 16 * i, k);
+                pieces_a.load(left[i], a_tile, i, k / 16);
             UNROLL
             for (int j = 0; j < COLUMN_PIECES / 2; ++j)
-                load_piece<LoaderB::ALONG_K, TILE_COLUMNS, true>(right[j], b_tile, warp_column + 16 * j, k);
+                pieces_b.load(right[j], b_tile, j, k / 16);
             UNROLL
             for (int i = 0; i < ROW_PIECES; ++i) {
                 UNROLL
@@ -311,8 +361,8 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
             }
         }
         if (ahead < work.last) {
-            move_a.end(a_ahead);
-            move_b.end(b_ahead);
+            move_a.end(a_tiles, a_ahead);
+            move_b.end(b_tiles, b_ahead);
         }
         stage = stage == STAGES - 1 ? 0 : stage + 1;
         ahead_stage = ahead_stage == STAGES - 1 ? 0 : ahead_stage + 1;
@@ -364,8 +414,9 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
 
 // A step's tile of one factor, as accumulators: line k holds the rows' terms k.
 template <int TILE> struct Shape {
-    // Keeps the vectors aligned, and spreads what a warp stores over the banks.
-    static constexpr int PITCH = TILE + CHUNK;
+    // Chunks along k are a line apart, so that what a warp stores of them lies in different banks.
+    static constexpr int PITCH = TILE + 2 * CHUNK, SIZE = DEPTH * PITCH;
+    static DEVICE int line(int k) { return (k % CHUNK * (DEPTH / CHUNK) + k / CHUNK) * PITCH; }
 };
 template <typename From, int TILE>
 DEVICE void store_chunks(Acc* tile, const Chunk (&chunks)[From::COUNT]) {
@@ -374,38 +425,54 @@ DEVICE void store_chunks(Acc* tile, const Chunk (&chunks)[From::COUNT]) {
         Pack<Acc, CHUNK> wide;
         UNROLL
         for (int v = 0; v < CHUNK; ++v) wide.at[v] = to_acc(chunks[i].at[v]);
-        if (From::ALONG_K) {
+        if constexpr (From::ALONG_K || From::SPREAD) {
             UNROLL
-            for (int v = 0; v < CHUNK; ++v)
-                tile[(From::chunk() * CHUNK + v) * Shape<TILE>::PITCH + From::line(i)] = wide.at[v];
+            for (int v = 0; v < CHUNK; ++v) {
+                int along = From::place_of(v), across = From::line(i);
+                tile[From::ALONG_K ? Shape<TILE>::line(along) + across : Shape<TILE>::line(across) + along] = wide.at[v];
+            }
         } else {
-            store_pack(tile + From::line(i) * Shape<TILE>::PITCH + From::chunk() * CHUNK, wide);
+            store_pack(tile + Shape<TILE>::line(From::line(i)) + From::chunk() * CHUNK, wide);
         }
     }
 }
+// What a thread takes of a line: SIZE elements, by vectors at a distance of all threads' vectors side by side.
+template <int SIZE, int TILE> DEVICE void load_line(Acc (&to)[SIZE], const Acc* from) {
+    UNROLL
+    for (int i = 0; i < SIZE; i += CHUNK) {
+        auto vector = load_pack<Acc, CHUNK>(from + i * (TILE / SIZE));
+        UNROLL
+        for (int v = 0; v < CHUNK; ++v) to[i + v] = vector.at[v];
+    }
+}
 
-// 16×16 threads, each with vectors of CHUNK rows and CHUNK columns at a distance of 16 of them.
+// Each thread has vectors of CHUNK rows and CHUNK columns.
 template <typename LoaderA, typename LoaderB, typename Target>
 DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const Target& target) {
-    constexpr int ROWS = TILE_ROWS / 16, COLUMNS = TILE_COLUMNS / 16;
-    constexpr int A_TILE = DEPTH * Shape<TILE_ROWS>::PITCH, B_TILE = DEPTH * Shape<TILE_COLUMNS>::PITCH;
-    SHARED(Acc, a_tiles, 2 * A_TILE);
-    SHARED(Acc, b_tiles, 2 * B_TILE);
-    // The 4×8 threads of a warp read fewer different vectors than 2×16 would.
+    constexpr int ROWS = THREAD_ROWS, COLUMNS = THREAD_COLUMNS;
+    constexpr int DOWN = TILE_ROWS / ROWS * CHUNK, ACROSS = TILE_COLUMNS / COLUMNS * CHUNK;
+    typedef Shape<TILE_ROWS> ShapeA;
+    typedef Shape<TILE_COLUMNS> ShapeB;
+    SHARED(Acc, a_tiles, 2 * ShapeA::SIZE);
+    SHARED(Acc, b_tiles, 2 * ShapeB::SIZE);
+    // The 4×8 threads of a warp read few different vectors, rows' the same in each pair of lanes, columns' in lanes
+    // that are two apart: shared memory then serves twice as many lanes at a time.
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    int thread_row = (warp / 2 * 4 + lane / 8) * CHUNK, thread_column = (warp % 2 * 8 + lane % 8) * CHUNK;
+    constexpr int WARPS_ACROSS = TILE_COLUMNS / COLUMNS / 8;
+    int thread_row = (warp / WARPS_ACROSS * 4 + (lane >> 1 & 1) + (lane >> 3 & 2)) * CHUNK;
+    int thread_column = (warp % WARPS_ACROSS * 8 + (lane & 1) + (lane >> 1 & 6)) * CHUNK;
 
     typedef Fetcher<LoaderA, TILE_ROWS> FromA;
     typedef Fetcher<LoaderB, TILE_COLUMNS> FromB;
-    FromA from_a(a, work.row);
-    FromB from_b(b, work.column);
+    FromA from_a(a, work.row, work.first);
+    FromB from_b(b, work.column, work.first);
     Acc sums[ROWS][COLUMNS];
     UNROLL
     for (int i = 0; i < ROWS; ++i) {
         UNROLL
         for (int j = 0; j < COLUMNS; ++j)
-            sums[i][j] = target.start(work.row + i / CHUNK * (16 * CHUNK) + thread_row + i % CHUNK,
-                                      work.column + j / CHUNK * (16 * CHUNK) + thread_column + j % CHUNK);
+            sums[i][j] = target.start(work.row + i / CHUNK * DOWN + thread_row + i % CHUNK,
+                                      work.column + j / CHUNK * ACROSS + thread_column + j % CHUNK);
     }
     Chunk a_chunks[FromA::COUNT], b_chunks[FromB::COUNT];
     int now = 1;
@@ -413,48 +480,40 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
     for (Index term = work.first - DEPTH; term < work.last; term += DEPTH) {
         bool filled = term >= work.first, more = term + DEPTH < work.last;
         if (more) {
-            from_a.load_chunks(a_chunks, term + DEPTH);
-            from_b.load_chunks(b_chunks, term + DEPTH);
+            from_a.load_chunks(a_chunks);
+            from_b.load_chunks(b_chunks);
         }
-        const Acc *a_tile = a_tiles + now * A_TILE, *b_tile = b_tiles + now * B_TILE;
-        UNROLL_BY(TERMS_AHEAD)
-        for (int k = 0; k < DEPTH && filled; ++k) {
-            Acc left[ROWS], right[COLUMNS];
+        const Acc* a_tile = a_tiles + now * ShapeA::SIZE + thread_row;
+        const Acc* b_tile = b_tiles + now * ShapeB::SIZE + thread_column;
+        UNROLL_BY(TURNS)
+        for (int k = 0; k < DEPTH && filled; k += CHUNK) {
             UNROLL
-            for (int i = 0; i < ROWS; i += CHUNK) {
-                const Acc* at = a_tile + k * Shape<TILE_ROWS>::PITCH + 16 * i + thread_row;
-                auto vector = load_pack<Acc, CHUNK>(at);
+            for (int v = 0; v < CHUNK; ++v) {
+                Acc left[ROWS], right[COLUMNS];
+                load_line<ROWS, TILE_ROWS>(left, a_tile + ShapeA::line(k + v));
+                load_line<COLUMNS, TILE_COLUMNS>(right, b_tile + ShapeB::line(k + v));
                 UNROLL
-                for (int v = 0; v < CHUNK; ++v) left[i + v] = vector.at[v];
-            }
-            UNROLL
-            for (int j = 0; j < COLUMNS; j += CHUNK) {
-                const Acc* at = b_tile + k * Shape<TILE_COLUMNS>::PITCH + 16 * j + thread_column;
-                auto vector = load_pack<Acc, CHUNK>(at);
-                UNROLL
-                for (int v = 0; v < CHUNK; ++v) right[j + v] = vector.at[v];
-            }
-            UNROLL
-            for (int i = 0; i < ROWS; ++i) {
-                UNROLL
-                for (int j = 0; j < COLUMNS; ++j) sums[i][j] = fused(left[i], right[j], sums[i][j]);
+                for (int i = 0; i < ROWS; ++i) {
+                    UNROLL
+                    for (int j = 0; j < COLUMNS; ++j) sums[i][j] = fused(left[i], right[j], sums[i][j]);
+                }
             }
         }
         now ^= 1;
         if (more) {
-            store_chunks<FromA, TILE_ROWS>(a_tiles + now * A_TILE, a_chunks);
-            store_chunks<FromB, TILE_COLUMNS>(b_tiles + now * B_TILE, b_chunks);
+            store_chunks<FromA, TILE_ROWS>(a_tiles + now * ShapeA::SIZE, a_chunks);
+            store_chunks<FromB, TILE_COLUMNS>(b_tiles + now * ShapeB::SIZE, b_chunks);
         }
         // The next step's tiles are there, and no thread reads this step's any more.
         barrier();
     }
     UNROLL
     for (int i = 0; i < ROWS; ++i) {
-        Index row = work.row + i / CHUNK * (16 * CHUNK) + thread_row + i % CHUNK;
+        Index row = work.row + i / CHUNK * DOWN + thread_row + i % CHUNK;
         Line line = target.row(row);
         UNROLL
         for (int j = 0; j < COLUMNS; j += CHUNK) {
-            Index column = work.column + 16 * j + thread_column;
+            Index column = work.column + j / CHUNK * ACROSS + thread_column;
             Pack<typename Target::Value, CHUNK> out;
             UNROLL
             for (int v = 0; v < CHUNK; ++v) out.at[v] = target.value(line, column + v, sums[i][j + v]);

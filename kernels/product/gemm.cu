@@ -40,14 +40,14 @@ struct GemmTarget {
 #ifdef SUM
 KERNEL(gemm_sum, GemmArgs, 256) { add_parts<GemmTarget>(args); }
 #else
-KERNEL_RESIDENT(gemm, GemmArgs, PRODUCT_THREADS, sizeof(Acc) == 8 ? 1 : 2) {
+KERNEL_RESIDENT(gemm, GemmArgs, PRODUCT_THREADS, RESIDENT_BLOCKS) {
     Work now = work(args.tiling);
     Index rows = (Index)args.tiling.rows.by, columns = (Index)args.tiling.columns.by;
     Index depth = (Index)args.tiling.depth;
-    MatrixLoader<A_ALONG_K, A_VECTOR> a = {args.a + now.batch * args.a_batch, rows, depth,
-                                           (Index)args.a_row, (Index)args.a_term};
-    MatrixLoader<B_ALONG_K, B_VECTOR> b = {args.b + now.batch * args.b_batch, columns, depth,
-                                           (Index)args.b_column, (Index)args.b_term};
+    MatrixLoader<A_ALONG_K, A_VECTOR> a(args.a + now.batch * args.a_batch, rows, depth, (Index)args.a_row,
+                                        (Index)args.a_term);
+    MatrixLoader<B_ALONG_K, B_VECTOR> b(args.b + now.batch * args.b_batch, columns, depth, (Index)args.b_column,
+                                        (Index)args.b_term);
     tile<GemmTarget>(a, b, now, args);
 }
 #endif

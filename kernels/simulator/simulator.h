@@ -96,6 +96,9 @@ template <typename T> UNCHECKED T atomic_add_here(T* target, T value, int line) 
 DEVICE i32 atomic_add(i32* target, i32 value, SIMULATOR_HERE) { return atomic_add_here(target, value, line); }
 DEVICE i64 atomic_add(i64* target, i64 value, SIMULATOR_HERE) { return atomic_add_here(target, value, line); }
 
+template <typename T> DEVICE void keep(T&) {}
+template <typename T> DEVICE void keep_shared(T&) {}
+
 DEVICE f32 fused(f32 a, f32 b, f32 c) {
     COUNT(simulator::FUSED_F32);
     return __builtin_fmaf(a, b, c);

@@ -41,6 +41,9 @@ pub(crate) fn arguments(
     }
 }
 
+/// Taps of all axes together, for which kernels have a bit each.
+const MOST_TAP_BITS: usize = 31;
+
 /// With `specialise`, a kernel for the padding mode of these axes, and for fewer than three where the
 /// first does not count.
 pub(crate) fn of_axes(spec: Spec, axes: &Axes, specialise: bool) -> Spec {
@@ -49,5 +52,8 @@ pub(crate) fn of_axes(spec: Spec, axes: &Axes, specialise: bool) -> Spec {
     let [outputs, taps, inputs] =
         [AxisMap::outputs, AxisMap::taps, AxisMap::inputs].map(|of| of(&axes[0]));
     let planar = [outputs, taps, inputs] == [1; 3] && axes[0].low() == 0;
-    if specialise && planar { spec.define("PLANAR", 1) } else { spec }
+    let spec = if specialise && planar { spec.define("PLANAR", 1) } else { spec };
+    let bits =
+        axes.is_zero_padded() && axes.iter().map(AxisMap::taps).sum::<usize>() <= MOST_TAP_BITS;
+    if specialise && bits { spec.define("TAP_BITS", 1) } else { spec }
 }

@@ -67,8 +67,17 @@ impl Engine {
         self.instruction.is_some()
     }
 
-    pub(super) fn threads(self) -> u32 {
-        if self.instruction.is_some() { 128 } else { 256 }
+    /// Threads of a block, by its tile: see `PRODUCT_THREADS` in kernels/lib/product.cuh.
+    pub(super) fn threads(self, [rows, columns]: [usize; 2]) -> u32 {
+        let area = rows * columns;
+        let threads = match self.instruction {
+            // A warp has 64×64 elements, or half of the smallest tile.
+            Some(_) if area > 64 * 64 => area / 128,
+            Some(_) => area / 64,
+            None if self.sums == DType::F64 => area / 32,
+            None => area / 64,
+        };
+        threads as u32
     }
 
     /// Bytes of a sum.
@@ -196,12 +205,10 @@ impl Product {
             kernel.define("A_VECTOR", a).define("B_VECTOR", b).define("C_VECTOR", c)
         };
         let product = sized(self.engine.compile(kernel.clone()), self.tile, self.vectors);
-        let grid = blocks(self.blocks, 1)?;
+        let (grid, threads) = (blocks(self.blocks, 1)?, self.engine.threads(self.tile));
         if self.parts == 1 {
             // SAFETY: passed on to the caller.
-            unsafe {
-                draft.launch(product, grid, self.engine.threads(), &arguments(Pointer::NULL))
-            };
+            unsafe { draft.launch(product, grid, threads, &arguments(Pointer::NULL)) };
             return Ok(());
         }
         // It has neither tiles nor vectors, so one serves all.
@@ -214,7 +221,7 @@ impl Product {
         let product = product.define("SPLIT", 1);
         // SAFETY: passed on to the caller; the parts are as large as they were counted to be.
         unsafe {
-            draft.launch(product, grid, self.engine.threads(), &arguments);
+            draft.launch(product, grid, threads, &arguments);
             draft.launch(sum, blocks(self.count, THREADS)?, THREADS, &arguments);
         }
         draft.release(held);
