@@ -83,6 +83,7 @@ struct CorrelateTarget {
     }
     DEVICE Line row(Index r) const { return Line{r, LAYOUT == CHANNELS_LAST ? place(r) : channel(r)}; }
     DEVICE Index column(Index c) const { return LAYOUT == CHANNELS_LAST ? channel(c) : place(c); }
+    DEVICE Index nth(Index at) const { return at; }
     DEVICE Acc start(Index r, Index c) const {
         Index m = LAYOUT == CHANNELS_LAST ? c : r;
         return bias && m < (Index)args.rows ? to_acc(load(bias + m)) : 0;
@@ -121,7 +122,7 @@ HOST struct GradientArgs {
 };
 
 template <int WIDTH> struct OtherLoader {
-    static constexpr bool ALONG_K = LAYOUT == CHANNELS_FIRST;
+    static constexpr bool ALONG_K = !CHANNELS_ARE_NEIGHBOURS;
     static constexpr int VECTOR = WIDTH;
     typedef Index Row;
     const ELEMENT* base;
@@ -133,8 +134,8 @@ template <int WIDTH> struct OtherLoader {
     DEVICE Index row(Index m) const { return m < (Index)args.rows ? m * (Index)args.other_channel : OUTSIDE; }
     DEVICE Offset term(Index n) const {
         bool inside = n < (Index)args.patches.count;
-        // Channels last, images follow each other like positions do.
-        if (LAYOUT == CHANNELS_LAST) return Offset{times(n, (Index)args.other_position), inside};
+        // Images follow each other like positions do.
+        if (CHANNELS_ARE_NEIGHBOURS) return Offset{times(n, (Index)args.other_position), inside};
         Index image = divide(n, args.patches.positions);
         Index position = n - image * (Index)args.patches.positions.by;
         return Offset{plus(times(image, (Index)args.other_image), times(position, (Index)args.other_position)), inside};
@@ -149,11 +150,25 @@ struct GradientTarget {
     static constexpr int VECTOR = C_VECTOR;
     ELEMENT* base;
     Index rows, columns, line;
+    const Patches& patches;
     DEVICE GradientTarget(const GradientArgs& args, Index group)
         : base(args.weight + group * args.weight_group), rows((Index)args.tiling.rows.by),
-          columns((Index)args.tiling.columns.by), line((Index)args.weight_line) {}
+          columns((Index)args.tiling.columns.by), line((Index)args.weight_line), patches(args.patches) {}
     DEVICE Line row(Index r) const { return Line{r, r < rows ? r * line : -1}; }
+#if defined(PACKED)
+    // Columns are (tap, channel), the weight's are (channel, tap).
+    DEVICE Index column(Index c) const {
+        Term term = term_of(patches, c);
+        return c < columns ? term.channel * (Index)patches.taps.by + term.tap : -1;
+    }
+    DEVICE Index nth(Index at) const {
+        Index channel = divide(at, patches.taps), tap = at - channel * (Index)patches.taps.by;
+        return tap * (Index)patches.channels.by + channel;
+    }
+#else
     DEVICE Index column(Index c) const { return c < columns ? c : -1; }
+    DEVICE Index nth(Index at) const { return at; }
+#endif
     DEVICE Acc start(Index, Index) const { return 0; }
     DEVICE ELEMENT value(const Line&, Index, Acc sum) const { return from_acc<ELEMENT>(sum); }
 };

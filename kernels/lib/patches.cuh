@@ -199,7 +199,7 @@ template <int WIDTH> struct PatchLoader {
 // Channels and taps against the positions that are summed over, as the factor of a weight's
 // gradient.
 template <int WIDTH> struct PatchColumnLoader {
-    static constexpr bool ALONG_K = LAYOUT == CHANNELS_FIRST;
+    static constexpr bool ALONG_K = !CHANNELS_ARE_NEIGHBOURS;
     static constexpr int VECTOR = WIDTH;
     typedef Corner Row;
     const ELEMENT* base;

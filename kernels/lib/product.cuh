@@ -8,7 +8,8 @@
 // A loader has `ALONG_K`, whether its neighbours in memory are those in k; `row(r)` and `term(k)`, what
 // there is to know about a row of A or a column of B and about an index of the sum; and `at(row, term)`,
 // the Offset of that element from `base`. A target has `row(r)`, a `Line` with the
-// offset of a row of C from `base` or -1 outside; `column(c)`, what a column adds to that or -1;
+// offset of a row of C from `base` or -1 outside; `column(c)`, what a column adds to that or -1; `nth(at)`, the
+// column that lies at this place of a row in memory;
 // `start(r, c)`, what a sum begins with; and `value(line, c, sum)`, what becomes of it.
 #pragma once
 #include "element.cuh"
@@ -121,11 +122,13 @@ template <typename Target, typename Args> DEVICE void add_parts(const Args& args
     if (at >= (Index)args.tiling.count) return;
     Element of = element(args.tiling, at);
     Target target(args, of.batch);
-    Acc sum = target.start(of.row, of.column);
-    for (i64 part = 0; part < args.tiling.parts.by; ++part)
-        sum += load(args.parts + part * args.tiling.count + at);
+    // Threads that are neighbours write neighbours.
+    Index column = target.nth(of.column);
+    Acc sum = target.start(of.row, column);
+    const Acc* from = args.parts + at - of.column + column;
+    for (i64 part = 0; part < args.tiling.parts.by; ++part) sum += load(from + part * args.tiling.count);
     Line line = target.row(of.row);
-    target.base[line.offset + target.column(of.column)] = target.value(line, of.column, sum);
+    target.base[line.offset + target.column(column)] = target.value(line, column, sum);
 }
 
 // A matrix with fixed distances between its rows and between its terms.

@@ -27,6 +27,7 @@ struct GemmTarget {
           beta((Acc)args.beta) {}
     DEVICE Line row(Index r) const { return Line{r, r < rows ? r * row_step : -1}; }
     DEVICE Index column(Index c) const { return c < columns ? c : -1; }
+    DEVICE Index nth(Index at) const { return at; }
     DEVICE Acc start(Index, Index) const { return 0; }
     DEVICE OUTPUT value(const Line& line, Index c, Acc sum) const {
         Acc value = alpha * sum;

@@ -1,6 +1,6 @@
 //! Matrix products with patches that are read where they lie: `kernels/conv/implicit.cu`.
 
-use super::channels_last::transposed;
+use super::channels_last::{Stacked, transposed};
 use crate::conv::problem::{Problem, Strides, WeightStrides};
 use crate::device::FULL_ALIGNMENT;
 use crate::device::cuda::structs::{CorrelateArgs, FillArgs, GradientArgs};
@@ -79,8 +79,9 @@ pub(super) fn forward<T: Element>(
     };
     let (mut source, mut factor) = (x, w);
     if pack {
-        source = packed_images(draft, x, p.batch, p.channels, p.input_positions())?;
-        factor = transposed(draft, PACKED_WEIGHT, w, p.outputs, channels, taps)?;
+        let images = images_of(x, p.batch, p.channels, p.input_positions());
+        let weight = Stacked { source: w, count: p.outputs, rows: channels, columns: taps };
+        [source, factor] = transposed(draft, [(PACKED_INPUT, images), (PACKED_WEIGHT, weight)])?;
         correlation.source = packed_strides(p.channels, p.input_positions());
         correlation.weight_channel = 1;
     }
@@ -89,16 +90,12 @@ pub(super) fn forward<T: Element>(
     Ok(())
 }
 
+const PACKED_INPUT: &str = "the input with neighbouring channels";
+const PACKED_OUTPUT: &str = "the output's gradient with neighbouring channels";
 const PACKED_WEIGHT: &str = "the weight with neighbouring channels";
 
-fn packed_images<T: Element>(
-    draft: &mut Draft,
-    images: Region<T>,
-    batch: usize,
-    channels: usize,
-    positions: usize,
-) -> Result<Region<T>> {
-    transposed(draft, "the images with neighbouring channels", images, batch, channels, positions)
+fn images_of<T>(source: Region<T>, batch: usize, channels: usize, positions: usize) -> Stacked<T> {
+    Stacked { source, count: batch, rows: channels, columns: positions }
 }
 
 fn packed_strides(channels: usize, positions: usize) -> Strides {
@@ -140,9 +137,11 @@ pub(super) fn backward_input<T: Element>(
     };
     if pack {
         let positions = p.output_positions();
-        from.dy = packed_images(draft, dy, p.batch, p.outputs, positions)?;
+        let images = images_of(dy, p.batch, p.outputs, positions);
+        let columns = rows * p.taps();
+        let weight = Stacked { source: w, count: p.groups, rows: channels, columns };
+        [from.dy, from.w] = transposed(draft, [(PACKED_OUTPUT, images), (PACKED_WEIGHT, weight)])?;
         from.source = packed_strides(p.outputs, positions);
-        from.w = transposed(draft, PACKED_WEIGHT, w, p.groups, channels, rows * p.taps())?;
         from.weight = WeightStrides { output: 1, input: p.taps() * channels, tap: channels };
         from.weight_group = rows * p.taps() * channels;
     }
@@ -283,16 +282,29 @@ impl Correlation<'_> {
     }
 }
 
+/// With `pack`, from copies: see [`can_pack`], for the channels of both.
 pub(super) fn backward_weight<T: Element>(
     draft: &mut Draft,
     p: &Problem,
-    x: Region<T>,
-    dy: Region<T>,
+    mut x: Region<T>,
+    mut dy: Region<T>,
     dw: Region<T>,
+    pack: bool,
 ) -> Result<()> {
-    let device = draft.device();
+    let held = draft.held();
     let (channels, rows) = (p.channels_per_group(), p.outputs_per_group());
-    let (source, other) = (p.input_strides(), p.output_strides());
+    let (mut source, mut other) = (p.input_strides(), p.output_strides());
+    if pack {
+        let (inputs, outputs) = (p.input_positions(), p.output_positions());
+        let operands = [
+            (PACKED_INPUT, images_of(x, p.batch, p.channels, inputs)),
+            (PACKED_OUTPUT, images_of(dy, p.batch, p.outputs, outputs)),
+        ];
+        [x, dy] = transposed(draft, operands)?;
+        source = packed_strides(p.channels, inputs);
+        other = packed_strides(p.outputs, outputs);
+    }
+    let device = draft.device();
     let patches = patches::arguments(x.pointer(), source.into(), p.batch, channels, &p.axes);
     let (terms, depth) = (channels * p.taps(), p.batch * p.output_positions());
     let last = p.layout == Layout::ChannelsLast;
@@ -300,19 +312,20 @@ pub(super) fn backward_weight<T: Element>(
     let engine = Engine::new(device, T::DTYPE);
     let whole =
         |distances: &[usize], alignment| engine.vector(size_of::<T>(), alignment, distances);
+    let of_x = whole(&[channels, p.channels], x.alignment());
+    let of_dy = whole(&[rows, p.outputs], dy.alignment());
     let (vectors, weight_group, weight_line) = if last {
-        let vectors = [
-            whole(&[channels, p.channels], x.alignment()),
-            whole(&[rows, p.outputs], dy.alignment()),
-            whole(&[rows, p.outputs], dw.alignment()),
-        ];
-        (vectors, rows, p.outputs)
+        ([of_x, of_dy, whole(&[rows, p.outputs], dw.alignment())], rows, p.outputs)
+    } else if pack {
+        // The weight's neighbours are taps, which are far apart in the product.
+        ([of_dy, of_x, 1], rows * terms, terms)
     } else {
         // Taps shift what they read by single positions.
         let vectors = [whole(&[other.channel], dy.alignment()), 1, whole(&[terms], dw.alignment())];
         (vectors, rows * terms, terms)
     };
     let spec = kernel(device, "gradient", "GRADIENT", p.layout, &p.axes);
+    let spec = if pack { spec.define("PACKED", 1) } else { spec };
     let product = Product::new(device, engine, p.groups, sizes, vectors)?;
     let arguments = |parts| GradientArgs {
         patches,
@@ -330,7 +343,9 @@ pub(super) fn backward_weight<T: Element>(
     let counts = [x.len(), dy.len(), dw.len(), depth, terms, axis_bound(&p.axes)];
     // SAFETY: the kernels read inside the extents of x and dy and write inside those of dw, which the
     // caller checked against the slices.
-    unsafe { product.launch(draft, spec, "gradient_sum", &counts, arguments) }
+    unsafe { product.launch(draft, spec, "gradient_sum", &counts, arguments)? };
+    draft.release(held);
+    Ok(())
 }
 
 /// What inputs get that no output reads.

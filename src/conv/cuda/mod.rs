@@ -177,7 +177,15 @@ pub(super) fn backward_weight<T: Element>(
             lowered(Lowering::shifted(p)?, options).backward_weight(draft, x, dy, dw)
         }
         Chosen::Im2col => lowered(Lowering::im2col(p), options).backward_weight(draft, x, dy, dw),
-        Chosen::Implicit => implicit::backward_weight(draft, p, x, dy, dw),
+        Chosen::Implicit => {
+            let write =
+                |draft: &mut Draft, pack| implicit::backward_weight(draft, p, x, dy, dw, pack);
+            let copied = x.len() + dy.len();
+            let both = implicit::can_pack::<T>(draft.device(), p, p.outputs_per_group());
+            let pack =
+                both && packs::<T>(draft, p, p.channels, copied, options, |t| write(t, true))?;
+            write(draft, pack)
+        }
         Chosen::Direct => direct::backward_weight(draft, p, x, dy, dw),
     }
 }

@@ -84,9 +84,10 @@ fn check_on<T: Element, const D: usize>(
         });
         assert!(found_y.to_vec().unwrap() == expected_y, "forward {name}, packed: {pack}");
         run_once(device, [&x, &y, &found_dw], |draft, [x, dy, dw]| {
-            backward_weight(draft, &p, x, dy, dw)
+            backward_weight(draft, &p, x, dy, dw, packs(inputs) && packs(rows))
         });
-        assert!(found_dw.to_vec().unwrap() == expected_dw, "backward_weight {name}");
+        let found = found_dw.to_vec().unwrap();
+        assert!(found == expected_dw, "backward_weight {name}, packed: {pack}");
         if p.axes.is_zero_padded() {
             run_once(device, [&y, &w, &bias_x, &found_dx], |draft, [dy, w, bias, dx]| {
                 backward_input(draft, &p, dy, w, Some(bias), dx, packs(rows))

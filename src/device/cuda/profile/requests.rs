@@ -31,6 +31,13 @@ impl Request {
             .map(|lane| (lane, self.addresses[lane]))
     }
 
+    /// Whether lanes whose numbers differ in this bit have the same address.
+    fn is_paired(&self, bit: usize) -> bool {
+        self.each().all(|(lane, address)| {
+            self.lanes >> (lane ^ bit) & 1 == 0 || self.addresses[lane ^ bit] == address
+        })
+    }
+
     /// The distinct pieces of `size` bytes (a power of two) that it touches, ascending.
     pub fn pieces(&self, size: u64, found: &mut Vec<u64>) {
         found.clear();
@@ -121,11 +128,17 @@ pub(super) fn requests(
 
 /// Passes of the 32 banks of shared memory that a request takes, and how many it would take if no two words
 /// were in one bank. Lanes are served together as far as they ask for 128 bytes: all of them with up to 4
-/// bytes each, halves with 8, quarters with 16. Lanes that ask for the same word share it.
+/// bytes each, halves with 8, quarters with 16. Lanes that ask for the same word share it. Where both lanes of all
+/// pairs n and n ^ 1, or of all pairs n and n ^ 2, load the same 16 bytes, halves are served together (an answer of
+/// NVIDIA's in its forum, "Unexpected shared memory bank conflict", 2019, for compute capability 7, taken to hold
+/// since).
 pub(super) fn wavefronts(request: &Request) -> (u64, u64) {
     let together = match request.bytes {
         0..=4 => WARP,
         5..=8 => WARP / 2,
+        _ if request.kind == Kind::Load && (request.is_paired(1) || request.is_paired(2)) => {
+            WARP / 2
+        }
         _ => WARP / 4,
     };
     let (mut taken, mut ideal) = (0, 0);
@@ -182,6 +195,10 @@ mod tests {
         assert_eq!(wavefronts(&request(16, |lane| Some(128 * lane))), (32, 4));
         assert_eq!(wavefronts(&request(16, |lane| Some(144 * lane))), (4, 4));
         assert_eq!(wavefronts(&request(4, |lane| (lane < 5).then_some(128 * lane))), (5, 1));
+        // Pairs of lanes that load the same: half as often.
+        assert_eq!(wavefronts(&request(16, |lane| Some(16 * (lane / 2)))), (2, 2));
+        assert_eq!(wavefronts(&request(16, |lane| Some(16 * (lane & 1 | lane >> 1 & 6)))), (2, 2));
+        assert_eq!(wavefronts(&request(16, |lane| Some(16 * (lane % 4)))), (4, 4));
     }
 
     #[test]
