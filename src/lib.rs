@@ -219,7 +219,7 @@ pub use per_example::{
     ClippedGradient, ClippedGradientPlan, GradientNormsPlan, PerExampleGradientsPlan,
     PerExampleOptions, RotatedSecondMomentPlan,
 };
-pub use plan::{Algorithm, Explanation, Pass, PlanOptions, Workspace};
+pub use plan::{Algorithm, Alternative, Explanation, Pass, PlanOptions, Workspace};
 pub use spectrum::{
     CircularSpectrum, CircularTriplets, DensityOptions, Estimate, Method, Norm, NormBound,
     NormOptions, Progress, SmallestValue, SpectralDensity, Spectrum, SpectrumOptions, Top,

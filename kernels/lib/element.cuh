@@ -57,7 +57,7 @@ template <typename T, int N> struct alignas(sizeof(T) * N) Pack {
     T at[N];
 };
 template <typename T, int N> DEVICE Pack<T, N> load_pack(const T* from) {
-    return *reinterpret_cast<const Pack<T, N>*>(from);
+    return load_whole(reinterpret_cast<const Pack<T, N>*>(from));
 }
 template <typename T, int N> DEVICE void store_pack(T* to, const Pack<T, N>& pack) {
     *reinterpret_cast<Pack<T, N>*>(to) = pack;

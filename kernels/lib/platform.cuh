@@ -77,6 +77,9 @@ DEVICE f32 fused(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
 DEVICE f64 fused(f64 a, f64 b, f64 c) { return __fma_rn(a, b, c); }
 DEVICE f64 square_root(f64 value) { return __dsqrt_rn(value); }
 
+// Up to 16 bytes at a multiple of their size, by one instruction.
+template <typename T> DEVICE T load_whole(const T* from) { return *from; }
+
 // Loads of what no thread writes while the kernel runs, and stores of what it will not read again.
 template <typename T> DEVICE T load(const T* from) { return *from; }
 template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value; }

@@ -206,10 +206,11 @@ template <typename Loader, int TILE> struct Fetcher {
 
 // Where a tile's chunk lies in shared memory, so that the eight rows of a matrix that load_matrices takes
 // in one go, and the chunks that a warp stores, are in different banks.
-// That changes neither in eight lines, nor with them.
+// So are elements that a warp stores one by one, eight or sixteen along each of some lines. Eight lines further the
+// places are the same.
 template <bool ALONG_K, int TILE> DEVICE int place(int line, int chunk) {
     if (ALONG_K) return line * (DEPTH / CHUNK) + (chunk ^ (line >> 1 & 3));
-    return line * (TILE / CHUNK) + (chunk ^ (line & 7));
+    return line * (TILE / CHUNK) + (chunk ^ (line << 1 & 6) ^ (line >> 2 & 1));
 }
 
 // Brings one factor's tiles to shared memory, `begin` and `end` around work that need not wait for it.

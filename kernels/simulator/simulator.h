@@ -57,6 +57,20 @@ DEVICE void warp_barrier(SIMULATOR_HERE) {
                                         [](simulator::Nothing* const*, u32) { simulator::order_warp(); });
 }
 
+// One access also where the host's compiler would read the parts that are used one by one.
+template <int BYTES> struct WholeOf;
+template <> struct WholeOf<1> { typedef u8 type; };
+template <> struct WholeOf<2> { typedef u16 type; };
+template <> struct WholeOf<4> { typedef u32 type; };
+template <> struct WholeOf<8> { typedef u64 type; };
+template <> struct WholeOf<16> { typedef unsigned __int128 type; };
+template <typename T> DEVICE T load_whole(const T* from) {
+    typename WholeOf<sizeof(T)>::type whole = *(const typename WholeOf<sizeof(T)>::type*)from;
+    T value;
+    __builtin_memcpy(&value, &whole, sizeof(T));
+    return value;
+}
+
 template <int N> struct alignas(4 * N) Words {
     u32 at[N];
 };

@@ -19,6 +19,10 @@ pub struct Explanation {
     pub algorithm: String,
     /// Why that one.
     pub reason: String,
+    /// Seconds that it is expected to take, by public figures of the device; `None` where nothing is expected.
+    pub expected_seconds: Option<f64>,
+    /// What else was considered, the fastest first.
+    pub alternatives: Vec<Alternative>,
     /// What is done, in order.
     pub passes: Vec<Pass>,
     /// Bytes of workspace that a run takes.
@@ -28,6 +32,16 @@ pub struct Explanation {
     pub flop: u64,
     /// Bytes of memory that have to be moved at least: every operand read or written once.
     pub bytes: u64,
+}
+
+/// An algorithm that was not taken.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Alternative {
+    /// Its name.
+    pub algorithm: String,
+    /// Seconds that it is expected to take.
+    pub seconds: f64,
 }
 
 /// One pass over the data: a kernel on CUDA, a parallel loop on the CPU.
@@ -123,6 +137,13 @@ impl fmt::Display for Explanation {
         writeln!(f, "  algorithm {}: {}", self.algorithm, self.reason)?;
         for (number, pass) in self.passes.iter().enumerate() {
             writeln!(f, "  pass {}    {pass}", number + 1)?;
+        }
+        if let Some(seconds) = self.expected_seconds {
+            write!(f, "  expected  {:.1} us", 1e6 * seconds)?;
+            for Alternative { algorithm, seconds } in &self.alternatives {
+                write!(f, ", {algorithm} {:.1} us", 1e6 * seconds)?;
+            }
+            writeln!(f, " (by public figures, not measured)")?;
         }
         let Explanation { workspace_bytes, flop, bytes, .. } = self;
         write!(

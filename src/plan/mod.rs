@@ -11,7 +11,7 @@ mod workspace;
 use std::sync::Arc;
 
 pub use algorithm::Algorithm;
-pub use explanation::{Explanation, Pass};
+pub use explanation::{Alternative, Explanation, Pass};
 pub use workspace::Workspace;
 
 #[cfg(gpu)]

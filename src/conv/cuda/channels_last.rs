@@ -1,7 +1,7 @@
 //! Copies of operands with the channels as neighbours: `kernels/conv/channels_last.cu`.
 
 use crate::device::cuda::structs::{ChannelsLastArgs, Matrices};
-use crate::device::cuda::{Divisor, Draft, Region, Spec, blocks, vector};
+use crate::device::cuda::{Divisor, Draft, Region, Spec, Work, blocks, vector};
 use crate::element::Element;
 use crate::error::Result;
 
@@ -80,6 +80,8 @@ pub(super) fn transposed<T: Element>(
         second: second.arguments(targets[1]),
         blocks: first.blocks() as i64,
     };
+    let moved = 2 * (first.source.len() + second.source.len()) * size_of::<T>();
+    draft.expect(Work::moving(all, moved as f64));
     // SAFETY: the kernel reads all of each source, of count · rows · columns elements, and writes as many of
     // its target.
     unsafe { draft.launch(spec, blocks(all, 1)?, THREADS, &arguments) };

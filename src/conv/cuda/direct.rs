@@ -6,7 +6,8 @@ use super::finish::{Sums, finish};
 use crate::conv::problem::Problem;
 use crate::device::cuda::structs::{Convolution, DirectArgs};
 use crate::device::cuda::{
-    CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, blocks, is_specialised, vector,
+    CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, Work, blocks, is_specialised,
+    vector,
 };
 use crate::element::{DType, Element};
 use crate::error::Result;
@@ -33,6 +34,15 @@ const WEIGHT_BLOCKS: usize = 2048;
 const PARTIAL_BYTES: usize = 32 << 20;
 /// Shared memory of a block, in bytes.
 const SHARED_BYTES: usize = 48 << 10;
+
+/// What a kernel here is expected to do, which makes so many results: memory is what it takes.
+pub(super) fn work<T: Element>(p: &Problem, results: usize, bytes: usize) -> Work {
+    let products = p.flop() as f64 / 64.0;
+    let mut work = Work::moving(results.div_ceil(8 * THREADS as usize), bytes as f64 / 0.8);
+    work.instructions += 2.0 * products;
+    work.l1 += 0.2 * products;
+    work
+}
 
 /// Arguments for threads that have `extents` of depths, rows and columns, and so many vectors of channels.
 fn arguments(p: &Problem, extents: [usize; 3], vectors: usize, group: usize) -> DirectArgs {

@@ -2,7 +2,7 @@
 
 use super::products::Operand;
 use crate::device::cuda::structs::FinishArgs;
-use crate::device::cuda::{Divisor, Draft, Pointer, Region, Spec, THREADS, blocks};
+use crate::device::cuda::{Divisor, Draft, Pointer, Region, Spec, THREADS, Work, blocks};
 use crate::element::Element;
 use crate::error::Result;
 
@@ -61,6 +61,8 @@ pub(super) unsafe fn finish<T: Element>(
         .element(T::DTYPE)
         .define("SOURCE", first.dtype)
         .index(&[count, (parts - 1) * part + count], draft.device().options().wide);
+    let moved = count * (parts * first.dtype.size() + size_of::<T>());
+    draft.expect(Work::moving(count.div_ceil(THREADS as usize), moved as f64));
     // SAFETY: the kernel reads the sums, which the caller answers for, and the bias, and writes `result`;
     // where they are the same memory, each thread has an element of its own.
     unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, &arguments) };

@@ -5,13 +5,13 @@ use crate::conv::problem::{Problem, Strides, WeightStrides};
 use crate::device::FULL_ALIGNMENT;
 use crate::device::cuda::structs::{CorrelateArgs, FillArgs, GradientArgs};
 use crate::device::cuda::{
-    CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, axis_bound, blocks,
+    CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, Work, axis_bound, blocks,
 };
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{AdjointPhase, Axes, Layout};
 use crate::patches::cuda as patches;
-use crate::product::cuda::{Engine, Product};
+use crate::product::cuda::{Engine, Operands, Product};
 
 #[cfg(all(test, feature = "simulator", unix))]
 mod tests;
@@ -254,7 +254,12 @@ impl Correlation<'_> {
         let spec = kernel(device, "correlate", "CORRELATE", p.layout, self.axes)
             .define("ADJOINT", i32::from(adjoint));
         let spec = if self.packed { spec.define("PACKED", 1) } else { spec };
-        let product = Product::new(device, engine, p.groups, sizes, vectors)?;
+        let operands = Operands {
+            vectors,
+            along_k: if last { [true, adjoint] } else { [true, self.packed] },
+            bytes: (source.len() + weight.len() + target.len()) * size_of::<T>(),
+        };
+        let product = Product::new(device, engine, p.groups, sizes, operands)?;
         let bound = axis_bound(self.axes);
         let counts = [source.len(), weight.len(), target.len(), depth, positions, bound];
         let arguments = |parts| CorrelateArgs {
@@ -326,7 +331,12 @@ pub(super) fn backward_weight<T: Element>(
     };
     let spec = kernel(device, "gradient", "GRADIENT", p.layout, &p.axes);
     let spec = if pack { spec.define("PACKED", 1) } else { spec };
-    let product = Product::new(device, engine, p.groups, sizes, vectors)?;
+    let operands = Operands {
+        vectors,
+        along_k: [!last && !pack; 2],
+        bytes: (x.len() + dy.len() + dw.len()) * size_of::<T>(),
+    };
+    let product = Product::new(device, engine, p.groups, sizes, operands)?;
     let arguments = |parts| GradientArgs {
         patches,
         other: dy.pointer(),
@@ -365,6 +375,10 @@ fn fill<T: Element>(
         run: Divisor::new(p.input_strides().channel),
         channels: Divisor::new(p.channels),
     };
+    draft.expect(Work::moving(
+        dx.len().div_ceil(THREADS as usize),
+        (dx.len() * size_of::<T>()) as f64,
+    ));
     // SAFETY: the kernel reads a bias of every channel and writes all of dx.
     unsafe { draft.launch(spec, blocks(dx.len(), THREADS)?, THREADS, &arguments) };
     Ok(())

@@ -4,7 +4,7 @@ use super::arguments::inner_axes;
 use crate::conv::problem::Problem;
 use crate::device::cuda::structs::AddArgs;
 use crate::device::cuda::{
-    AxesArguments, Draft, Region, Spec, THREADS, axis_bound, blocks, position_divisors,
+    AxesArguments, Draft, Region, Spec, THREADS, Work, axis_bound, blocks, position_divisors,
 };
 use crate::element::Element;
 use crate::error::Result;
@@ -46,6 +46,8 @@ pub(super) fn land<T: Element>(
         .geometry(&p.axes, options.specialise)
         .index(&counts, options.wide);
     let grid = blocks(target.len(), THREADS)?;
+    let moved = (products.len() + 2 * target.len()) * size_of::<T>();
+    draft.expect(Work::moving(target.len().div_ceil(THREADS as usize), moved as f64));
     // SAFETY: the kernel reads the products and the sums, inside their extents, and writes the sums.
     unsafe { draft.launch(spec, grid, THREADS, &arguments) };
     Ok(())

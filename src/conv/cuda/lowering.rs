@@ -11,7 +11,7 @@ use super::finish::{Sums, finish};
 use super::landing::land;
 use super::products::{Operand, Products};
 use crate::conv::problem::Problem;
-use crate::device::cuda::{Draft, Region};
+use crate::device::cuda::{Draft, Region, THREADS, Work};
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{Axes, Layout, unravel};
@@ -204,6 +204,7 @@ impl<'a> Lowering<'a> {
         }
         let len = tile.len() * p.channels * block.taps() * p.output_positions();
         let target = patches.slice(0..len);
+        draft.expect(moving::<T>(x.len() + len));
         unfold::cuda::unfold(draft, &self.patching(block, tile.len()), x, target)?;
         Ok(target.into())
     }
@@ -286,6 +287,7 @@ impl<'a> Lowering<'a> {
                 let target = if is_sum::<T>() { dx.cast() } else { sums.slice(0..dx.len()) };
                 match &self.blocks[..] {
                     [block] => {
+                        draft.expect(moving::<T::Acc>(products.len() + target.len()));
                         let patching = self.patching(block, tile.len());
                         fold::cuda::fold(draft, &patching, products, target, false)?;
                     }
@@ -331,6 +333,11 @@ impl<'a> Lowering<'a> {
         // SAFETY: the workspace has so many parts of this length.
         unsafe { finish(draft, sums, None, dw) }
     }
+}
+
+/// What a kernel is expected to do that reads and writes so many elements.
+fn moving<T>(elements: usize) -> Work {
+    Work::moving(elements.div_ceil(8 * THREADS as usize), (elements * size_of::<T>()) as f64)
 }
 
 /// Whether elements of this type are sums themselves.

@@ -3,7 +3,9 @@
 use super::arguments::{inner_axes, spec};
 use crate::conv::problem::Problem;
 use crate::device::cuda::structs::{Convolution, NaiveArgs};
-use crate::device::cuda::{Divisor, Draft, Pointer, Region, THREADS, blocks, position_divisors};
+use crate::device::cuda::{
+    Divisor, Draft, LOADS_AT_A_TIME, Pointer, Region, THREADS, Work, blocks, position_divisors,
+};
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::Layout;
@@ -108,6 +110,14 @@ unsafe fn launch<T: Element>(
     let device = draft.device();
     let spec = spec::<T>(device, p, "naive.cu", entry, count)
         .geometry(&p.axes, device.options().specialise);
+    // A product takes an element of both operands, of which lanes share one; the other are mostly neighbours.
+    let products = p.flop() as f64 / 64.0;
+    let mut work = Work::moving(count.div_ceil(THREADS as usize), (count * size_of::<T>()) as f64);
+    work.l1 += 1.5 * products;
+    work.instructions += 4.0 * products;
+    // A thread loads both elements of each of its products.
+    work.waits = 2.0 * 32.0 * products / count as f64 / LOADS_AT_A_TIME;
+    draft.expect(work);
     // SAFETY: passed on to the caller.
     unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, arguments) };
     Ok(())

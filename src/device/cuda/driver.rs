@@ -6,6 +6,7 @@ use std::any::Any;
 use std::fmt;
 
 use super::gemm::Gemm;
+use super::target::Target;
 use crate::error::{Error, Result};
 
 /// A translation unit: generated definitions followed by one kernel file.
@@ -62,6 +63,9 @@ pub(crate) trait Driver: fmt::Debug + Send + Sync {
 
     /// Number of multiprocessors.
     fn multiprocessors(&self) -> u32;
+
+    /// The GPU that it is, as far as its figures are known, else one of its kind.
+    fn target(&self) -> Target;
 
     /// Free and total memory, in bytes.
     fn memory(&self) -> Result<(u64, u64)>;

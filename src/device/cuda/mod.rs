@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod answers;
 mod buffer;
+mod cost;
 mod driver;
 mod gemm;
 #[cfg(feature = "cuda")]
@@ -22,6 +23,7 @@ mod simulation;
 #[cfg(all(feature = "simulator", unix))]
 pub(crate) mod simulator;
 mod tables;
+mod target;
 
 #[cfg(feature = "cuda")]
 use std::collections::BTreeMap;
@@ -35,6 +37,7 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 pub(crate) use buffer::Lease;
 pub(crate) use buffer::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
+pub(crate) use cost::{LOADS_AT_A_TIME, Work};
 pub(crate) use driver::Resources;
 use driver::{Driver, Kernel};
 pub(crate) use gemm::{Gemm, Matrix};
@@ -54,6 +57,7 @@ use rehearsal::Rehearsal;
 #[cfg(feature = "simulator")]
 pub use simulation::{Machine, Simulation};
 use tables::Tables;
+use target::Target;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -258,6 +262,11 @@ impl CudaDevice {
         let mut kernels = self.0.compiler.kernels();
         kernels.sort_by(|a, b| a.name.cmp(&b.name));
         kernels
+    }
+
+    /// The GPU that it is, as far as its figures are known, else one of its kind.
+    pub(crate) fn target(&self) -> Target {
+        self.driver().target()
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {

@@ -13,7 +13,7 @@ use super::driver::{Kernel, Resources};
 use super::gemm::Gemm;
 use super::kernel::pointer::{Arguments, PerRun, Pointer};
 use super::tables::Table;
-use super::{CudaDevice, DeviceBuffer, Spec};
+use super::{CudaDevice, DeviceBuffer, Spec, Work};
 use crate::device::{FULL_ALIGNMENT, common_alignment};
 use crate::error::{Error, Result};
 
@@ -88,6 +88,8 @@ pub(crate) struct Draft {
     /// Bytes of the workspace that are in use, and the most that were.
     held: usize,
     workspace: usize,
+    /// Seconds that all steps are expected to take.
+    seconds: f64,
 }
 
 #[derive(Debug)]
@@ -119,6 +121,7 @@ impl Draft {
             tables: Vec::new(),
             held: 0,
             workspace: 0,
+            seconds: 0.0,
         }
     }
 
@@ -176,9 +179,26 @@ impl Draft {
         Ok(Region { pointer, len, alignment: FULL_ALIGNMENT, elements: PhantomData })
     }
 
+    /// An empty draft of the same program, to see what some way to write it would take.
+    pub(crate) fn trial(&self) -> Self {
+        let mut trial = Draft::new(&self.device, self.alignment);
+        (trial.operands, trial.numbers, trial.held) = (self.operands, self.numbers, self.held);
+        trial
+    }
+
     /// Bytes of the workspace that the steps so far need.
     pub(crate) fn workspace_bytes(&self) -> usize {
         self.workspace
+    }
+
+    /// Says what the next launch, or products, will do.
+    pub(crate) fn expect(&mut self, work: Work) {
+        self.seconds += work.seconds(&self.device.target()).0;
+    }
+
+    /// Seconds that the steps so far are expected to take, by public figures of such a device.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.seconds
     }
 
     /// How much of the workspace is in use, for [`Draft::release`].

@@ -11,6 +11,7 @@ use super::driver::{CompileFailure, Driver, Kernel, Resources, Unit};
 use super::gemm::Gemm;
 #[cfg(feature = "cuda")]
 use super::gpu::nvrtc::{self, Toolchain};
+use super::target::Target;
 use crate::error::Result;
 
 /// What takes a GPU's place while work is rehearsed.
@@ -18,8 +19,7 @@ use crate::error::Result;
 pub(super) struct Rehearsal {
     name: String,
     toolchain: String,
-    capability: u32,
-    multiprocessors: u32,
+    target: Target,
     /// Whether cuBLAS takes the place of kernels of the crate's.
     has_blas: bool,
     identity: u64,
@@ -40,8 +40,7 @@ impl Rehearsal {
         Ok(Rehearsal {
             name: format!("rehearsal for {}", driver.name()),
             toolchain: driver.toolchain(),
-            capability: driver.capability(),
-            multiprocessors: driver.multiprocessors(),
+            target: driver.target(),
             has_blas: driver.has_blas()?,
             identity: fresh_identity(),
             #[cfg(feature = "cuda")]
@@ -62,8 +61,7 @@ impl Rehearsal {
         Ok(Rehearsal {
             name: format!("compiler for {}", compiler.target()),
             toolchain: compiler.key(),
-            capability,
-            multiprocessors: 100,
+            target: Target::of("", capability, 100),
             has_blas: false,
             identity: fresh_identity(),
             compiler: Some(compiler),
@@ -105,7 +103,7 @@ impl Driver for Rehearsal {
     }
 
     fn capability(&self) -> u32 {
-        self.capability
+        self.target.capability
     }
 
     fn has_blas(&self) -> Result<bool> {
@@ -113,7 +111,11 @@ impl Driver for Rehearsal {
     }
 
     fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
+        self.target.multiprocessors
+    }
+
+    fn target(&self) -> Target {
+        self.target
     }
 
     fn memory(&self) -> Result<(u64, u64)> {

@@ -169,7 +169,7 @@ impl Simulator {
         &self.stream.shared
     }
 
-    fn target(&self) -> Option<&Target> {
+    fn profiled_for(&self) -> Option<&Target> {
         self.shared().profiler.as_ref().map(|profiler| &profiler.profiling.target)
     }
 
@@ -219,7 +219,7 @@ impl Driver for Simulator {
     }
 
     fn toolchain(&self) -> String {
-        match self.target() {
+        match self.profiled_for() {
             Some(target) => {
                 let nvrtc = image::nvrtc_for(target).unwrap_or_else(|reason| reason);
                 format!("{} for {target}, {nvrtc}", self.compiler.toolchain())
@@ -240,6 +240,11 @@ impl Driver for Simulator {
         self.shared().machine.multiprocessors
     }
 
+    fn target(&self) -> Target {
+        let of_its_kind = || Target::of("", self.capability(), self.multiprocessors());
+        self.profiled_for().copied().unwrap_or_else(of_its_kind)
+    }
+
     fn memory(&self) -> Result<(u64, u64)> {
         self.stream.finish()?;
         Ok(self.shared().memory.free_and_total())
@@ -250,7 +255,8 @@ impl Driver for Simulator {
             .outside_capture("compiling")
             .map_err(|error| CompileFailure { log: error.to_string() })?;
         let object = self.compiler.compile(unit)?;
-        let needs = self.target().map(|target| image::needs(unit, target)).unwrap_or_default();
+        let needs =
+            self.profiled_for().map(|target| image::needs(unit, target)).unwrap_or_default();
         Ok(image::assemble(object, &needs))
     }
 

@@ -1,8 +1,8 @@
 //! Matrix products on device addresses: cuBLAS's where it is found, else the crate's own.
 
-use super::tiles::{Engine, Product};
+use super::tiles::{Engine, Operands, Product};
 use crate::device::cuda::structs::GemmArgs;
-use crate::device::cuda::{Draft, Gemm, Matrix, Spec};
+use crate::device::cuda::{Draft, Gemm, Matrix, Spec, Work};
 use crate::element::DType;
 use crate::error::Result;
 
@@ -22,11 +22,30 @@ pub(crate) unsafe fn multiply(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
     // SAFETY: passed on to the caller.
     unsafe {
         if draft.device().driver().has_blas()? {
+            draft.expect(by_blas(gemm));
             draft.gemm(*gemm);
             return Ok(());
         }
         multiply_ourselves(draft, gemm)
     }
+}
+
+/// What products by cuBLAS are expected to do: about four fifths of what the units could.
+fn by_blas(gemm: &Gemm) -> Work {
+    let &Gemm { dtype, output, m, n, k, batch, .. } = gemm;
+    let [m, n, k, batch] = [m, n, k, batch].map(|length| length as f64);
+    let flop = 2.0 * m * n * k * batch / 0.8;
+    let [half_flop, f32_flop, f64_flop] = match dtype {
+        DType::F16 | DType::BF16 => [flop, 0.0, 0.0],
+        DType::F32 => [0.0, flop, 0.0],
+        DType::F64 => [0.0, 0.0, flop],
+    };
+    let bytes =
+        (m * k + k * n) * batch * dtype.size() as f64 + m * n * batch * output.size() as f64;
+    let tiles = (m / 128.0).ceil() * (n / 128.0).ceil() * batch;
+    // It splits sums where tiles are few.
+    let blocks = tiles * (k / 256.0).ceil();
+    Work { blocks, resident: 2.0, memory: bytes, half_flop, f32_flop, f64_flop, ..Work::default() }
 }
 
 /// [`multiply`] by `kernels/product/gemm.cu`.
@@ -46,7 +65,12 @@ unsafe fn multiply_ourselves(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
         vector(dtype, b, if b.transposed { k } else { n }),
         vector(output, c, n),
     ];
-    let product = Product::new(draft.device(), engine, batch, [m, n, k], vectors)?;
+    let operands = Operands {
+        vectors,
+        along_k: [!a.transposed, b.transposed],
+        bytes: (m * k + k * n) * batch * dtype.size() + m * n * batch * output.size(),
+    };
+    let product = Product::new(draft.device(), engine, batch, [m, n, k], operands)?;
     // How far neighbours in a row, or else in a column, of the factor are apart.
     let steps = |matrix: Matrix| match matrix.transposed {
         true => (1, matrix.leading as i64),

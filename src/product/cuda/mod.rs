@@ -6,4 +6,4 @@ mod tiles;
 
 pub(crate) use gemm::multiply;
 pub(crate) use symmetric::{SymmetricProduct, Tiles};
-pub(crate) use tiles::{Engine, Product};
+pub(crate) use tiles::{Engine, Operands, Product};

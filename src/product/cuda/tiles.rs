@@ -1,7 +1,9 @@
 //! How the crate's own matrix product (`kernels/lib/product.cuh`) is cut into blocks.
 
 use crate::device::cuda::structs::Tiling;
-use crate::device::cuda::{Arguments, CudaDevice, Divisor, Draft, Pointer, Spec, THREADS, blocks};
+use crate::device::cuda::{
+    Arguments, CudaDevice, Divisor, Draft, Pointer, Spec, THREADS, Work, blocks,
+};
 use crate::element::DType;
 use crate::error::{Result, checked_product};
 
@@ -85,6 +87,72 @@ impl Engine {
         self.sums.size()
     }
 
+    /// Blocks that a multiprocessor holds at a time, about: what the registers of their threads leave room for.
+    fn resident(self, tile: [usize; 2]) -> u32 {
+        let small = self.instruction.is_none() || tile == [64, 64];
+        let threads = if small && self.sums == DType::F32 { 384 } else { 256 };
+        (threads / self.threads(tile)).max(1)
+    }
+
+    /// What a block does in a step, but for what it reads from memory.
+    fn step_work(self, tile: [usize; 2], operands: &Operands) -> Work {
+        let [rows, columns] = tile.map(|length| length as f64);
+        let (depth, warps) = (self.step() as f64, f64::from(self.threads(tile)) / 32.0);
+        let size = self.dtype.size() as f64;
+        let flop = 2.0 * rows * columns * depth;
+        let mut work = match self.instruction {
+            Some(_) => {
+                // A warp's 64 rows, and all columns of the tile that its threads leave to it.
+                let across = columns * rows / (64.0 * warps);
+                let matrices = warps * (64.0 + across) / 16.0 * depth / 16.0;
+                let products = flop / 4096.0;
+                Work {
+                    half_flop: flop,
+                    l1: 4.0 * matrices,
+                    instructions: products + matrices + 40.0 * warps,
+                    ..Work::default()
+                }
+            }
+            None => {
+                // Vectors of 16 bytes, of which shared memory serves half of a warp's lanes at a time.
+                let wide = self.sums == DType::F64;
+                let vectors = if wide { 4.0 + 2.0 } else { 2.0 + 2.0 };
+                let reads = warps * depth * vectors;
+                let [f32_flop, f64_flop] = if wide { [0.0, flop] } else { [flop, 0.0] };
+                let instructions = 1.05 * flop / 64.0 + reads + 40.0 * warps;
+                Work { f32_flop, f64_flop, l1: 2.0 * reads, instructions, ..Work::default() }
+            }
+        };
+        for ((length, vector), along) in
+            [rows, columns].into_iter().zip(operands.vectors).zip(operands.along_k)
+        {
+            let elements = length * depth;
+            let (passes, instructions) = self.moves(vector > 1, along);
+            work.l1 += elements * passes;
+            work.instructions += elements * instructions;
+            // Element by element, or without copies in the background, a step waits for what it reads.
+            let waits = vector == 1 || self.instruction.is_none();
+            work.waits = if waits { 1.0 } else { work.waits };
+        }
+        work.l2 = (rows + columns) * depth * size;
+        work
+    }
+
+    /// Passes of the L1 cache and shared memory, and instructions of warps, for an element that is moved to shared
+    /// memory: by chunks or alone, with the neighbours in memory along the terms or along the rows.
+    fn moves(self, whole: bool, along: bool) -> (f64, f64) {
+        match (self.instruction.is_some(), whole, along) {
+            // Copied in the background, 16 bytes a lane.
+            (true, true, _) => (2.0 / 128.0, 5.0 / 256.0),
+            // Lanes read elements that are eight apart: of 16 sectors each time.
+            (true, false, true) => (36.0 / 256.0, 9.0 / 32.0),
+            (true, false, false) => (1.75 / 32.0, 8.0 / 32.0),
+            (false, true, _) => (8.0 / 128.0, 8.0 / 128.0),
+            (false, false, true) => (20.0 / 128.0, 9.0 / 32.0),
+            (false, false, false) => (8.4 / 128.0, 7.0 / 32.0),
+        }
+    }
+
     /// Terms of a step.
     pub(super) fn step(self) -> usize {
         if self.instruction.is_some() { 32 } else { 64 / self.sums.size() }
@@ -96,6 +164,17 @@ impl Engine {
         let crowded = self.sums == DType::F64 || elements;
         tile != [128, 128] || !crowded
     }
+}
+
+/// The operands of a product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operands {
+    /// Neighbours of both factors and of C that are moved at a time.
+    pub vectors: [usize; 3],
+    /// Whether the factors' neighbours in memory are terms.
+    pub along_k: [bool; 2],
+    /// Bytes of all three, each counted once.
+    pub bytes: usize,
 }
 
 /// A batch of products `C[rows, columns] = A[rows, depth]·B[depth, columns]`, cut into blocks.
@@ -112,12 +191,21 @@ pub(crate) struct Product {
     /// Elements of C in the whole batch.
     count: usize,
     tiling: Tiling,
+    /// What the product, and adding up the parts, are expected to do.
+    work: [Option<Work>; 2],
 }
 
-/// Tiles, and how close to the fastest a block with one comes: the smaller the tile, the more often is
-/// a factor read.
-const TILES: [([usize; 2], f64); 4] =
-    [([128, 128], 1.0), ([128, 64], 0.8), ([64, 128], 0.8), ([64, 64], 0.6)];
+/// A way to cut a product.
+struct Cut {
+    seconds: f64,
+    tile: [usize; 2],
+    tiles: [usize; 2],
+    parts: usize,
+    part_steps: usize,
+    work: [Option<Work>; 2],
+}
+
+const TILES: [[usize; 2]; 4] = [[128, 128], [128, 64], [64, 128], [64, 64]];
 
 /// Steps that a part has at least: shorter ones take as long to start and to add up.
 pub(super) const LEAST_STEPS: usize = 8;
@@ -126,7 +214,7 @@ pub(super) const LEAST_STEPS: usize = 8;
 pub(super) const MOST_BYTES: usize = 64 << 20;
 
 impl Product {
-    /// `vectors` are those of both factors and of C.
+    /// The tile and the number of parts are those that are expected to take the shortest time.
     ///
     /// # Errors
     /// [`crate::Error::TooLarge`] when the elements of C cannot be counted.
@@ -135,32 +223,48 @@ impl Product {
         engine: Engine,
         batch: usize,
         [rows, columns, depth]: [usize; 3],
-        vectors: [usize; 3],
+        operands: Operands,
     ) -> Result<Self> {
         // Where few kernels are to be compiled, all or none are wide.
-        let every = device.options().specialise || vectors.iter().all(|&vector| vector > 1);
-        let vectors = if every { vectors } else { [1; 3] };
+        let every =
+            device.options().specialise || operands.vectors.iter().all(|&vector| vector > 1);
+        let vectors = if every { operands.vectors } else { [1; 3] };
+        let operands = Operands { vectors, ..operands };
         let count = checked_product("the elements of a matrix product", &[batch, rows, columns])?;
-        let processors = device.driver().multiprocessors() as usize;
-        let wide = engine.sum_size();
+        let target = device.target();
+        let processors = target.multiprocessors as usize;
         let step = engine.step();
         let steps = depth.div_ceil(step);
-        let plan = |tile: [usize; 2], speed: f64| {
+        // The bytes of the parts of all sums.
+        let bytes = count.saturating_mul(engine.sum_size()).max(1);
+        let most = (steps / LEAST_STEPS).min(MOST_BYTES / bytes).max(1);
+        let mut best: Option<Cut> = None;
+        for tile in TILES.into_iter().filter(|tile| engine.takes(*tile, vectors)) {
+            let of_step = engine.step_work(tile, &operands);
             let tiles = [rows.div_ceil(tile[0]), columns.div_ceil(tile[1])];
             let blocks = tiles[0] * tiles[1] * batch;
-            // Two blocks are on a multiprocessor at a time.
-            let wanted = (2 * processors / blocks.max(1)).min(steps / LEAST_STEPS);
-            let parts = wanted.min(MOST_BYTES / (count.saturating_mul(wide)).max(1)).max(1);
-            let part_steps = steps.div_ceil(parts).max(1);
-            let parts = steps.div_ceil(part_steps).max(1);
-            let rounds = (blocks * parts).div_ceil(processors);
-            let cost = (rounds * part_steps * tile[0] * tile[1]) as f64 / speed;
-            (cost, tile, tiles, parts, part_steps)
-        };
-        let tiles = TILES.iter().filter(|(tile, _)| engine.takes(*tile, vectors));
-        let plans = tiles.map(|&(tile, speed)| plan(tile, speed));
-        let best = plans.reduce(|best, next| if next.0 < best.0 { next } else { best });
-        let (_, tile, tiles, parts, part_steps) = best.expect("there are tiles");
+            // Whole sums, or parts of them for one block, two and more on every multiprocessor.
+            let wanted =
+                [0, 1, 2, 4].map(|each| (each * processors / blocks.max(1)).clamp(1, most));
+            for wanted in wanted {
+                let part_steps = steps.div_ceil(wanted).max(1);
+                let parts = steps.div_ceil(part_steps).max(1);
+                let mut main = of_step.times((blocks * parts * part_steps) as f64);
+                main.blocks = (blocks * parts) as f64;
+                main.resident = f64::from(engine.resident(tile));
+                // The first step is read before anything can be done.
+                main.waits = 1.0 + of_step.waits * part_steps as f64;
+                let written = if parts > 1 { parts * bytes } else { 0 };
+                main.memory += (operands.bytes + written) as f64;
+                let sum = Work::moving(count.div_ceil(THREADS as usize), (written + bytes) as f64);
+                let work = [Some(main), (parts > 1).then_some(sum)];
+                let seconds = work.iter().flatten().map(|work| work.seconds(&target).0).sum();
+                if best.as_ref().is_none_or(|best| seconds < best.seconds) {
+                    best = Some(Cut { seconds, tile, tiles, parts, part_steps, work });
+                }
+            }
+        }
+        let Cut { tile, tiles, parts, part_steps, work, .. } = best.expect("there are tiles");
         // Blocks that run at the same time should share what they read.
         let columns_first = tiles[1] <= tiles[0];
         let [slow, fast] = if columns_first { tiles } else { [tiles[1], tiles[0]] };
@@ -176,7 +280,7 @@ impl Product {
             parts: Divisor::new(parts),
         };
         let blocks = tiles[0] * tiles[1] * batch * parts;
-        Ok(Product { engine, vectors, tile, parts, blocks, count, tiling })
+        Ok(Product { engine, vectors, tile, parts, blocks, count, tiling, work })
     }
 
     pub(crate) fn tiling(&self) -> Tiling {
@@ -206,6 +310,7 @@ impl Product {
         };
         let product = sized(self.engine.compile(kernel.clone()), self.tile, self.vectors);
         let (grid, threads) = (blocks(self.blocks, 1)?, self.engine.threads(self.tile));
+        self.work.into_iter().flatten().for_each(|work| draft.expect(work));
         if self.parts == 1 {
             // SAFETY: passed on to the caller.
             unsafe { draft.launch(product, grid, threads, &arguments(Pointer::NULL)) };

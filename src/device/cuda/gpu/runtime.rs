@@ -19,6 +19,7 @@ use super::probe::{self, DeviceFacts};
 use super::queue::Queue;
 use crate::device::cuda::driver::{CompileFailure, Driver, Graph, Kernel, Unit};
 use crate::device::cuda::gemm::Gemm;
+use crate::device::cuda::target::Target;
 use crate::error::Result;
 
 /// A CUDA device, opened.
@@ -241,6 +242,10 @@ impl Driver for Runtime {
 
     fn multiprocessors(&self) -> u32 {
         self.facts.multiprocessors
+    }
+
+    fn target(&self) -> Target {
+        Target::of(&self.facts.name, self.capability(), self.multiprocessors())
     }
 
     fn memory(&self) -> Result<(u64, u64)> {

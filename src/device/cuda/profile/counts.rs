@@ -1,5 +1,6 @@
 //! What the blocks of a launch did, counted.
 
+use crate::device::cuda::cost::LOADS_AT_A_TIME;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -118,7 +119,8 @@ counted! {
         /// Lanes that did not take part in requests, and all lanes of these.
         pub idle_lanes: f64,
         pub lanes: f64,
-        /// Barrier intervals of blocks in which something is read from memory and waited for.
+        /// How often blocks wait for memory: barrier intervals in which something is read and waited for, or as
+        /// often as the loads of a warp take their time one after the other.
         pub waits: f64,
         /// Sectors that asynchronous copies load around the L1 cache.
         pub around_l1: f64,
@@ -220,7 +222,13 @@ impl Block {
                 block.take(request, size, &mut l1, &mut pieces, &mut waits);
             }
         }
-        block.counts.waits = waits.len() as f64;
+        // Loads of a warp follow each other, some at a time, even where no barrier waits for them.
+        let loads = |requests: &Vec<Request>| {
+            let read = |request: &&Request| !request.shared && request.kind == Kind::Load;
+            requests.iter().filter(read).count()
+        };
+        let most = warps.iter().map(loads).max().unwrap_or(0);
+        block.counts.waits = (waits.len() as f64).max(most as f64 / LOADS_AT_A_TIME);
         block
     }
 

@@ -11,7 +11,6 @@
 //! | `requests.rs` | accesses of threads as requests of warps; bank conflicts |
 //! | `cache.rs` | caches |
 //! | `counts.rs` | blocks, counted and added up |
-//! | `target.rs` | GPUs by their published figures |
 //! | `model.rs` | from counts to time |
 //! | `sass.rs` | instructions, as the compiler made them |
 
@@ -21,7 +20,6 @@ mod model;
 pub(super) mod record;
 mod requests;
 pub(super) mod sass;
-mod target;
 
 use std::fmt;
 use std::ops::Range;
@@ -29,12 +27,13 @@ use std::sync::{Mutex, PoisonError};
 
 use counts::{Block, Bounds, Counts, Total};
 pub use counts::{GlobalAccesses, Operations, SharedAccesses};
-pub use model::{Limiter, Model};
+pub use model::Model;
 use record::Recording;
 pub use sass::{Sass, SassCounts, SassWidths};
-pub use target::Target;
 
+pub use super::cost::Limiter;
 use super::driver::Resources;
+pub use super::target::Target;
 
 /// What is profiled, and for what.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -153,6 +153,33 @@ impl Target {
         Target::ALL.into_iter().find(named)
     }
 
+    /// What is known of a GPU of this name, compute capability and number of multiprocessors: the one of that name,
+    /// else the nearest, with that share of its rates, memory bandwidth and L2 cache.
+    pub(crate) fn of(name: &str, capability: u32, multiprocessors: u32) -> Target {
+        let distance = |target: &Target| {
+            let size = target.multiprocessors.abs_diff(multiprocessors);
+            (target.capability.abs_diff(capability), size)
+        };
+        let by_kind = || {
+            let [first, rest @ ..] = Target::ALL;
+            let nearer = |best, next| if distance(&next) < distance(&best) { next } else { best };
+            rest.into_iter().fold(first, nearer)
+        };
+        let known = Target::nearest(name).unwrap_or_else(by_kind);
+        let share = f64::from(multiprocessors) / f64::from(known.multiprocessors);
+        Target {
+            capability,
+            multiprocessors,
+            l2_bytes: (known.l2_bytes as f64 * share) as u64,
+            memory_bandwidth: known.memory_bandwidth * share,
+            f32_rate: known.f32_rate * share,
+            f64_rate: known.f64_rate * share,
+            half_rate: known.half_rate * share,
+            tf32_rate: known.tf32_rate * share,
+            ..known
+        }
+    }
+
     /// Blocks of a kernel that a multiprocessor holds at a time; at least one.
     pub fn resident_blocks(&self, threads: u32, registers: Option<u32>, shared_bytes: u64) -> u32 {
         /// Registers of a multiprocessor, and what they are given out by to a warp.
