@@ -128,6 +128,11 @@ fn explained(plan: &Explanation) -> Value {
         "subject": plan.subject,
         "algorithm": plan.algorithm,
         "reason": plan.reason,
+        "expected_seconds": plan.expected_seconds,
+        "alternatives": plan.alternatives.iter().map(|other| json!({
+            "algorithm": other.algorithm,
+            "expected_seconds": other.seconds,
+        })).collect::<Vec<_>>(),
         "passes": plan.passes.iter().map(pass).collect::<Vec<_>>(),
         "workspace_bytes": plan.workspace_bytes,
         "flop": plan.flop,

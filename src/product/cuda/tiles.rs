@@ -2,7 +2,7 @@
 
 use crate::device::cuda::structs::Tiling;
 use crate::device::cuda::{
-    Arguments, CudaDevice, Divisor, Draft, Pointer, Spec, THREADS, Work, blocks,
+    Arguments, CudaDevice, Divisor, Draft, LOADS_AT_A_TIME, Pointer, Spec, THREADS, Work, blocks,
 };
 use crate::element::DType;
 use crate::error::{Result, checked_product};
@@ -123,6 +123,7 @@ impl Engine {
                 Work { f32_flop, f64_flop, l1: 2.0 * reads, instructions, ..Work::default() }
             }
         };
+        let mut loads = 0.0;
         for ((length, vector), along) in
             [rows, columns].into_iter().zip(operands.vectors).zip(operands.along_k)
         {
@@ -131,9 +132,11 @@ impl Engine {
             work.l1 += elements * passes;
             work.instructions += elements * instructions;
             // Element by element, or without copies in the background, a step waits for what it reads.
-            let waits = vector == 1 || self.instruction.is_none();
-            work.waits = if waits { 1.0 } else { work.waits };
+            if vector == 1 || self.instruction.is_none() {
+                loads += elements / (32.0 * warps * vector as f64);
+            }
         }
+        work.waits = if loads > 0.0 { (loads / LOADS_AT_A_TIME).max(1.0) } else { 0.0 };
         work.l2 = (rows + columns) * depth * size;
         work
     }

@@ -1,5 +1,6 @@
 //! `--explain`: a contract, as others script against its JSON.
 
+use convmat::Device;
 use serde_json::Value;
 
 use super::Folder;
@@ -44,6 +45,13 @@ fn every_command_explains_its_plan() {
                 plans.iter().for_each(|plan| check(plan, command));
                 let names: Vec<_> = plans.iter().map(|plan| plan["operation"].clone()).collect();
                 assert_eq!(names, ["backward_weight", "backward_input", "backward_bias"]);
+            }
+            if args[0] == "conv" && *device != Device::Cpu {
+                let plan = &object["plan"];
+                let others = plan["alternatives"].as_array().unwrap();
+                let seconds = |of: &Value| of["expected_seconds"].as_f64().unwrap();
+                assert!(!others.is_empty(), "{plan}");
+                assert!(others.iter().all(|other| seconds(other) >= seconds(plan)), "{plan}");
             }
             if args[0] == "conv" {
                 let flop = 2 * 4 * 30 * 2 * 9;
