@@ -15,7 +15,7 @@
 #include "element.cuh"
 #include "geometry.cuh"
 
-SWITCHES(TILE_ROWS, TILE_COLUMNS, OUTPUT, MMA, SPLIT)
+SWITCHES(TILE_ROWS, TILE_COLUMNS, OUTPUT, MMA, SPLIT, A_VECTOR, B_VECTOR)
 
 #ifndef OUTPUT
 #define OUTPUT ELEMENT
@@ -27,8 +27,14 @@ constexpr int CHUNK = 8, DEPTH = 32;
 // As many as the 48 KiB of a block's shared memory hold.
 constexpr int STAGES = 3;
 constexpr int RESIDENT_THREADS = 256;
-// What a warp computes: the larger, the fewer of its operations read shared memory.
-constexpr int WARP_ROWS = 64, WARP_COLUMNS = TILE_ROWS * TILE_COLUMNS > 64 * 64 ? 64 : 32;
+// What a warp computes: the larger, the fewer of its operations read shared memory. Where elements are moved one by
+// one, twice as many threads share that.
+constexpr bool SMALL = TILE_ROWS * TILE_COLUMNS <= 64 * 64;
+#if A_VECTOR == 1 || (defined(B_VECTOR) && B_VECTOR == 1)
+constexpr int WARP_ROWS = SMALL ? 32 : 64, WARP_COLUMNS = 32;
+#else
+constexpr int WARP_ROWS = 64, WARP_COLUMNS = SMALL ? 32 : 64;
+#endif
 constexpr int PRODUCT_THREADS = TILE_ROWS / WARP_ROWS * (TILE_COLUMNS / WARP_COLUMNS) * 32;
 #else
 constexpr int CHUNK = 16 / sizeof(Acc), DEPTH = 64 / sizeof(Acc);
@@ -37,7 +43,8 @@ constexpr int THREAD_ROWS = 8, THREAD_COLUMNS = sizeof(Acc) == 8 ? 4 : 8;
 constexpr int PRODUCT_THREADS = TILE_ROWS / THREAD_ROWS * (TILE_COLUMNS / THREAD_COLUMNS);
 // Turns of the innermost loop, with CHUNK terms each, that are one after the other in the code.
 constexpr int TURNS = sizeof(Acc) == 8 ? 4 : 2;
-constexpr int RESIDENT_THREADS = sizeof(Acc) == 8 ? 256 : 384;
+// Wide sums and indices, and what a thread of few has to move, take more registers.
+constexpr int RESIDENT_THREADS = sizeof(Acc) == 8 || INDEX_BITS == 64 || PRODUCT_THREADS == 64 ? 256 : 384;
 #endif
 // Blocks on a multiprocessor at a time, at least: what leaves every thread as many registers as it can have, or,
 // where each thread multiplies by itself, half of that.

@@ -390,8 +390,9 @@ fn auto_fits_any_workspace() {
             (dw.workspace(), dw.explanation()),
         ] {
             assert_eq!(bytes, 0, "{explanation}");
-            let fits = explanation.algorithm != "naive" || explanation.reason.contains("room");
-            assert!(fits, "{explanation}");
+            let reason = &explanation.reason;
+            let says = reason.contains("room") || reason.contains("so little to do");
+            assert!(explanation.algorithm != "naive" || says, "{explanation}");
         }
         let image = tensor::<bf16>(&x, &integers(1296, 1, 3));
         let kernel = tensor::<bf16>(&weight, &integers(576, 2, 3));

@@ -112,10 +112,12 @@ impl Candidates {
             Algorithm::Auto => {
                 let direct = self.direct && has_small_groups(p);
                 let first = direct.then_some(Chosen::Direct);
-                let product = Lowering::im2col(p).is_product().then_some(Chosen::Im2col);
-                let mut all: Vec<Chosen> = first.into_iter().chain(product).collect();
+                let mut all: Vec<Chosen> = first.into_iter().collect();
                 all.extend(self.implicit());
-                all.extend([Chosen::Im2col, Chosen::Shifted, Chosen::Naive]);
+                // Where it is one product, it comes before others that are as fast.
+                let product = Lowering::im2col(p).is_product();
+                all.insert(if product { 0 } else { all.len() }, Chosen::Im2col);
+                all.extend([Chosen::Shifted, Chosen::Naive]);
                 all
             }
         })
@@ -136,19 +138,22 @@ pub(super) fn write_best(
     write: &dyn Fn(&mut Draft, Chosen) -> Result<()>,
 ) -> Result<()> {
     let ways = candidates.wanted(p, options.algorithm)?;
-    let expected = match ways[..] {
-        _ if p.batch == 0 => Vec::new(),
-        [_] => Vec::new(),
+    let Expected { fitting, crowded_out } = match ways[..] {
+        _ if p.batch == 0 => Expected::default(),
+        [_] => Expected::default(),
         _ => expect(draft, options, &ways, write),
     };
-    let chosen = expected.first().map_or(ways[0], |(_, way)| *way);
+    let chosen = fitting.first().map_or(ways[0], |(_, way)| *way);
     explanation.algorithm = chosen.algorithm(p).to_string();
     explanation.reason = match options.algorithm {
         Algorithm::Implicit if !candidates.implicit => NO_ADJOINT.into(),
+        Algorithm::Auto if crowded_out => {
+            "what would be faster has no room in the workspace that is allowed".into()
+        }
         Algorithm::Auto => chosen.reason(p, candidates).into(),
         _ => "as asked for".into(),
     };
-    explanation.alternatives = alternatives(p, &expected);
+    explanation.alternatives = alternatives(p, &fitting);
     if p.batch == 0 {
         return Ok(());
     }
@@ -158,26 +163,38 @@ pub(super) fn write_best(
     Ok(())
 }
 
-/// How many seconds each way is expected to take, the fastest first. Those are left out that cannot be written or
-/// need more workspace than is allowed.
+/// How many seconds each way is expected to take, the fastest first.
+#[derive(Default)]
+struct Expected {
+    /// Those that can be written within the workspace that is allowed.
+    fitting: Vec<(f64, Chosen)>,
+    /// Whether one that needs more would be faster.
+    crowded_out: bool,
+}
+
 fn expect(
     draft: &Draft,
     options: &PlanOptions,
     ways: &[Chosen],
     write: &dyn Fn(&mut Draft, Chosen) -> Result<()>,
-) -> Vec<(f64, Chosen)> {
+) -> Expected {
     let limit = options.workspace_limit.unwrap_or(u64::MAX);
-    let mut expected: Vec<(f64, Chosen)> = Vec::new();
+    let (mut fitting, mut crowded_out) = (Vec::new(), f64::INFINITY);
     for &way in ways {
         let mut trial = draft.trial();
-        let written = write(&mut trial, way).is_ok() && trial.workspace_bytes() as u64 <= limit;
-        if written && !expected.iter().any(|(_, other)| *other == way) {
-            expected.push((trial.seconds(), way));
+        if write(&mut trial, way).is_err() {
+            continue;
+        }
+        if trial.workspace_bytes() as u64 <= limit {
+            fitting.push((trial.seconds(), way));
+        } else {
+            crowded_out = crowded_out.min(trial.seconds());
         }
     }
     // Stable: of equals the first stays first.
-    expected.sort_by(|a, b| a.0.total_cmp(&b.0));
-    expected
+    fitting.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let crowded_out = fitting.first().is_some_and(|best| crowded_out < best.0);
+    Expected { fitting, crowded_out }
 }
 
 /// The other algorithms, each in its fastest way.

@@ -131,7 +131,7 @@ impl SymmetricProduct {
                 line: Divisor::new(self.lines + 1),
             };
             let grid = blocks(count * self.parts, 1)?;
-            let threads = self.engine.threads([side; 2]);
+            let threads = self.engine.threads([side; 2], self.vector > 1);
             // SAFETY: passed on to the caller; the sums are as large as they were counted to be.
             unsafe { draft.launch(kernel.clone(), grid, threads, &arguments(sums, triangle)) };
             then(draft, Tiles { sums, triangle, side, count })?;

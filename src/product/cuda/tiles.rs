@@ -69,17 +69,22 @@ impl Engine {
         self.instruction.is_some()
     }
 
-    /// Threads of a block, by its tile: see `PRODUCT_THREADS` in kernels/lib/product.cuh.
-    pub(super) fn threads(self, [rows, columns]: [usize; 2]) -> u32 {
-        let area = rows * columns;
-        let threads = match self.instruction {
-            // A warp has 64×64 elements, or half of the smallest tile.
-            Some(_) if area > 64 * 64 => area / 128,
-            Some(_) => area / 64,
-            None if self.sums == DType::F64 => area / 32,
-            None => area / 64,
-        };
-        threads as u32
+    /// Rows and columns of a tile that a warp computes; `whole`: both factors are moved by chunks. See
+    /// `WARP_ROWS` and `THREAD_ROWS` in kernels/lib/product.cuh.
+    fn warp(self, tile: [usize; 2], whole: bool) -> [usize; 2] {
+        let small = tile == [64, 64];
+        match self.instruction {
+            Some(_) if whole => [64, if small { 32 } else { 64 }],
+            Some(_) => [if small { 32 } else { 64 }, 32],
+            None if self.sums == DType::F64 => [32, 32],
+            None => [32, 64],
+        }
+    }
+
+    /// Threads of a block.
+    pub(super) fn threads(self, tile: [usize; 2], whole: bool) -> u32 {
+        let [rows, columns] = self.warp(tile, whole);
+        (tile[0] / rows * (tile[1] / columns) * 32) as u32
     }
 
     /// Bytes of a sum.
@@ -88,23 +93,23 @@ impl Engine {
     }
 
     /// Blocks that a multiprocessor holds at a time, about: what the registers of their threads leave room for.
-    fn resident(self, tile: [usize; 2]) -> u32 {
-        let small = self.instruction.is_none() || tile == [64, 64];
-        let threads = if small && self.sums == DType::F32 { 384 } else { 256 };
-        (threads / self.threads(tile)).max(1)
+    fn resident(self, tile: [usize; 2], whole: bool) -> u32 {
+        let few = self.instruction.is_none() && self.sums == DType::F32 && tile != [64, 64];
+        let threads = if few { 384 } else { 256 };
+        (threads / self.threads(tile, whole)).max(1)
     }
 
     /// What a block does in a step, but for what it reads from memory.
     fn step_work(self, tile: [usize; 2], operands: &Operands) -> Work {
         let [rows, columns] = tile.map(|length| length as f64);
-        let (depth, warps) = (self.step() as f64, f64::from(self.threads(tile)) / 32.0);
+        let whole = operands.is_whole();
+        let (depth, warps) = (self.step() as f64, f64::from(self.threads(tile, whole)) / 32.0);
         let size = self.dtype.size() as f64;
         let flop = 2.0 * rows * columns * depth;
         let mut work = match self.instruction {
             Some(_) => {
-                // A warp's 64 rows, and all columns of the tile that its threads leave to it.
-                let across = columns * rows / (64.0 * warps);
-                let matrices = warps * (64.0 + across) / 16.0 * depth / 16.0;
+                let [down, across] = self.warp(tile, whole).map(|length| length as f64);
+                let matrices = warps * (down + across) / 16.0 * depth / 16.0;
                 let products = flop / 4096.0;
                 Work {
                     half_flop: flop,
@@ -178,6 +183,13 @@ pub(crate) struct Operands {
     pub along_k: [bool; 2],
     /// Bytes of all three, each counted once.
     pub bytes: usize,
+}
+
+impl Operands {
+    /// Whether both factors are moved by chunks.
+    fn is_whole(&self) -> bool {
+        self.vectors[0] > 1 && self.vectors[1] > 1
+    }
 }
 
 /// A batch of products `C[rows, columns] = A[rows, depth]·B[depth, columns]`, cut into blocks.
@@ -254,7 +266,7 @@ impl Product {
                 let parts = steps.div_ceil(part_steps).max(1);
                 let mut main = of_step.times((blocks * parts * part_steps) as f64);
                 main.blocks = (blocks * parts) as f64;
-                main.resident = f64::from(engine.resident(tile));
+                main.resident = f64::from(engine.resident(tile, operands.is_whole()));
                 // The first step is read before anything can be done.
                 main.waits = 1.0 + of_step.waits * part_steps as f64;
                 let written = if parts > 1 { parts * bytes } else { 0 };
@@ -312,7 +324,9 @@ impl Product {
             kernel.define("A_VECTOR", a).define("B_VECTOR", b).define("C_VECTOR", c)
         };
         let product = sized(self.engine.compile(kernel.clone()), self.tile, self.vectors);
-        let (grid, threads) = (blocks(self.blocks, 1)?, self.engine.threads(self.tile));
+        let grid = blocks(self.blocks, 1)?;
+        let whole = self.vectors[0] > 1 && self.vectors[1] > 1;
+        let threads = self.engine.threads(self.tile, whole);
         self.work.into_iter().flatten().for_each(|work| draft.expect(work));
         if self.parts == 1 {
             // SAFETY: passed on to the caller.
