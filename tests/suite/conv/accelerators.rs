@@ -73,7 +73,7 @@ fn large_products_of_half_types_read_copies() {
         }
         let room = plain.workspace_limit(copies);
         let same = conv.plan_forward::<bf16>(device, &x, &w, true, room).unwrap();
-        assert_eq!(same.to_string(), forward.to_string());
+        assert_eq!(same.explanation().passes, forward.explanation().passes);
         let tight =
             conv.plan_forward::<bf16>(device, &x, &w, true, plain.workspace_limit(copies - 1));
         let odd = conv.plan_forward::<bf16>(device, &[8, 66, 56, 56], &[64, 66, 3, 3], true, plain);
