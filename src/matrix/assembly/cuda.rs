@@ -1,5 +1,7 @@
 //! Assembly on CUDA: the axes' tables for `kernels/matrix/matrix.cu`, the packed weight, and the launches.
 
+use std::collections::BTreeMap;
+
 use super::call::WeightOrder;
 use super::places::Places;
 use crate::device::cuda::structs::{AxisTable, MatrixArgs, PackArgs};
@@ -16,8 +18,11 @@ use crate::plan::Explanation;
 const WHAT: &str = "the index tables of the matrix";
 
 /// Entries that a thread makes at least, if it can be had, so that what it has to find out about its row
-/// is worth it.
-const ENTRIES_PER_THREAD: usize = 8;
+/// is worth it. It makes less than twice as many: `CAPACITY` in the kernel.
+const ENTRIES_PER_THREAD: usize = 16;
+/// Threads of a block, and of one whose entries take more than 8 bytes, for which the same shared memory has to do.
+const BLOCK: u32 = 128;
+const BLOCK_OF_WIDE: u32 = 64;
 
 /// Writes a matrix of this extent.
 pub(super) fn assemble<T: Element>(
@@ -31,10 +36,10 @@ pub(super) fn assemble<T: Element>(
 ) -> Result<()> {
     let channels = &places.channels;
     let packed = pack(draft, places, weight)?;
-    let (tables, sections) = tables(places)?;
-    let tables = draft.table(WHAT, tables);
     let axis_rows = places.axes.each_ref().map(|axis| &axis.rows);
-    let steps = axis_rows.map(regular_steps);
+    let steps = axis_rows.map(usual_steps);
+    let (tables, sections) = tables(axis_rows, steps)?;
+    let tables = draft.table(WHAT, tables);
     let taps = places.axes.each_ref().map(|axis| axis.taps());
     let columns = axis_rows.map(AxisRows::columns);
     let column_strides = [columns[1] * columns[2], columns[2], 1];
@@ -42,7 +47,7 @@ pub(super) fn assemble<T: Element>(
     let axes = std::array::from_fn(|a| {
         let Section { rows, entries, taps } = sections[a];
         let [rows, entries, taps] = [rows, entries, taps].map(|at| tables.offset(4 * at));
-        let (column_step, tap_step) = steps[a].unwrap_or_default();
+        let (column_step, tap_step) = steps[a];
         AxisTable {
             rows,
             entries,
@@ -61,21 +66,27 @@ pub(super) fn assemble<T: Element>(
         .map(|rows| (0..rows.rows()).map(|r| rows.count(r)).max().unwrap_or(0))
         .product();
     let longest = channels.columns * longest_cell + usize::from(channels.bias);
-    let threads = if extent.width.size() + size_of::<T>() <= 8 { THREADS } else { THREADS / 2 };
+    let threads = if extent.width.size() + size_of::<T>() <= 8 { BLOCK } else { BLOCK_OF_WIDE };
     let capacity = 2 * ENTRIES_PER_THREAD * threads as usize;
-    let lanes = (longest / ENTRIES_PER_THREAD).clamp(1, threads as usize).ilog2();
+    // Rows of a multiple of 32 entries begin in one bank of shared memory, of 16 in two, and so on: enough
+    // threads that no more than four are in one.
+    let apart = 1 << longest.trailing_zeros().min(5);
+    let lanes = (longest / ENTRIES_PER_THREAD).max(apart / 4).clamp(1, threads as usize).ilog2();
     let pieces = longest.div_ceil(capacity).max(1);
     let runs = extent.rows.div_ceil((threads >> lanes) as usize);
 
     let positions = axis_rows.map(AxisRows::rows);
     let all_columns = channels.groups * channels.columns * places.plane() + 1;
     let planar = axis_rows[0].rows() == 1 && axis_rows[0].columns() == 1 && taps[0] == 1;
-    let regular = steps.iter().all(Option::is_some);
+    let regular = axis_rows
+        .iter()
+        .zip(steps)
+        .all(|(rows, steps)| (0..rows.rows()).all(|row| is_regular(rows, row, steps)));
     explanation.algorithm = if regular { "regular" } else { "tables" }.into();
     explanation.reason = if regular {
         "columns and taps of a row are equally far apart: threads count them".into()
     } else {
-        "taps share columns, or are unequally far apart: threads look them up".into()
+        "in some rows taps share columns, or are unequally far apart: threads look them up".into()
     };
     let options = draft.device().options();
     let spec = Spec::new("matrix.cu", "matrix")
@@ -149,25 +160,36 @@ fn pack<T: Element>(draft: &mut Draft, places: &Places, weight: Region<T>) -> Re
     Ok(packed)
 }
 
-/// The distances in columns and in taps from an entry to the next, if they are the same in all rows and no
-/// two taps share a column.
-fn regular_steps(rows: &AxisRows) -> Option<(i64, i64)> {
-    let mut steps = None;
-    for row in 0..rows.rows() {
-        let mut last = None;
-        for (column, taps) in rows.row(row) {
-            let &[tap] = taps else { return None };
-            let here = (column as i64, tap as i64);
-            if let Some((column, tap)) = last {
-                let step = (here.0 - column, here.1 - tap);
-                if *steps.get_or_insert(step) != step {
-                    return None;
-                }
+/// The distances in columns and in taps from an entry of a row to the next, if they are the same throughout it
+/// and no two taps share a column; `None` within if there is no next.
+fn steps(rows: &AxisRows, row: usize) -> Option<Option<(i64, i64)>> {
+    let (mut steps, mut last) = (None, None);
+    for (column, taps) in rows.row(row) {
+        let &[tap] = taps else { return None };
+        let here = (column as i64, tap as i64);
+        if let Some((column, tap)) = last {
+            let step = (here.0 - column, here.1 - tap);
+            if *steps.get_or_insert(step) != step {
+                return None;
             }
-            last = Some(here);
         }
+        last = Some(here);
     }
-    Some(steps.unwrap_or_default())
+    Some(steps)
+}
+
+/// The distances that most rows of an axis have.
+fn usual_steps(rows: &AxisRows) -> (i64, i64) {
+    let mut found = BTreeMap::new();
+    for step in (0..rows.rows()).filter_map(|row| steps(rows, row).flatten()) {
+        *found.entry(step).or_insert(0) += 1;
+    }
+    found.into_iter().max_by_key(|&(_, count)| count).map_or((0, 0), |(step, _)| step)
+}
+
+/// Whether a row has these distances.
+fn is_regular(rows: &AxisRows, row: usize, usual: (i64, i64)) -> bool {
+    steps(rows, row).is_some_and(|own| own.is_none_or(|own| own == usual))
 }
 
 /// Where the tables of an axis begin: its rows (`AxisRow` in the kernel), entries (`AxisEntry`) and taps.
@@ -178,42 +200,44 @@ struct Section {
     taps: usize,
 }
 
-/// The tables of all axes.
-fn tables(places: &Places) -> Result<(Vec<i32>, [Section; 3])> {
+/// The tables of all axes, whose regular rows have these distances from entry to entry.
+fn tables(axes: [&AxisRows; 3], steps: [(i64, i64); 3]) -> Result<(Vec<i32>, [Section; 3])> {
     let mut table = Vec::new();
     let mut sections = [Section::default(); 3];
-    // Rows first: they are aligned to 8 bytes.
-    for (axis, section) in places.axes.iter().zip(&mut sections) {
-        let rows = &axis.rows;
+    // Lists of taps last: the others are aligned to 8 bytes.
+    for ((rows, steps), section) in axes.into_iter().zip(steps).zip(&mut sections) {
         section.rows = table.len();
         reserve(&mut table, rows.rows().saturating_mul(6))?;
         for row in 0..rows.rows() {
-            let (column, tap) = rows.row(row).next().map_or((0, 0), |(c, taps)| (c, taps[0]));
-            for number in [rows.before(row), rows.count(row), column, tap] {
-                table.push(narrow(number)?);
-            }
+            let (column, taps) = rows.row(row).next().unwrap_or((0, &[0]));
+            table.extend([narrow(rows.before(row))?, narrow(rows.count(row))?, narrow(column)?]);
+            table.push(if is_regular(rows, row, steps) { narrow(taps[0])? } else { -1 });
             table.extend(Divisor::new(rows.count(row)).magic_numbers());
         }
     }
-    for (axis, section) in places.axes.iter().zip(&mut sections) {
-        let rows = &axis.rows;
+    let mut lists = Vec::new();
+    for (rows, section) in axes.into_iter().zip(&mut sections) {
         section.entries = table.len();
-        reserve(&mut table, rows.total().saturating_mul(3))?;
-        let mut first = 0;
+        reserve(&mut table, rows.total().saturating_mul(2))?;
         for (column, taps) in (0..rows.rows()).flat_map(|row| rows.row(row)) {
-            for number in [column, first, taps.len()] {
-                table.push(narrow(number)?);
-            }
-            first += taps.len();
-        }
-        section.taps = table.len();
-        reserve(&mut table, first)?;
-        for (_, taps) in (0..rows.rows()).flat_map(|row| rows.row(row)) {
-            for &tap in taps {
-                table.push(narrow(tap)?);
-            }
+            let tap = match *taps {
+                [tap] => narrow(tap)?,
+                _ => {
+                    let place = narrow(lists.len())?;
+                    reserve(&mut lists, 1 + taps.len())?;
+                    lists.push(narrow(taps.len())?);
+                    for &tap in taps {
+                        lists.push(narrow(tap)?);
+                    }
+                    !place
+                }
+            };
+            table.extend([narrow(column)?, tap]);
         }
     }
+    sections.iter_mut().for_each(|section| section.taps = table.len());
+    reserve(&mut table, lists.len())?;
+    table.append(&mut lists);
     Ok((table, sections))
 }
 
