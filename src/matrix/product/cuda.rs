@@ -19,6 +19,9 @@ fn same_size<T: Element>() -> DType {
     }
 }
 
+/// Entries that a thread reads at once: the same in the kernels.
+const AT_ONCE: usize = 4;
+
 /// M·X for `x` of shape `[columns, vectors]`; writes all of `y`.
 pub(super) fn mul<T: Element>(
     draft: &mut Draft,
@@ -33,8 +36,8 @@ pub(super) fn mul<T: Element>(
         return Ok(());
     }
     let pack = vector(size_of::<T>(), &[vectors], &[x.alignment(), y.alignment()]);
-    // As many threads to a row as it has entries, on average.
-    let lanes = (nnz / rows).clamp(1, 32).ilog2();
+    // As many threads to a row as have several entries of it each, on average.
+    let lanes = (nnz / rows / AT_ONCE).clamp(1, 32).ilog2();
     let (entry, threads_of_row) =
         if vectors == 1 { ("mul_vector", 1 << lanes) } else { ("mul_matrix", vectors / pack) };
     let threads = rows.saturating_mul(threads_of_row);
