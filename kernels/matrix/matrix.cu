@@ -1,6 +1,6 @@
 // matrix: a convolution, or its adjoint, as compressed sparse rows; columns of a row ascend.
 //
-// A block writes the entries of neighbouring rows, which are contiguous, or a piece of one long row. LANES
+// A block writes the entries of neighbouring rows, which are contiguous, or a piece of one long row. `lanes`
 // threads make a row in shared memory; the block then copies all entries out, 16 bytes at a time, regardless
 // of where rows begin and end. The row pointers are known in closed form (src/matrix/assembly/places.rs), so
 // that no block waits for another.
@@ -24,13 +24,18 @@ HOST struct alignas(8) AxisRow {
     i32 before, count, column, tap;
     u32 magic, shift;
 };
-// A column of such a row, and its tap. Several taps are a list: taps[~tap] says how many, and they follow.
+// A column of such a row, and its tap; -1 if there are several.
 HOST struct alignas(8) AxisEntry {
     i32 column, tap;
+};
+// The taps of such a column: taps[first] and `count - 1` after it.
+HOST struct alignas(8) AxisTaps {
+    i32 first, count;
 };
 HOST struct AxisTable {
     const AxisRow* rows;
     const AxisEntry* entries;
+    const AxisTaps* lists;
     const i32* taps;
     i64 total;                    // entries of all rows
     i64 column_stride;            // positions of a column channel from one column of the axis to the next
@@ -50,12 +55,12 @@ HOST struct MatrixArgs {
     i64 plane;       // positions of a column channel
     i64 taps;
     i64 bias_column;
-    i64 lanes; // log2 of LANES
-    Divisor pieces, positions, area, line, row_channels;
+    i64 height; // rows of a block
+    Divisor lanes, pieces, positions, area, line, row_channels;
 };
 
-// Entries of a block, at most.
-#define CAPACITY (32 * THREADS)
+// Entries of a block, at most: with kernels of 3×3 and channels by powers of two all of it is used.
+#define CAPACITY (36 * THREADS)
 // What is copied out lies as far behind a multiple of so many bytes as where it goes.
 #define LINE_BYTES 128
 
@@ -93,18 +98,17 @@ struct Digits {
     Index channel;
     i32 d, h, w;
 };
+DEVICE Divisor entries_of(const AxisRow& row) { return Divisor{row.count, row.magic, row.shift}; }
 DEVICE Digits digits_of(Index number, const Row& row) {
-#define OVER(n, axis) divide(n, Divisor{axis.count, axis.magic, axis.shift})
-    Index above = OVER(number, row.w), outer = OVER(above, row.h), channel = PLANAR ? outer : OVER(outer, row.d);
-#undef OVER
+    Index above = divide(number, entries_of(row.w)), outer = divide(above, entries_of(row.h));
+    Index channel = PLANAR ? outer : divide(outer, entries_of(row.d));
     return Digits{channel, (i32)(outer - channel * row.d.count), (i32)(above - outer * row.h.count),
                   (i32)(number - above * row.w.count)};
 }
 // The same for a number below 2^31.
 DEVICE Digits digits_of_narrow(i32 number, const Row& row) {
-#define OVER(n, axis) divide_narrow(n, axis.magic, axis.shift)
-    i32 above = OVER(number, row.w), outer = OVER(above, row.h), channel = PLANAR ? outer : OVER(outer, row.d);
-#undef OVER
+    i32 above = divide_narrow(number, entries_of(row.w)), outer = divide_narrow(above, entries_of(row.h));
+    i32 channel = PLANAR ? outer : divide_narrow(outer, entries_of(row.d));
     return Digits{channel, outer - channel * row.d.count, above - outer * row.h.count,
                   number - above * row.w.count};
 }
@@ -117,15 +121,16 @@ struct Distance {
 };
 DEVICE Distance distance(const MatrixArgs& args, const Row& row, const Digits& digits) {
     const AxisTable(&axes)[3] = args.axes;
-    Unsigned columns = (Unsigned)digits.channel * (Unsigned)args.plane;
-    Unsigned weights = (Unsigned)digits.channel * (Unsigned)args.taps;
+    Unsigned channel = (Unsigned)digits.channel;
+    Unsigned d = (Unsigned)digits.d, h = (Unsigned)digits.h, w = (Unsigned)digits.w;
+    Distance far = {channel * (Unsigned)args.plane, channel * (Unsigned)args.taps};
     if (regular(row)) {
-        columns += (Unsigned)(digits.d * (Index)axes[0].column_step + digits.h * (Index)axes[1].column_step +
-                              digits.w * (Index)axes[2].column_step);
-        weights += (Unsigned)(digits.d * (Index)axes[0].weight_step + digits.h * (Index)axes[1].weight_step +
-                              digits.w * (Index)axes[2].weight_step);
+        far.columns += d * (Unsigned)axes[0].column_step + h * (Unsigned)axes[1].column_step +
+                       w * (Unsigned)axes[2].column_step;
+        far.weights += d * (Unsigned)axes[0].weight_step + h * (Unsigned)axes[1].weight_step +
+                       w * (Unsigned)axes[2].weight_step;
     }
-    return Distance{columns, weights};
+    return far;
 }
 
 // The entries of a row that a thread makes.
@@ -168,30 +173,30 @@ struct Walk {
 };
 
 #if !REGULAR
-// The weights of all taps that are in all three lists, added up and rounded once; a single one is copied.
-DEVICE ELEMENT merged(const MatrixArgs& args, const ELEMENT* weights, const i32 (&taps)[3]) {
+// The sum of the weights of all taps that are in the lists of three entries, rounded once.
+DEVICE ELEMENT merged(const MatrixArgs& args, const ELEMENT* weights, u32 entry_d, u32 entry_h, u32 entry_w) {
     const AxisTable(&axes)[3] = args.axes;
-    i32 counts[3];
-    UNROLL
-    for (int a = 0; a < 3; ++a) counts[a] = taps[a] < 0 ? axes[a].taps[~taps[a]] : 1;
-    const auto from = [&](const ELEMENT* weights, int axis, i32 i) {
-        i32 tap = taps[axis] < 0 ? axes[axis].taps[~taps[axis] + 1 + i] : taps[axis];
-        return weights + tap * (Index)axes[axis].weight_stride;
-    };
+    AxisTaps d = PLANAR ? AxisTaps{0, 1} : load(axes[0].lists + entry_d);
+    AxisTaps h = load(axes[1].lists + entry_h), w = load(axes[2].lists + entry_w);
+    i32 at_d = 0, at_h = 0, at_w = 0, terms = d.count * h.count * w.count;
     Acc sum = 0;
-    ELEMENT single = zero<ELEMENT>();
-    for (i32 d = 0; d < counts[0]; ++d) {
-        for (i32 h = 0; h < counts[1]; ++h) {
-            const ELEMENT* line = from(from(weights, 0, d), 1, h);
-            UNROLL_BY(1)
-            for (i32 w = 0; w < counts[2]; ++w) {
-                single = load(from(line, 2, w));
-                // 0 + -0 is 0: the sum begins with the first weight.
-                sum = d + h + w == 0 ? to_acc(single) : sum + to_acc(single);
+    UNROLL_BY(1)
+    for (i32 i = 0; i < terms; ++i) {
+        Index place = load(axes[1].taps + (u32)(h.first + at_h)) * (Index)axes[1].weight_stride +
+                      load(axes[2].taps + (u32)(w.first + at_w));
+        if (!PLANAR) place += load(axes[0].taps + (u32)(d.first + at_d)) * (Index)axes[0].weight_stride;
+        Acc term = to_acc(load(weights + place));
+        // 0 + -0 is 0: the sum begins with the first weight.
+        sum = i == 0 ? term : sum + term;
+        if (++at_w == w.count) {
+            at_w = 0;
+            if (++at_h == h.count) {
+                at_h = 0;
+                ++at_d;
             }
         }
     }
-    return (taps[0] | taps[1] | taps[2]) < 0 ? from_acc<ELEMENT>(sum) : single;
+    return from_acc<ELEMENT>(sum);
 }
 #endif
 
@@ -217,12 +222,13 @@ KERNEL(matrix, MatrixArgs, THREADS) {
     SHARED(ELEMENT, values, CAPACITY + LINE_BYTES / sizeof(ELEMENT));
     SHARED(COLUMN, bounds, 2);
     const AxisTable(&axes)[3] = args.axes;
-    int thread = (int)threadIdx.x, log_lanes = (int)args.lanes, lanes = 1 << log_lanes, lane = thread & (lanes - 1);
     Index rows = (Index)args.rows, channels = (Index)args.channels;
-    int run = divide_narrow((int)blockIdx.x, args.pieces.magic, args.pieces.shift);
+    int thread = (int)threadIdx.x, lanes = (int)args.lanes.by;
+    int group = divide_narrow(thread, args.lanes), lane = thread - group * lanes;
+    int run = divide_narrow((int)blockIdx.x, args.pieces);
     Index from = (Index)((int)blockIdx.x - run * (int)args.pieces.by) * CAPACITY;
-    Index height = THREADS >> log_lanes, first = run * height, last = smaller(first + height, rows) - 1;
-    Index number = first + (thread >> log_lanes);
+    Index first = run * (Index)args.height, last = smaller(first + (Index)args.height, rows) - 1;
+    Index number = first + group;
     Row row = row_at(args, smaller(number, last));
     Index own = channels * (row.d.count * row.h.count * row.w.count), length = own + (args.bias ? 1 : 0);
     if (thread == 0) bounds[0] = row.before;
@@ -243,7 +249,7 @@ KERNEL(matrix, MatrixArgs, THREADS) {
         Index base = divide(row.channel, args.row_channels) * channels * (Index)args.plane;
         Index weights = row.channel * channels * (Index)args.taps;
         Walk walk(args, row, digits_of_narrow(lane, row));
-        if (from > 0) {
+        if (from > 0 && from < own) {
             Digits skipped = digits_of(from, row);
             walk.step(skipped, distance(args, row, skipped));
         }
@@ -251,8 +257,8 @@ KERNEL(matrix, MatrixArgs, THREADS) {
         Distance far = distance(args, row, apart);
         int upto = (int)smaller<Index>(own - from, CAPACITY);
         if (regular(row)) {
-            Index column = row.d.column * (Index)axes[0].column_stride + row.h.column * (Index)axes[1].column_stride +
-                           row.w.column;
+            Index column = row.d.column * (Index)axes[0].column_stride +
+                           row.h.column * (Index)axes[1].column_stride + row.w.column;
             Index tap = row.d.tap * (Index)axes[0].weight_stride + row.h.tap * (Index)axes[1].weight_stride +
                         row.w.tap;
             walk.move({(Unsigned)(base + column), (Unsigned)(weights + tap)});
@@ -267,12 +273,16 @@ KERNEL(matrix, MatrixArgs, THREADS) {
             walk.move({(Unsigned)base, (Unsigned)weights});
             UNROLL_BY(1)
             for (int p = lane; p < upto; p += lanes) {
-                AxisEntry d = load(axes[0].entries + (u32)(row.d.before + (PLANAR ? 0 : walk.d)));
-                AxisEntry h = load(axes[1].entries + (u32)(row.h.before + walk.h));
-                AxisEntry w = load(axes[2].entries + (u32)(row.w.before + walk.w));
+                u32 at_d = row.d.before + walk.d, at_h = row.h.before + walk.h, at_w = row.w.before + walk.w;
+                AxisEntry d = PLANAR ? AxisEntry{0, 0} : load(axes[0].entries + at_d);
+                AxisEntry h = load(axes[1].entries + at_h), w = load(axes[2].entries + at_w);
                 own_columns[p] = (COLUMN)((Index)walk.at.columns + d.column * (Index)axes[0].column_stride +
                                           h.column * (Index)axes[1].column_stride + w.column);
-                own_values[p] = merged(args, args.weight + walk.at.weights, {d.tap, h.tap, w.tap});
+                if ((d.tap | h.tap | w.tap) >= 0)
+                    own_values[p] = load(args.weight + (walk.at.weights + (Unsigned)(
+                        d.tap * (Index)axes[0].weight_stride + h.tap * (Index)axes[1].weight_stride + w.tap)));
+                else
+                    own_values[p] = merged(args, args.weight + walk.at.weights, at_d, at_h, at_w);
                 walk.step(apart, far);
             }
         }

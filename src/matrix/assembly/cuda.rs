@@ -17,9 +17,9 @@ use crate::plan::Explanation;
 
 const WHAT: &str = "the index tables of the matrix";
 
-/// Entries that a thread makes at least, if it can be had, so that what it has to find out about its row
-/// is worth it. It makes less than twice as many: `CAPACITY` in the kernel.
-const ENTRIES_PER_THREAD: usize = 16;
+/// Entries for each thread of a block, at most (`CAPACITY` in the kernel): enough that what a thread has to find
+/// out about its row is worth it.
+const ENTRIES_PER_THREAD: usize = 36;
 /// Threads of a block, and of one whose entries take more than 8 bytes, for which the same shared memory has to do.
 const BLOCK: u32 = 128;
 const BLOCK_OF_WIDE: u32 = 64;
@@ -45,12 +45,14 @@ pub(super) fn assemble<T: Element>(
     let column_strides = [columns[1] * columns[2], columns[2], 1];
     let weight_strides = [taps[1] * taps[2], taps[2], 1];
     let axes = std::array::from_fn(|a| {
-        let Section { rows, entries, taps } = sections[a];
-        let [rows, entries, taps] = [rows, entries, taps].map(|at| tables.offset(4 * at));
+        let Section { rows, entries, lists, taps } = sections[a];
+        let [rows, entries, lists, taps] =
+            [rows, entries, lists, taps].map(|at| tables.offset(4 * at));
         let (column_step, tap_step) = steps[a];
         AxisTable {
             rows,
             entries,
+            lists,
             taps,
             total: axis_rows[a].total() as i64,
             column_stride: column_strides[a] as i64,
@@ -60,20 +62,22 @@ pub(super) fn assemble<T: Element>(
         }
     });
 
-    // The longest row says how many threads share one, and how many pieces that takes.
+    // The longest row says how many rows a block has, or how many pieces a row takes.
     let longest_cell: usize = axis_rows
         .iter()
         .map(|rows| (0..rows.rows()).map(|r| rows.count(r)).max().unwrap_or(0))
         .product();
     let longest = channels.columns * longest_cell + usize::from(channels.bias);
     let threads = if extent.width.size() + size_of::<T>() <= 8 { BLOCK } else { BLOCK_OF_WIDE };
-    let capacity = 2 * ENTRIES_PER_THREAD * threads as usize;
+    let capacity = ENTRIES_PER_THREAD * threads as usize;
     // Rows of a multiple of 32 entries begin in one bank of shared memory, of 16 in two, and so on: enough
-    // threads that no more than four are in one.
-    let apart = 1 << longest.trailing_zeros().min(5);
-    let lanes = (longest / ENTRIES_PER_THREAD).max(apart / 4).clamp(1, threads as usize).ilog2();
+    // threads to a row that no more than four are in one.
+    let together = 1 << longest.trailing_zeros().min(5);
+    let most = threads as usize / (together / 4).max(1);
+    let height = (capacity / longest.max(1)).clamp(1, most);
+    let lanes = threads as usize / height;
     let pieces = longest.div_ceil(capacity).max(1);
-    let runs = extent.rows.div_ceil((threads >> lanes) as usize);
+    let runs = extent.rows.div_ceil(height);
 
     let positions = axis_rows.map(AxisRows::rows);
     let all_columns = channels.groups * channels.columns * places.plane() + 1;
@@ -111,7 +115,8 @@ pub(super) fn assemble<T: Element>(
         plane: places.plane() as i64,
         taps: places.taps() as i64,
         bias_column: places.bias_column().unwrap_or(0) as i64,
-        lanes: i64::from(lanes),
+        height: height as i64,
+        lanes: Divisor::new(lanes),
         pieces: Divisor::new(pieces),
         positions: Divisor::new(positions),
         area,
@@ -192,11 +197,13 @@ fn is_regular(rows: &AxisRows, row: usize, usual: (i64, i64)) -> bool {
     steps(rows, row).is_some_and(|own| own.is_none_or(|own| own == usual))
 }
 
-/// Where the tables of an axis begin: its rows (`AxisRow` in the kernel), entries (`AxisEntry`) and taps.
+/// Where the tables of an axis begin: its rows (`AxisRow` in the kernel), entries (`AxisEntry`), their lists
+/// (`AxisTaps`) and taps.
 #[derive(Clone, Copy, Debug, Default)]
 struct Section {
     rows: usize,
     entries: usize,
+    lists: usize,
     taps: usize,
 }
 
@@ -204,7 +211,7 @@ struct Section {
 fn tables(axes: [&AxisRows; 3], steps: [(i64, i64); 3]) -> Result<(Vec<i32>, [Section; 3])> {
     let mut table = Vec::new();
     let mut sections = [Section::default(); 3];
-    // Lists of taps last: the others are aligned to 8 bytes.
+    // Taps last: the others are aligned to 8 bytes.
     for ((rows, steps), section) in axes.into_iter().zip(steps).zip(&mut sections) {
         section.rows = table.len();
         reserve(&mut table, rows.rows().saturating_mul(6))?;
@@ -215,29 +222,30 @@ fn tables(axes: [&AxisRows; 3], steps: [(i64, i64); 3]) -> Result<(Vec<i32>, [Se
             table.extend(Divisor::new(rows.count(row)).magic_numbers());
         }
     }
-    let mut lists = Vec::new();
     for (rows, section) in axes.into_iter().zip(&mut sections) {
+        let entries = || (0..rows.rows()).flat_map(|row| rows.row(row));
         section.entries = table.len();
-        reserve(&mut table, rows.total().saturating_mul(2))?;
-        for (column, taps) in (0..rows.rows()).flat_map(|row| rows.row(row)) {
-            let tap = match *taps {
-                [tap] => narrow(tap)?,
-                _ => {
-                    let place = narrow(lists.len())?;
-                    reserve(&mut lists, 1 + taps.len())?;
-                    lists.push(narrow(taps.len())?);
-                    for &tap in taps {
-                        lists.push(narrow(tap)?);
-                    }
-                    !place
-                }
-            };
+        reserve(&mut table, rows.total().saturating_mul(4))?;
+        for (column, taps) in entries() {
+            let tap = if let [tap] = *taps { narrow(tap)? } else { -1 };
             table.extend([narrow(column)?, tap]);
         }
+        section.lists = table.len();
+        let mut first = 0;
+        for (_, taps) in entries() {
+            table.extend([narrow(first)?, narrow(taps.len())?]);
+            first += taps.len();
+        }
     }
-    sections.iter_mut().for_each(|section| section.taps = table.len());
-    reserve(&mut table, lists.len())?;
-    table.append(&mut lists);
+    for (rows, section) in axes.into_iter().zip(&mut sections) {
+        section.taps = table.len();
+        for (_, taps) in (0..rows.rows()).flat_map(|row| rows.row(row)) {
+            reserve(&mut table, taps.len())?;
+            for &tap in taps {
+                table.push(narrow(tap)?);
+            }
+        }
+    }
     Ok((table, sections))
 }
 
