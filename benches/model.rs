@@ -3,22 +3,22 @@
 //!
 //! ```text
 //! cargo bench --features full --bench model [-- --target h100 --shapes stem,conv2 --operations dx --blocks 32
-//!     --types f32,bf16 --padding reflect --indices 64]
+//!     --types f32,bf16 --padding reflect --indices 64 --entries 1000000]
 //! ```
 //!
 //! Prints a table in Markdown: of each layer, operation, element type and layout the modelled time of all its
 //! launches, its part of the roofline, what binds the longest launch, and how far that one's accesses are from
 //! the least. Kernels are made for each layer, as on a GPU, so that the first run compiles hundreds.
 //!
-//! The matrix of a layer is assembled on the simulator (`matrix`), but made on the CPU for what reads it: of a
-//! smaller image, and a still smaller one for `transpose`, of whose passes all blocks have to run.
+//! The matrix of a layer is assembled on the simulator (`matrix`), but made on the CPU for what reads it: of an
+//! image so small that it has at most so many entries, and fewer for `transpose`, all of whose blocks have to run.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use convmat::{
-    Csr, DType, Device, Element, LaunchProfile, Layout, Profiling, Result, Simulation, Target, Tensor,
-    with_axes,
+    Csr, DType, Device, Element, LaunchProfile, Layout, Profiling, Result, Simulation, Target,
+    Tensor, with_axes,
 };
 use half::{bf16, f16};
 
@@ -30,14 +30,15 @@ const OPERATIONS: [&str; 9] =
 
 /// Vectors that a matrix is multiplied with at once.
 const VECTORS: usize = 16;
-/// Entries of the matrices that are multiplied and transposed, at most.
+/// Entries of matrices that are multiplied and transposed, at most.
 const MULTIPLIED: usize = 8_000_000;
 const TRANSPOSED: usize = 1_000_000;
 
-/// Simulators that count some blocks of a launch, and all of them.
-struct Devices {
+/// Simulators that count some blocks of a launch, and all of them; and entries of matrices, if they are given.
+struct Setting {
     some: Device,
     all: Device,
+    entries: Option<usize>,
 }
 
 fn main() -> ExitCode {
@@ -71,7 +72,8 @@ fn run() -> Result<()> {
         let rest = Simulation::default();
         Device::simulator_with(Simulation { profiling, specialise: true, wide_indices, ..rest })
     };
-    let devices = Devices { some: device(Some(blocks))?, all: device(None)? };
+    let entries = value("--entries").and_then(|text| text.parse().ok());
+    let setting = Setting { some: device(Some(blocks))?, all: device(None)?, entries };
     println!(
         "Modelled for {target}, at most {blocks} blocks of a launch counted; nothing is measured.\n"
     );
@@ -87,13 +89,13 @@ fn run() -> Result<()> {
             let typed = |dtype: DType| types.is_empty() || types.contains(&&*dtype.to_string());
             for operation in OPERATIONS.into_iter().filter(asked) {
                 if typed(DType::F32) {
-                    rows.extend(profile::<f32>(&devices, &shape, operation)?);
+                    rows.extend(profile::<f32>(&setting, &shape, operation)?);
                 }
                 if typed(DType::F16) {
-                    rows.extend(profile::<f16>(&devices, &shape, operation)?);
+                    rows.extend(profile::<f16>(&setting, &shape, operation)?);
                 }
                 if typed(DType::BF16) {
-                    rows.extend(profile::<bf16>(&devices, &shape, operation)?);
+                    rows.extend(profile::<bf16>(&setting, &shape, operation)?);
                 }
             }
         }
@@ -108,13 +110,13 @@ fn run() -> Result<()> {
 
 /// Prints a row; gives the part of the roofline and the row, unless launching takes the longest.
 fn profile<T: Element>(
-    devices: &Devices,
+    setting: &Setting,
     shape: &Shape,
     operation: &str,
 ) -> Result<Option<(f64, String)>> {
     let device = match operation {
-        "transpose" => &devices.all,
-        _ => &devices.some,
+        "transpose" => &setting.all,
+        _ => &setting.some,
     };
     match operation {
         "matrix" => {
@@ -125,7 +127,7 @@ fn profile<T: Element>(
         }
         "spmv" | "spmm" | "transpose" => {
             let most = if operation == "transpose" { TRANSPOSED } else { MULTIPLIED };
-            let shape = shape.for_entries(most)?;
+            let shape = shape.for_entries(setting.entries.unwrap_or(most))?;
             let weight = Tensor::<T>::zeros(&Device::Cpu, &shape.weight_shape())?;
             let matrix = assembled(&shape, &weight)?.to_device(device)?;
             let vectors = |count| Tensor::<T>::zeros(device, &[matrix.columns(), count]);
