@@ -70,6 +70,7 @@ template <typename T, int BLOCK> DEVICE T sum_before(T own, T (&warp_sums)[BLOCK
     barrier();
     T before = upto - own;
     all = 0;
+    UNROLL_BY(4)
     for (int w = 0; w < BLOCK / 32; ++w) {
         if (w < warp) before += warp_sums[w];
         all += warp_sums[w];
