@@ -2,26 +2,44 @@
 //! measured.
 //!
 //! ```text
-//! cargo bench --features full --bench model [-- --target h100 --shapes stem,conv2 --operations dx --blocks 32]
+//! cargo bench --features full --bench model [-- --target h100 --shapes stem,conv2 --operations dx --blocks 32
+//!     --types f32,bf16 --padding reflect --indices 64 --entries 1000000]
 //! ```
 //!
 //! Prints a table in Markdown: of each layer, operation, element type and layout the modelled time of all its
 //! launches, its part of the roofline, what binds the longest launch, and how far that one's accesses are from
 //! the least. Kernels are made for each layer, as on a GPU, so that the first run compiles hundreds.
+//!
+//! The matrix of a layer is assembled on the simulator (`matrix`), but made on the CPU for what reads it: of an
+//! image so small that it has at most so many entries, and fewer for `transpose`, all of whose blocks have to run.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use convmat::{
-    Device, Element, LaunchProfile, Layout, Profiling, Result, Simulation, Target, Tensor,
-    with_axes,
+    Csr, DType, Device, Element, LaunchProfile, Layout, Profiling, Result, Simulation, Target,
+    Tensor, with_axes,
 };
 use half::{bf16, f16};
 
 mod shapes;
 use shapes::{CATALOGUE, Shape};
 
-const OPERATIONS: [&str; 5] = ["unfold", "fold", "forward", "dx", "dw"];
+const OPERATIONS: [&str; 9] =
+    ["unfold", "fold", "forward", "dx", "dw", "matrix", "spmv", "spmm", "transpose"];
+
+/// Vectors that a matrix is multiplied with at once.
+const VECTORS: usize = 16;
+/// Entries of matrices that are multiplied and transposed, at most.
+const MULTIPLIED: usize = 8_000_000;
+const TRANSPOSED: usize = 1_000_000;
+
+/// Simulators that count some blocks of a launch, and all of them; and entries of matrices, if they are given.
+struct Setting {
+    some: Device,
+    all: Device,
+    entries: Option<usize>,
+}
 
 fn main() -> ExitCode {
     match run() {
@@ -46,9 +64,16 @@ fn run() -> Result<()> {
     // As for all benches in test mode: a little of everything.
     let test = arguments.iter().any(|argument| argument == "--test");
     let names = if test { vec!["notebook"] } else { names };
-    let profiling = Some(Profiling { target, blocks: Some(blocks) });
-    let simulation = Simulation { profiling, specialise: true, ..Simulation::default() };
-    let device = Device::simulator_with(simulation)?;
+    let types: Vec<&str> = list("--types");
+    let padding = value("--padding").map(str::parse).transpose()?;
+    let device = |blocks| {
+        let profiling = Some(Profiling { target, blocks });
+        let wide_indices = value("--indices") == Some("64");
+        let rest = Simulation::default();
+        Device::simulator_with(Simulation { profiling, specialise: true, wide_indices, ..rest })
+    };
+    let entries = value("--entries").and_then(|text| text.parse().ok());
+    let setting = Setting { some: device(Some(blocks))?, all: device(None)?, entries };
     println!(
         "Modelled for {target}, at most {blocks} blocks of a launch counted; nothing is measured.\n"
     );
@@ -59,12 +84,19 @@ fn run() -> Result<()> {
     let mut rows = Vec::new();
     for shape in CATALOGUE.iter().filter(|shape| names.is_empty() || names.contains(&shape.name)) {
         for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
-            let shape = Shape { layout, ..*shape };
+            let shape = Shape { layout, mode: padding.unwrap_or(shape.mode), ..*shape };
             let asked = |of: &&str| operations.is_empty() || operations.contains(of);
+            let typed = |dtype: DType| types.is_empty() || types.contains(&&*dtype.to_string());
             for operation in OPERATIONS.into_iter().filter(asked) {
-                rows.extend(profile::<f32>(&device, &shape, operation)?);
-                rows.extend(profile::<f16>(&device, &shape, operation)?);
-                rows.extend(profile::<bf16>(&device, &shape, operation)?);
+                if typed(DType::F32) {
+                    rows.extend(profile::<f32>(&setting, &shape, operation)?);
+                }
+                if typed(DType::F16) {
+                    rows.extend(profile::<f16>(&setting, &shape, operation)?);
+                }
+                if typed(DType::BF16) {
+                    rows.extend(profile::<bf16>(&setting, &shape, operation)?);
+                }
             }
         }
     }
@@ -78,10 +110,48 @@ fn run() -> Result<()> {
 
 /// Prints a row; gives the part of the roofline and the row, unless launching takes the longest.
 fn profile<T: Element>(
-    device: &Device,
+    setting: &Setting,
     shape: &Shape,
     operation: &str,
 ) -> Result<Option<(f64, String)>> {
+    let device = match operation {
+        "transpose" => &setting.all,
+        _ => &setting.some,
+    };
+    match operation {
+        "matrix" => {
+            let shape = shape.for_matrix()?;
+            let weight = Tensor::<T>::zeros(device, &shape.weight_shape())?;
+            device.take_profile();
+            assembled(&shape, &weight)?;
+        }
+        "spmv" | "spmm" | "transpose" => {
+            let most = if operation == "transpose" { TRANSPOSED } else { MULTIPLIED };
+            let shape = shape.for_entries(setting.entries.unwrap_or(most))?;
+            let weight = Tensor::<T>::zeros(&Device::Cpu, &shape.weight_shape())?;
+            let matrix = assembled(&shape, &weight)?.to_device(device)?;
+            let vectors = |count| Tensor::<T>::zeros(device, &[matrix.columns(), count]);
+            let (one, many) = (vectors(1)?.reshape(&[matrix.columns()])?, vectors(VECTORS)?);
+            device.take_profile();
+            match operation {
+                "spmv" => drop(matrix.mul_vector(&one)?),
+                "spmm" => drop(matrix.mul_matrix(&many)?),
+                _ => drop(matrix.transpose()?),
+            }
+        }
+        _ => dense::<T>(device, shape, operation)?,
+    }
+    Ok(row(shape, T::DTYPE.to_string(), operation, &device.take_profile()))
+}
+
+fn assembled<T: Element>(shape: &Shape, weight: &Tensor<T>) -> Result<Csr<T>> {
+    with_axes!(shape.spatial, D => {
+        shape.conv::<D>().matrix(weight, None, shape.input_size::<D>())
+    })
+}
+
+/// What makes no matrix.
+fn dense<T: Element>(device: &Device, shape: &Shape, operation: &str) -> Result<()> {
     let zeros = |shape: &[usize]| Tensor::<T>::zeros(device, shape);
     with_axes!(shape.spatial, D => {
         let conv = shape.conv::<D>();
@@ -103,9 +173,8 @@ fn profile<T: Element>(
                 }
             }
         }
-        Ok::<_, convmat::Error>(())
-    })?;
-    Ok(row(shape, T::DTYPE.to_string(), operation, &device.take_profile()))
+        Ok(())
+    })
 }
 
 fn row(

@@ -207,11 +207,16 @@ impl Shape {
         Ok(entries + self.outputs * self.positions())
     }
 
-    /// The layer on an input so small that its matrix has at most 1.2·10⁸ entries: the largest
-    /// extent halved until it does, or until there is nothing to halve.
+    /// The layer on an input so small that its matrix has at most 1.2·10⁸ entries.
     pub fn for_matrix(&self) -> Result<Shape> {
+        self.for_entries(MATRIX_LIMIT)
+    }
+
+    /// The layer on an input so small that its matrix has at most so many entries: the largest
+    /// extent halved until it does, or until there is nothing to halve.
+    pub fn for_entries(&self, most: usize) -> Result<Shape> {
         let mut shape = *self;
-        while shape.matrix_entries()? > MATRIX_LIMIT {
+        while shape.matrix_entries()? > most {
             match shape.input.iter_mut().max() {
                 Some(largest) if *largest > 1 => *largest = largest.div_ceil(2),
                 _ => break,

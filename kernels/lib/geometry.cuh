@@ -42,11 +42,14 @@ HOST struct Divisor {
     u32 magic;
     u32 shift;
 };
+DEVICE i32 divide_narrow(i32 n, const Divisor& divisor) {
+    return (i32)(((u64)(u32)n * divisor.magic) >> divisor.shift);
+}
 DEVICE Index divide(Index n, const Divisor& divisor) {
 #if INDEX_BITS == 64
     return n / divisor.by;
 #else
-    return (Index)(((u64)(u32)n * divisor.magic) >> divisor.shift);
+    return divide_narrow(n, divisor);
 #endif
 }
 

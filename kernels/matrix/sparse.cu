@@ -17,34 +17,77 @@ HOST struct SparseArgs {
     Divisor packs; // many: threads of a row, each with VECTOR vectors
 };
 
+// Entries that a thread reads at once, so that it waits for all of them together.
+#define AT_ONCE 4
+
 // One vector: neighbouring threads read neighbouring entries, and their sums meet in a tree.
 KERNEL(mul_vector, SparseArgs, 256) {
     Index thread = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
     Index row = thread >> args.lanes, lanes = (Index)1 << args.lanes, lane = thread & (lanes - 1);
     Acc sum = 0;
     if (row < (Index)args.rows) {
-        i64 end = args.indptr[row + 1];
-        for (i64 e = args.indptr[row] + lane; e < end; e += lanes)
-            sum = fused(to_acc(load(args.data + e)), to_acc(load(args.x + load(args.indices + e))), sum);
+        COLUMN begin = args.indptr[row];
+        Index length = (Index)(args.indptr[row + 1] - begin);
+        const COLUMN* columns = args.indices + begin;
+        const ELEMENT* values = args.data + begin;
+        for (Index first = lane; first < length; first += AT_ONCE * lanes) {
+            Index column[AT_ONCE];
+            ELEMENT value[AT_ONCE], x[AT_ONCE];
+            UNROLL
+            for (int i = 0; i < AT_ONCE; ++i) {
+                Index at = first + i * lanes;
+                if (at >= length) continue;
+                column[i] = (Index)load(columns + at);
+                value[i] = load(values + at);
+            }
+            UNROLL
+            for (int i = 0; i < AT_ONCE; ++i)
+                if (first + i * lanes < length) x[i] = load(args.x + column[i]);
+            UNROLL
+            for (int i = 0; i < AT_ONCE; ++i)
+                if (first + i * lanes < length) sum = fused(to_acc(value[i]), to_acc(x[i]), sum);
+        }
     }
     for (int step = (int)lanes / 2; step > 0; step /= 2) sum += shuffle_xor(sum, step);
     if (row < (Index)args.rows && lane == 0) args.y[row] = from_acc<ELEMENT>(sum);
 }
 
-// Many vectors: neighbouring threads read the same entry and neighbouring vectors.
+template <typename T, int N> DEVICE Pack<T, N> load_neighbours(const T* from) {
+    return load(reinterpret_cast<const Pack<T, N>*>(from));
+}
+// Adds the products of COUNT entries and vectors; the place of the first is a multiple of COUNT. (The parts of a
+// matrix begin at multiples of more than 32 bytes.)
+template <int COUNT>
+DEVICE void add_entries(const SparseArgs& args, COLUMN place, const ELEMENT* x, Acc (&sums)[VECTOR]) {
+    Pack<COLUMN, COUNT> columns = load_neighbours<COLUMN, COUNT>(args.indices + place);
+    Pack<ELEMENT, COUNT> values = load_neighbours<ELEMENT, COUNT>(args.data + place);
+    Pack<ELEMENT, VECTOR> vectors[COUNT];
+    UNROLL
+    for (int i = 0; i < COUNT; ++i)
+        vectors[i] = load_neighbours<ELEMENT, VECTOR>(x + (Index)columns.at[i] * (Index)args.vectors);
+    UNROLL
+    for (int i = 0; i < COUNT; ++i) {
+        Acc value = to_acc(values.at[i]);
+        UNROLL
+        for (int v = 0; v < VECTOR; ++v) sums[v] = fused(value, to_acc(vectors[i].at[v]), sums[v]);
+    }
+}
+
+// Many vectors: neighbouring threads read the same entries and neighbouring vectors.
 KERNEL(mul_matrix, SparseArgs, 256) {
     Index thread = (Index)blockIdx.x * 256 + (Index)threadIdx.x;
     Index row = divide(thread, args.packs), vectors = (Index)args.vectors;
     if (row >= (Index)args.rows) return;
     Index first = (thread - row * (Index)args.packs.by) * VECTOR;
+    const ELEMENT* x = args.x + first;
     Acc sums[VECTOR] = {};
-    for (i64 e = args.indptr[row], end = args.indptr[row + 1]; e < end; ++e) {
-        Acc value = to_acc(load(args.data + e));
-        Index column = (Index)load(args.indices + e);
-        Pack<ELEMENT, VECTOR> x = load_pack<ELEMENT, VECTOR>(args.x + column * vectors + first);
-        UNROLL
-        for (int v = 0; v < VECTOR; ++v) sums[v] = fused(value, to_acc(x.at[v]), sums[v]);
-    }
+    COLUMN place = args.indptr[row], end = args.indptr[row + 1];
+    UNROLL_BY(1)
+    for (; place < end && place % AT_ONCE != 0; ++place) add_entries<1>(args, place, x, sums);
+    UNROLL_BY(1)
+    for (; end - place >= AT_ONCE; place += AT_ONCE) add_entries<AT_ONCE>(args, place, x, sums);
+    UNROLL_BY(1)
+    for (; place < end; ++place) add_entries<1>(args, place, x, sums);
     Pack<ELEMENT, VECTOR> y;
     UNROLL
     for (int v = 0; v < VECTOR; ++v) y.at[v] = from_acc<ELEMENT>(sums[v]);

@@ -127,7 +127,16 @@ template <typename T> DEVICE T load(const T* from) {
 #ifdef CONVMAT_SIMULATOR_SANITIZER
     simulator::record(simulator::LOAD_CONSTANT, (u64)from, sizeof(T), 0);
 #endif
-    return *from;
+    if constexpr (sizeof(T) == 8 || sizeof(T) == 16) {
+        // By one access, as on a GPU: of structs the compiler would read one element after the other.
+        typedef u32 Words __attribute__((vector_size(sizeof(T)), may_alias));
+        Words words = *(const Words*)from;
+        T value;
+        __builtin_memcpy(&value, &words, sizeof(T));
+        return value;
+    } else {
+        return *from;
+    }
 }
 template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value; }
 

@@ -19,7 +19,7 @@ use crate::memory::try_zeroed;
 
 impl<T: Element> Csr<T> {
     /// The transposed matrix, on the same device. On a GPU the entries are sorted, which takes memory
-    /// for four more indices of each meanwhile.
+    /// for up to four more indices and two more values of each meanwhile.
     ///
     /// # Errors
     /// [`crate::Error::Allocation`] when it does not fit in memory.

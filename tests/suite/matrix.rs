@@ -15,6 +15,8 @@ mod devices;
 mod files;
 mod parts;
 mod plans;
+#[cfg(all(feature = "simulator", unix))]
+mod profiles;
 
 /// The case for one image, with channels first: rows and columns of the matrix have that order
 /// whatever the weight's layout.

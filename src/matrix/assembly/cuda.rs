@@ -1,5 +1,7 @@
 //! Assembly on CUDA: the axes' tables for `kernels/matrix/matrix.cu`, the packed weight, and the launches.
 
+use std::collections::BTreeMap;
+
 use super::call::WeightOrder;
 use super::places::Places;
 use crate::device::cuda::structs::{AxisTable, MatrixArgs, PackArgs};
@@ -15,9 +17,12 @@ use crate::plan::Explanation;
 
 const WHAT: &str = "the index tables of the matrix";
 
-/// Entries that a thread makes at least, if it can be had, so that what it has to find out about its row
-/// is worth it.
-const ENTRIES_PER_THREAD: usize = 8;
+/// Entries for each thread of a block, at most (`CAPACITY` in the kernel): enough that what a thread has to find
+/// out about its row is worth it.
+const ENTRIES_PER_THREAD: usize = 36;
+/// Threads of a block, and of one whose entries take more than 8 bytes, for which the same shared memory has to do.
+const BLOCK: u32 = 128;
+const BLOCK_OF_WIDE: u32 = 64;
 
 /// Writes a matrix of this extent.
 pub(super) fn assemble<T: Element>(
@@ -31,21 +36,23 @@ pub(super) fn assemble<T: Element>(
 ) -> Result<()> {
     let channels = &places.channels;
     let packed = pack(draft, places, weight)?;
-    let (tables, sections) = tables(places)?;
-    let tables = draft.table(WHAT, tables);
     let axis_rows = places.axes.each_ref().map(|axis| &axis.rows);
-    let steps = axis_rows.map(regular_steps);
+    let steps = axis_rows.map(usual_steps);
+    let (tables, sections) = tables(axis_rows, steps)?;
+    let tables = draft.table(WHAT, tables);
     let taps = places.axes.each_ref().map(|axis| axis.taps());
     let columns = axis_rows.map(AxisRows::columns);
     let column_strides = [columns[1] * columns[2], columns[2], 1];
     let weight_strides = [taps[1] * taps[2], taps[2], 1];
     let axes = std::array::from_fn(|a| {
-        let Section { rows, entries, taps } = sections[a];
-        let [rows, entries, taps] = [rows, entries, taps].map(|at| tables.offset(4 * at));
-        let (column_step, tap_step) = steps[a].unwrap_or_default();
+        let Section { rows, entries, lists, taps } = sections[a];
+        let [rows, entries, lists, taps] =
+            [rows, entries, lists, taps].map(|at| tables.offset(4 * at));
+        let (column_step, tap_step) = steps[a];
         AxisTable {
             rows,
             entries,
+            lists,
             taps,
             total: axis_rows[a].total() as i64,
             column_stride: column_strides[a] as i64,
@@ -55,27 +62,35 @@ pub(super) fn assemble<T: Element>(
         }
     });
 
-    // The longest row says how many threads share one, and how many pieces that takes.
+    // The longest row says how many rows a block has, or how many pieces a row takes.
     let longest_cell: usize = axis_rows
         .iter()
         .map(|rows| (0..rows.rows()).map(|r| rows.count(r)).max().unwrap_or(0))
         .product();
     let longest = channels.columns * longest_cell + usize::from(channels.bias);
-    let threads = if extent.width.size() + size_of::<T>() <= 8 { THREADS } else { THREADS / 2 };
-    let capacity = 2 * ENTRIES_PER_THREAD * threads as usize;
-    let lanes = (longest / ENTRIES_PER_THREAD).clamp(1, threads as usize).ilog2();
+    let threads = if extent.width.size() + size_of::<T>() <= 8 { BLOCK } else { BLOCK_OF_WIDE };
+    let capacity = ENTRIES_PER_THREAD * threads as usize;
+    // Rows of a multiple of 32 entries begin in one bank of shared memory, of 16 in two, and so on: enough
+    // threads to a row that no more than four are in one.
+    let together = 1 << longest.trailing_zeros().min(5);
+    let most = threads as usize / (together / 4).max(1);
+    let height = (capacity / longest.max(1)).clamp(1, most);
+    let lanes = threads as usize / height;
     let pieces = longest.div_ceil(capacity).max(1);
-    let runs = extent.rows.div_ceil((threads >> lanes) as usize);
+    let runs = extent.rows.div_ceil(height);
 
     let positions = axis_rows.map(AxisRows::rows);
     let all_columns = channels.groups * channels.columns * places.plane() + 1;
     let planar = axis_rows[0].rows() == 1 && axis_rows[0].columns() == 1 && taps[0] == 1;
-    let regular = steps.iter().all(Option::is_some);
+    let regular = axis_rows
+        .iter()
+        .zip(steps)
+        .all(|(rows, steps)| (0..rows.rows()).all(|row| is_regular(rows, row, steps)));
     explanation.algorithm = if regular { "regular" } else { "tables" }.into();
     explanation.reason = if regular {
         "columns and taps of a row are equally far apart: threads count them".into()
     } else {
-        "taps share columns, or are unequally far apart: threads look them up".into()
+        "in some rows taps share columns, or are unequally far apart: threads look them up".into()
     };
     let options = draft.device().options();
     let spec = Spec::new("matrix.cu", "matrix")
@@ -100,7 +115,8 @@ pub(super) fn assemble<T: Element>(
         plane: places.plane() as i64,
         taps: places.taps() as i64,
         bias_column: places.bias_column().unwrap_or(0) as i64,
-        lanes: i64::from(lanes),
+        height: height as i64,
+        lanes: Divisor::new(lanes),
         pieces: Divisor::new(pieces),
         positions: Divisor::new(positions),
         area,
@@ -149,66 +165,82 @@ fn pack<T: Element>(draft: &mut Draft, places: &Places, weight: Region<T>) -> Re
     Ok(packed)
 }
 
-/// The distances in columns and in taps from an entry to the next, if they are the same in all rows and no
-/// two taps share a column.
-fn regular_steps(rows: &AxisRows) -> Option<(i64, i64)> {
-    let mut steps = None;
-    for row in 0..rows.rows() {
-        let mut last = None;
-        for (column, taps) in rows.row(row) {
-            let &[tap] = taps else { return None };
-            let here = (column as i64, tap as i64);
-            if let Some((column, tap)) = last {
-                let step = (here.0 - column, here.1 - tap);
-                if *steps.get_or_insert(step) != step {
-                    return None;
-                }
+/// The distances in columns and in taps from an entry of a row to the next, if they are the same throughout it
+/// and no two taps share a column; `None` within if there is no next.
+fn steps(rows: &AxisRows, row: usize) -> Option<Option<(i64, i64)>> {
+    let (mut steps, mut last) = (None, None);
+    for (column, taps) in rows.row(row) {
+        let &[tap] = taps else { return None };
+        let here = (column as i64, tap as i64);
+        if let Some((column, tap)) = last {
+            let step = (here.0 - column, here.1 - tap);
+            if *steps.get_or_insert(step) != step {
+                return None;
             }
-            last = Some(here);
         }
+        last = Some(here);
     }
-    Some(steps.unwrap_or_default())
+    Some(steps)
 }
 
-/// Where the tables of an axis begin: its rows (`AxisRow` in the kernel), entries (`AxisEntry`) and taps.
+/// The distances that most rows of an axis have.
+fn usual_steps(rows: &AxisRows) -> (i64, i64) {
+    let mut found = BTreeMap::new();
+    for step in (0..rows.rows()).filter_map(|row| steps(rows, row).flatten()) {
+        *found.entry(step).or_insert(0) += 1;
+    }
+    found.into_iter().max_by_key(|&(_, count)| count).map_or((0, 0), |(step, _)| step)
+}
+
+/// Whether a row has these distances.
+fn is_regular(rows: &AxisRows, row: usize, usual: (i64, i64)) -> bool {
+    steps(rows, row).is_some_and(|own| own.is_none_or(|own| own == usual))
+}
+
+/// Where the tables of an axis begin: its rows (`AxisRow` in the kernel), entries (`AxisEntry`), their lists
+/// (`AxisTaps`) and taps.
 #[derive(Clone, Copy, Debug, Default)]
 struct Section {
     rows: usize,
     entries: usize,
+    lists: usize,
     taps: usize,
 }
 
-/// The tables of all axes.
-fn tables(places: &Places) -> Result<(Vec<i32>, [Section; 3])> {
+/// The tables of all axes, whose regular rows have these distances from entry to entry.
+fn tables(axes: [&AxisRows; 3], steps: [(i64, i64); 3]) -> Result<(Vec<i32>, [Section; 3])> {
     let mut table = Vec::new();
     let mut sections = [Section::default(); 3];
-    // Rows first: they are aligned to 8 bytes.
-    for (axis, section) in places.axes.iter().zip(&mut sections) {
-        let rows = &axis.rows;
+    // Taps last: the others are aligned to 8 bytes.
+    for ((rows, steps), section) in axes.into_iter().zip(steps).zip(&mut sections) {
         section.rows = table.len();
         reserve(&mut table, rows.rows().saturating_mul(6))?;
         for row in 0..rows.rows() {
-            let (column, tap) = rows.row(row).next().map_or((0, 0), |(c, taps)| (c, taps[0]));
-            for number in [rows.before(row), rows.count(row), column, tap] {
-                table.push(narrow(number)?);
-            }
+            let (column, taps) = rows.row(row).next().unwrap_or((0, &[0]));
+            table.extend([narrow(rows.before(row))?, narrow(rows.count(row))?, narrow(column)?]);
+            table.push(if is_regular(rows, row, steps) { narrow(taps[0])? } else { -1 });
             table.extend(Divisor::new(rows.count(row)).magic_numbers());
         }
     }
-    for (axis, section) in places.axes.iter().zip(&mut sections) {
-        let rows = &axis.rows;
+    for (rows, section) in axes.into_iter().zip(&mut sections) {
+        let entries = || (0..rows.rows()).flat_map(|row| rows.row(row));
         section.entries = table.len();
-        reserve(&mut table, rows.total().saturating_mul(3))?;
+        reserve(&mut table, rows.total().saturating_mul(4))?;
+        for (column, taps) in entries() {
+            let tap = if let [tap] = *taps { narrow(tap)? } else { -1 };
+            table.extend([narrow(column)?, tap]);
+        }
+        section.lists = table.len();
         let mut first = 0;
-        for (column, taps) in (0..rows.rows()).flat_map(|row| rows.row(row)) {
-            for number in [column, first, taps.len()] {
-                table.push(narrow(number)?);
-            }
+        for (_, taps) in entries() {
+            table.extend([narrow(first)?, narrow(taps.len())?]);
             first += taps.len();
         }
+    }
+    for (rows, section) in axes.into_iter().zip(&mut sections) {
         section.taps = table.len();
-        reserve(&mut table, first)?;
         for (_, taps) in (0..rows.rows()).flat_map(|row| rows.row(row)) {
+            reserve(&mut table, taps.len())?;
             for &tap in taps {
                 table.push(narrow(tap)?);
             }

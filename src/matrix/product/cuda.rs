@@ -19,6 +19,9 @@ fn same_size<T: Element>() -> DType {
     }
 }
 
+/// Entries that a thread reads at once: the same in the kernels.
+const AT_ONCE: usize = 4;
+
 /// M·X for `x` of shape `[columns, vectors]`; writes all of `y`.
 pub(super) fn mul<T: Element>(
     draft: &mut Draft,
@@ -33,8 +36,8 @@ pub(super) fn mul<T: Element>(
         return Ok(());
     }
     let pack = vector(size_of::<T>(), &[vectors], &[x.alignment(), y.alignment()]);
-    // As many threads to a row as it has entries, on average.
-    let lanes = (nnz / rows).clamp(1, 32).ilog2();
+    // As many threads to a row as have several entries of it each, on average.
+    let lanes = (nnz / rows / AT_ONCE).clamp(1, 32).ilog2();
     let (entry, threads_of_row) =
         if vectors == 1 { ("mul_vector", 1 << lanes) } else { ("mul_matrix", vectors / pack) };
     let threads = rows.saturating_mul(threads_of_row);
@@ -112,8 +115,14 @@ pub(in crate::matrix) fn transposed<T: Element>(
     Ok(target)
 }
 
-/// Entries that a block sorts: `TILE` in the kernels.
-const TILE: usize = 4096;
+/// Of the kernels: bits of a digit at most, entries that a thread of a sorting block has, threads of that
+/// block, and of one whose columns or values take 8 bytes, and counters that a block scans.
+const BITS: u32 = 9;
+const EACH: usize = 8;
+const SORTERS: u32 = 512;
+const SORTERS_OF_WIDE: u32 = 256;
+const CHUNK: usize = 4096;
+const SCANNERS: u32 = 1024;
 
 /// Writes the transpose of a matrix of this extent. The entries are sorted in the workspace.
 pub(super) fn transpose<T: Element>(
@@ -123,67 +132,88 @@ pub(super) fn transpose<T: Element>(
     transposed: CsrRegions<T>,
 ) -> Result<()> {
     let Extent { rows, columns, nnz: count, width } = *extent;
-    let tiles = count.div_ceil(TILE);
+    let wide = width.size() > 4 || size_of::<T>() > 4;
+    let sorters = if wide { SORTERS_OF_WIDE } else { SORTERS };
+    let tiles = count.div_ceil(EACH * sorters as usize);
+    // Bits that tell columns apart, in as few passes as they take; one pass at least.
+    let bits = (usize::BITS - columns.saturating_sub(1).leading_zeros()).max(1);
+    let passes = bits.div_ceil(BITS);
+    let digit = bits.div_ceil(passes);
+    let counters = tiles.saturating_mul(1 << digit);
+    let chunks = counters.div_ceil(CHUNK);
+
     let held = draft.held();
-    let mut workspace = |count: usize| -> Result<Pointer> {
-        let bytes = count.saturating_mul(width.size());
+    let mut workspace = |bytes: usize, count: usize| -> Result<Pointer> {
+        let bytes = count.saturating_mul(bytes);
         Ok(draft.workspace::<u8>("the sorted entries of a transpose", bytes)?.pointer())
     };
-    // Two pairs of columns and entries, between which the passes go back and forth.
-    let (keys_a, entries_a) = (workspace(count)?, workspace(count)?);
-    let (keys_b, entries_b) = (workspace(count)?, workspace(count)?);
-    let digits = workspace(tiles.saturating_mul(256))?;
+    let mut indices = |count| workspace(width.size(), count);
+    let (counted, sums) = (indices(counters)?, indices(chunks)?);
+    // Passes go back and forth between two sets of columns, rows and values; the last writes the transpose.
+    let sorted_columns = [indices(count)?, indices(if passes > 1 { count } else { 0 })?];
+    let kept = |set: u32| if passes > 1 + set { count } else { 0 };
+    let sorted_rows = [indices(kept(0))?, indices(kept(1))?];
+    let sorted_values = [workspace(size_of::<T>(), kept(0))?, workspace(size_of::<T>(), kept(1))?];
     let mut arguments = TransposeArgs {
         indptr: matrix.indptr.pointer(),
-        indices: matrix.indices.pointer(),
-        data: matrix.data.pointer(),
         transposed_indptr: transposed.indptr.pointer(),
-        transposed_indices: transposed.indices.pointer(),
-        transposed_data: transposed.data.pointer(),
-        keys: matrix.indices.pointer(),
-        entries: Pointer::NULL,
-        sorted_keys: keys_a,
-        sorted_entries: entries_a,
-        digits,
-        rows: rows as i64,
-        columns: columns as i64,
+        columns: matrix.indices.pointer(),
+        rows: Pointer::NULL,
+        values: matrix.data.pointer(),
+        sorted_columns: Pointer::NULL,
+        sorted_rows: Pointer::NULL,
+        sorted_values: Pointer::NULL,
+        counters: counted,
+        sums,
+        row_count: rows as i64,
+        column_count: columns as i64,
         count: count as i64,
         tiles: tiles as i64,
+        counter_count: counters as i64,
+        chunks: chunks as i64,
         shift: 0,
+        bits: i64::from(digit),
+        mask: (1 << digit) - 1,
     };
-    // Bits that tell columns apart; one pass at least, which makes the numbers of the entries.
-    let bits = (usize::BITS - columns.saturating_sub(1).leading_zeros()).max(1);
-    for shift in (0..bits).step_by(8) {
-        arguments.shift = i64::from(shift);
-        launch::<T>(draft, width, "count_digits", blocks(tiles, 1)?, THREADS, &arguments);
-        launch::<T>(draft, width, "scan", [1, 1, 1], 1024, &arguments);
-        launch::<T>(draft, width, "place_digits", blocks(tiles, 1)?, THREADS, &arguments);
-        (arguments.keys, arguments.entries) = (arguments.sorted_keys, arguments.sorted_entries);
-        (arguments.sorted_keys, arguments.sorted_entries) =
-            if arguments.keys == keys_a { (keys_b, entries_b) } else { (keys_a, entries_a) };
+    let mut launch = |entry, blocks, threads, arguments: &TransposeArgs| {
+        launch::<T>(draft, width, (entry, sorters), blocks, threads, arguments);
+    };
+    for pass in 0..passes {
+        let set = (pass % 2) as usize;
+        arguments.shift = i64::from(pass * digit);
+        arguments.sorted_columns = sorted_columns[set];
+        (arguments.sorted_rows, arguments.sorted_values) = match pass + 1 == passes {
+            true => (transposed.indices.pointer(), transposed.data.pointer()),
+            false => (sorted_rows[set], sorted_values[set]),
+        };
+        launch("count_digits", blocks(tiles, 1)?, sorters, &arguments);
+        launch("sum_chunks", blocks(chunks, 1)?, SCANNERS, &arguments);
+        launch("scan_sums", [1, 1, 1], SCANNERS, &arguments);
+        launch("scan_chunks", blocks(chunks, 1)?, SCANNERS, &arguments);
+        launch("place_digits", blocks(tiles, 1)?, sorters, &arguments);
+        arguments.columns = arguments.sorted_columns;
+        (arguments.rows, arguments.values) = (arguments.sorted_rows, arguments.sorted_values);
     }
-    launch::<T>(draft, width, "gather_entries", blocks(count, THREADS)?, THREADS, &arguments);
-    launch::<T>(draft, width, "find_pointers", blocks(columns + 1, THREADS)?, THREADS, &arguments);
+    launch("find_pointers", blocks(columns + 1, THREADS)?, THREADS, &arguments);
     draft.release(held);
     Ok(())
 }
 
-/// Launches one of the kernels that transpose a matrix.
+/// Launches one of the kernels that transpose a matrix, compiled for sorting blocks of so many threads.
 fn launch<T: Element>(
     draft: &mut Draft,
     width: IndexWidth,
-    entry: &'static str,
+    (entry, sorters): (&'static str, u32),
     grid: [u32; 3],
     threads: u32,
     arguments: &TransposeArgs,
 ) {
-    // Only the gathering moves values.
-    let dtype = if entry == "gather_entries" { same_size::<T>() } else { DType::F32 };
     let spec = Spec::new("transpose.cu", entry)
-        .element(dtype)
+        .element(same_size::<T>())
         .columns(width)
+        .define("THREADS", sorters)
         .index(&[], draft.device().options().wide);
     // SAFETY: `transpose` makes the arguments: memory for as many elements as the matrix has entries, which
-    // is canonical, and 256 counters for each tile.
+    // is canonical, and for a counter of each digit and tile.
     unsafe { draft.launch(spec, grid, threads, arguments) }
 }
