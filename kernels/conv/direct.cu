@@ -1,6 +1,7 @@
-// direct: convolutions of groups with few channels, depthwise above all, which are bound by memory. The
-// kernel is compiled for one layer: with its taps, strides and dilations known, every position that a
-// thread reads is a constant distance from its first.
+// direct: convolutions of groups with few channels, depthwise above all, which are bound by memory, where
+// direct_tiles.cu has no room for tiles, and the gradient by the input with strides. The kernel is compiled
+// for one layer: with its taps, strides and dilations known, every position that a thread reads is a constant
+// distance from its first.
 //
 // A thread computes OUTS channels of the result at one column of the last axis and several rows of the
 // axis before. It walks over the taps column by column and reads each row of the input once for all rows

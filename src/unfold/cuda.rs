@@ -1,7 +1,7 @@
-//! Unfold on CUDA: the arguments of `kernels/unfold/unfold.cu` and its launch.
+//! Unfold on CUDA: the arguments of `kernels/unfold/unfold.cu` and its launch, and of `unfold_rows.cu`.
 
 use super::Call;
-use crate::device::cuda::structs::UnfoldArgs;
+use crate::device::cuda::structs::{UnfoldArgs, UnfoldRowsArgs};
 use crate::device::cuda::{
     AxesArguments, Divisor, Draft, Region, Spec, THREADS, axis_bound, blocks, is_specialised,
     position_divisors, vector,
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::geometry::{AxisMap, Layout};
 use crate::plan::Explanation;
 
-/// Why it is done so: there is one kernel.
+/// Why it is done so.
 pub(super) fn explain(explanation: &mut Explanation) {
     explanation.algorithm = "gather".into();
     explanation.reason =
@@ -31,6 +31,9 @@ pub(crate) fn unfold<T: Element>(
     let positions = maps.outputs();
     let per_group = channels / groups;
     let alignments = [input.alignment(), patches.alignment()];
+    if let Some(rows) = Rows::new::<T>(call, options.specialise) {
+        return rows.launch(draft, call, input, patches);
+    }
     let mut window = None;
     let (vector, chunks, count) = match layout {
         Layout::ChannelsFirst => {
@@ -89,3 +92,158 @@ fn window(map: &AxisMap, outputs: usize) -> Option<usize> {
 }
 
 const MOST_IN_WINDOW: usize = 48;
+
+/// How a block puts rows together, where the channels of a group fill no sector of memory: see
+/// `kernels/unfold/unfold_rows.cu`.
+struct Rows {
+    /// Channels of a block, and rows.
+    channels: usize,
+    rows: usize,
+}
+
+/// Bytes of memory that are written at a time, bytes of shared memory of a block, and banks of that, of 4 bytes.
+const SECTOR: usize = 32;
+const ROW_BYTES: usize = 20 << 10;
+const BANKS: usize = 32;
+/// Rows of a block that are worth having, and at most, and passes of the banks that a store of a warp's may take.
+const ENOUGH_ROWS: usize = 8;
+const MOST_ROWS: usize = 64;
+const MOST_PASSES: usize = 4;
+
+impl Rows {
+    fn new<T: Element>(call: &Call, specialise: bool) -> Option<Rows> {
+        let Call { layout, axes: ref maps, channels, groups, .. } = *call;
+        let (per_group, taps, size) = (channels / groups, maps.taps(), size_of::<T>());
+        if layout != Layout::ChannelsLast
+            || !is_specialised(maps, specialise)
+            || (per_group * size).is_multiple_of(SECTOR)
+        {
+            return None;
+        }
+        // As many channels as leave room for some rows, which read much of the input together; parts of rows are
+        // whole sectors.
+        let bytes = |parts: usize| channels / parts * taps * size;
+        let all = (1..=groups).filter(|parts| groups.is_multiple_of(*parts));
+        let whole = |&parts: &usize| parts == 1 || bytes(parts).is_multiple_of(SECTOR);
+        let fitting = || all.clone().filter(whole).filter(|&parts| bytes(parts) <= ROW_BYTES);
+        let several = |parts: &usize| ENOUGH_ROWS * bytes(*parts) <= ROW_BYTES;
+        let parts = fitting().find(several).or_else(|| fitting().last())?;
+        let rows = (ROW_BYTES / bytes(parts)).clamp(1, MOST_ROWS);
+        let channels = channels / parts;
+        // Vectors of a block's rows then begin where addresses are multiples of what is stored.
+        let rows = 1 << rows.ilog2();
+        let word = |lane: usize| {
+            let channel = lane % channels;
+            (channel / per_group * taps * per_group + channel % per_group) * size / 4
+        };
+        let mut words: Vec<usize> = (0..BANKS).map(word).collect();
+        words.sort_unstable();
+        words.dedup();
+        let mut banks = [0; BANKS];
+        words.iter().for_each(|word| banks[word % BANKS] += 1);
+        (banks.into_iter().max() <= Some(MOST_PASSES)).then_some(Rows { channels, rows })
+    }
+
+    fn launch<T: Element>(
+        &self,
+        draft: &mut Draft,
+        call: &Call,
+        input: Region<T>,
+        patches: Region<T>,
+    ) -> Result<()> {
+        let Call { layout, axes: ref maps, batch, channels, groups } = *call;
+        let options = draft.device().options();
+        let (positions, taps) = (maps.outputs(), maps.taps());
+        let chunks = channels / self.channels;
+        // A vector is of one row, unless rows follow each other.
+        let together = if chunks == 1 { self.rows } else { 1 };
+        let lengths = [self.channels, channels].map(|channels| together * channels * taps);
+        let vector = vector(size_of::<T>(), &lengths, &[patches.alignment()]);
+        let count = batch * positions;
+        let grid = count.div_ceil(self.rows) * chunks;
+        let spec = Spec::new("unfold_rows.cu", "unfold_rows")
+            .element(T::DTYPE)
+            .layout(layout)
+            .define("CHANNELS", self.channels)
+            .define("PER_GROUP", channels / groups)
+            .define("POSITIONS", self.rows)
+            .define("VECTOR", vector)
+            .geometry(maps, options.specialise)
+            .index(&[input.len(), patches.len(), grid, axis_bound(maps)], options.wide);
+        let [plane, line] = position_divisors(maps.output_extents());
+        let arguments = UnfoldRowsArgs {
+            input: input.pointer(),
+            patches: patches.pointer(),
+            count: count as i64,
+            channels: channels as i64,
+            axes: AxesArguments::new(maps),
+            chunks: Divisor::new(chunks),
+            positions: Divisor::new(positions),
+            plane,
+            line,
+        };
+        // SAFETY: the kernel reads `input` and writes `patches` inside the extents that the caller checked
+        // against both, and nothing else.
+        unsafe { draft.launch(spec, blocks(grid, 1)?, THREADS, &arguments) };
+        Ok(())
+    }
+}
+
+#[cfg(all(test, feature = "simulator", unix))]
+mod tests {
+    use half::f16;
+
+    use crate::device::Device;
+    use crate::device::cuda::Simulation;
+    use crate::element::Element;
+    use crate::geometry::{Conv, Layout, PaddingMode};
+    use crate::tensor::Tensor;
+    use crate::{LaunchProfile, Profiling};
+
+    /// Unfolds on an H100 as the CPU does; gives the launch.
+    fn unfolded<T: Element>(conv: Conv<2>, size: [usize; 2], channels: usize) -> LaunchProfile {
+        let profiling = Some(Profiling::new("h100".parse().unwrap()));
+        let simulation = Simulation { profiling, specialise: true, ..Simulation::default() };
+        let device = Device::simulator_with(simulation).unwrap();
+        let shape = [2, size[0], size[1], channels];
+        let data: Vec<T> =
+            (0..shape.iter().product()).map(|i: usize| T::from_f64((i % 251) as f64)).collect();
+        let [on_host, on_device] = [&Device::Cpu, &device]
+            .map(|device| Tensor::from_vec(device, &shape, data.clone()).unwrap());
+        let conv = conv.layout(Layout::ChannelsLast);
+        device.take_profile();
+        let found = conv.unfold(&on_device).unwrap();
+        let launch = device.take_profile().pop().unwrap();
+        assert!(
+            found.into_vec().unwrap() == conv.unfold(&on_host).unwrap().into_vec().unwrap(),
+            "{conv} {size:?} {channels}"
+        );
+        launch
+    }
+
+    /// Where channels of a group are few, patches are stored by whole sectors all the same, and the input comes
+    /// from the L1 cache but for the first times.
+    #[test]
+    fn rows_are_stored_whole() {
+        let depthwise = Conv::new([7, 7]).padding([3, 3]);
+        let stem = depthwise.stride([2, 2]);
+        for launch in [
+            unfolded::<f32>(depthwise.groups(64), [14, 12], 64),
+            unfolded::<f16>(depthwise.groups(64), [14, 12], 64),
+            unfolded::<f16>(stem, [32, 32], 3),
+            unfolded::<f32>(Conv::new([3, 3]).padding([1, 1]).groups(16), [12, 16], 64),
+        ] {
+            println!("{launch}");
+            assert_eq!(launch.kernel, "unfold_rows");
+            assert_eq!(launch.global.store_sectors, launch.global.store_sectors_compulsory);
+            let global = launch.global;
+            assert!(global.load_sectors_past_l1 < 0.4 * global.store_sectors);
+            assert!(launch.shared.wavefronts < 2.5 * launch.shared.wavefronts_ideal);
+        }
+        // Rows and blocks of rows that end anywhere.
+        unfolded::<f16>(Conv::new([3, 5]).padding([1, 2]), [9, 7], 1);
+        let reflected = Conv::new([3, 3]).padding([2, 1]).padding_mode(PaddingMode::Reflect);
+        unfolded::<f32>(reflected.groups(3), [5, 9], 9);
+        unfolded::<f16>(depthwise.groups(700), [3, 4], 700);
+    }
+}

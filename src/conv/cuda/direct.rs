@@ -1,5 +1,11 @@
-//! Groups with few channels, by `kernels/conv/direct.cu`: no patches, no products, and every element read from
-//! memory about once.
+//! Groups with few channels, without patches and products: every element is read from memory about once. By tiles
+//! (`direct/tiles.rs`, `kernels/conv/direct_tiles.cu`), else by `kernels/conv/direct.cu`.
+
+#[cfg(all(test, feature = "simulator", unix))]
+mod tests;
+mod tiles;
+
+use tiles::{Operation, Tile};
 
 use super::arguments::spec;
 use super::finish::{Sums, finish};
@@ -69,7 +75,7 @@ fn arguments(p: &Problem, extents: [usize; 3], vectors: usize, group: usize) -> 
 
 /// What a kernel is made for, besides the geometry.
 #[derive(Clone, Copy, Debug)]
-struct Tile {
+struct Columns {
     depthwise: bool,
     /// Channels of the result that a thread computes, and of the operand that it reads at a time.
     outs: usize,
@@ -77,7 +83,7 @@ struct Tile {
     rows: usize,
 }
 
-impl Tile {
+impl Columns {
     fn spec(self, spec: Spec, p: &Problem) -> Spec {
         spec.geometry(&p.axes, true)
             .define("DEPTHWISE", usize::from(self.depthwise))
@@ -199,10 +205,14 @@ pub(super) fn forward<T: Element>(
     bias: Option<Region<T>>,
     y: Region<T>,
 ) -> Result<()> {
+    let specialise = draft.device().options().specialise;
+    let alignments = [x.alignment(), y.alignment()];
+    if let Some(tile) = Tile::new::<T>(p, specialise, Operation::Forward, alignments) {
+        return tile.launch(draft, p, Operation::Forward, [x, w, y], bias);
+    }
     let [depths, heights, columns] = p.output_extents();
     let words = words(T::Acc::DTYPE);
     let per_group = p.outputs_per_group();
-    let alignments = [x.alignment(), y.alignment()];
     let outs = outs::<T>(p, per_group, WEIGHTS / (words * p.axes[1].taps()), &alignments);
     let vectors = p.outputs / outs;
     let span = |rows| (rows - 1) * p.axes[1].stride() + reach(p) + 1;
@@ -210,7 +220,7 @@ pub(super) fn forward<T: Element>(
     let [rows, blocks_of_rows] = rows(heights, limit, p.batch * vectors * depths * columns);
     let span = span(rows);
     let ins = ins::<T>(p, outs, p.channels_per_group(), span, x.alignment());
-    let tile = Tile { depthwise: is_depthwise(p), outs, ins, rows };
+    let tile = Columns { depthwise: is_depthwise(p), outs, ins, rows };
     let arguments = DirectArgs {
         x: x.pointer(),
         weight: w.pointer(),
@@ -232,6 +242,11 @@ pub(super) fn backward_input<T: Element>(
     bias: Option<Region<T>>,
     dx: Region<T>,
 ) -> Result<()> {
+    let specialise = draft.device().options().specialise;
+    let alignments = [dy.alignment(), dx.alignment()];
+    if let Some(tile) = Tile::new::<T>(p, specialise, Operation::BackwardInput, alignments) {
+        return tile.launch(draft, p, Operation::BackwardInput, [dy, w, dx], bias);
+    }
     let cell = p.axes[1].stride() * p.axes[2].stride();
     let words = words(T::Acc::DTYPE);
     // The cells that the inputs of an axis lie in.
@@ -242,7 +257,6 @@ pub(super) fn backward_input<T: Element>(
     let ([first_row, heights], [first_column, columns]) = (cells(&p.axes[1]), cells(&p.axes[2]));
     let depths = p.axes[0].inputs();
     let per_group = p.channels_per_group();
-    let alignments = [dy.alignment(), dx.alignment()];
     let limit = (WEIGHTS / (words * p.axes[1].taps())).min(SUMS / (words * cell));
     let outs = outs::<T>(p, per_group, limit, &alignments);
     let vectors = p.channels / outs;
@@ -251,7 +265,7 @@ pub(super) fn backward_input<T: Element>(
     let [rows, blocks_of_rows] = rows(heights, limit, p.batch * vectors * depths * columns);
     let span = span(rows);
     let ins = ins::<T>(p, outs, p.outputs_per_group(), span, dy.alignment());
-    let tile = Tile { depthwise: is_depthwise(p), outs, ins, rows };
+    let tile = Columns { depthwise: is_depthwise(p), outs, ins, rows };
     let arguments = DirectArgs {
         y: dy.pointer(),
         weight: w.pointer(),
@@ -269,7 +283,7 @@ pub(super) fn backward_input<T: Element>(
 unsafe fn launch<T: Element>(
     draft: &mut Draft,
     p: &Problem,
-    tile: Tile,
+    tile: Columns,
     entry: &'static str,
     arguments: &DirectArgs,
 ) -> Result<()> {
@@ -288,7 +302,12 @@ pub(super) fn backward_weight<T: Element>(
     dy: Region<T>,
     dw: Region<T>,
 ) -> Result<()> {
-    let plan = WeightPlan::new::<T>(p, &[x.alignment(), dy.alignment()]);
+    let specialise = draft.device().options().specialise;
+    let alignments = [x.alignment(), dy.alignment()];
+    if let Some(tile) = Tile::new::<T>(p, specialise, Operation::BackwardWeight, alignments) {
+        return tile.launch_weight(draft, p, [x, dy, dw]);
+    }
+    let plan = WeightPlan::new::<T>(p, &alignments);
     let elements = dw.len();
     let held = draft.held();
     let partial = draft.workspace::<T::Acc>("partial weight gradients", plan.chunks * elements)?;
@@ -321,7 +340,7 @@ pub(super) fn backward_weight<T: Element>(
 
 /// How the weight's gradient is shared out.
 struct WeightPlan {
-    tile: Tile,
+    tile: Columns,
     blocks_of_rows: usize,
     /// Columns of rows, over all images.
     count: usize,
@@ -363,7 +382,7 @@ impl WeightPlan {
         let length = count.div_ceil(chunks);
         let ins = if depthwise { outs } else { 1 };
         WeightPlan {
-            tile: Tile { depthwise, outs, ins, rows },
+            tile: Columns { depthwise, outs, ins, rows },
             blocks_of_rows,
             count,
             lanes,

@@ -1,0 +1,462 @@
+// direct, by tiles: forward, and the gradient by the input where strides are 1 (MIRRORED), which is the same
+// with taps in reverse order and zeros around; and the gradient by the weight. The kernels are compiled for
+// one layer.
+//
+// A block computes a tile of the result for a few neighbouring groups. It copies the part of the operand that
+// the tile reads into shared memory, zeros where there is nothing, so that nothing is left to be checked: all
+// that a thread reads lies at constant distances from its first. A thread computes OUTS channels at ROWS by
+// COLUMNS positions. It keeps the weights of an input channel in registers and walks over the operand's
+// columns, reading each once for all the positions and taps that share it. So an element is loaded and
+// converted a few times for all its products, which take most instructions.
+//
+// Every sum adds up planes of taps, in each of them input channels, in each of them columns of taps, from top
+// to bottom, MIRRORED with the last row and column of taps first.
+//
+// Channels last, threads that follow each other have neighbouring channels, else positions.
+#include "convolution.cuh"
+#include "element.cuh"
+
+SWITCHES(MIRRORED, WEIGHT, ALL_GROUPS, CHANNELS, OUTS, SLICES, GROUPS, ROWS, COLUMNS, DOWN, ACROSS, COPY,
+         SHIFT, PITCH, STORED)
+
+HOST struct DirectTilesArgs {
+    const ELEMENT* operand; // x, or dy
+    const ELEMENT* weight;
+    const ELEMENT* bias; // none: null
+    ELEMENT* result;
+    Convolution conv;
+    // A block's place, innermost last: image, groups (channels first), depth, rows, columns, groups (channels
+    // last).
+    Divisor group_blocks, depths, rows, columns;
+};
+
+constexpr int KD = three<0>(TAPS), KH = three<1>(TAPS), KW = three<2>(TAPS);
+constexpr int SH = three<1>(STRIDES), SW = three<2>(STRIDES);
+constexpr int DH = three<1>(DILATIONS), DW = three<2>(DILATIONS);
+
+// CHANNELS of the operand in a group; a group's outputs are SLICES of OUTS. A block has GROUPS, and DOWN by
+// ACROSS threads for each slice (WEIGHT: for each input channel of each).
+#ifndef WEIGHT
+#define WEIGHT 0
+#endif
+constexpr int UNITS = GROUPS * SLICES * (WEIGHT ? CHANNELS : 1), THREADS = UNITS * DOWN * ACROSS;
+constexpr int BLOCK_CHANNELS = GROUPS * CHANNELS;
+// Of the operand: what a thread reads, and the tile.
+constexpr int SPAN_ROWS = (ROWS - 1) * SH + (KH - 1) * DH + 1;
+constexpr int SPAN_COLUMNS = (COLUMNS - 1) * SW + (KW - 1) * DW + 1;
+constexpr int TILE_ROWS = (DOWN * ROWS - 1) * SH + (KH - 1) * DH + 1;
+constexpr int TILE_COLUMNS = (ACROSS * COLUMNS - 1) * SW + (KW - 1) * DW + 1;
+
+// The tile: rows of columns of channels, or a plane for each channel. Its lines, PITCH elements from one to
+// the next, are copied COPY neighbours at a time, SLOTS of these by LANES neighbours of a warp. (Channels
+// first, a line begins SHIFT columns early, where the operand's addresses are multiples of what is copied.)
+#if LAYOUT == CHANNELS_LAST
+constexpr int CHANNEL = 1, COLUMN = BLOCK_CHANNELS, LINES = TILE_ROWS, LINE = TILE_COLUMNS * BLOCK_CHANNELS;
+#else
+constexpr int CHANNEL = TILE_ROWS * PITCH, COLUMN = 1, LINES = BLOCK_CHANNELS * TILE_ROWS;
+constexpr int LINE = (SHIFT + TILE_COLUMNS + COPY - 1) / COPY * COPY;
+#endif
+DEVICE constexpr int lanes(int slots) { return slots > 16 ? 32 : slots > 8 ? 16 : slots > 4 ? 8 : 4; }
+constexpr int SLOTS = LINE / COPY, LANES = lanes(SLOTS), COPIES = (SLOTS + LANES - 1) / LANES;
+
+// Distances in memory that are known: with channels last they are made of the numbers of channels.
+constexpr int OUTPUTS = SLICES * OUTS;
+#if LAYOUT == CHANNELS_LAST
+constexpr Index OPERAND_POSITION = ALL_GROUPS * CHANNELS, RESULT_POSITION = ALL_GROUPS * OUTPUTS;
+constexpr Index WEIGHT_CHANNEL = MIRRORED ? 1 : RESULT_POSITION, WEIGHT_OUT = MIRRORED ? OPERAND_POSITION : 1;
+constexpr Index WEIGHT_TAP = MIRRORED ? OUTPUTS * OPERAND_POSITION : CHANNELS * RESULT_POSITION;
+#else
+constexpr Index OPERAND_POSITION = 1, WEIGHT_TAP = 1;
+constexpr Index WEIGHT_CHANNEL = (MIRRORED ? OUTPUTS : 1) * (KD * KH * KW);
+constexpr Index WEIGHT_OUT = (MIRRORED ? 1 : CHANNELS) * (KD * KH * KW);
+#endif
+
+#if MIRRORED
+#define OPERAND args.conv.y
+#define RESULT args.conv.x
+template <int A> DEVICE Index operand_extent(const Axes& axes) { return outputs<A>(axes); }
+template <int A> DEVICE Index result_extent(const Axes& axes) { return inputs<A>(axes); }
+DEVICE Index result_at(const Axes& axes, Index d, Index h, Index w) { return input_at(axes, d, h, w); }
+// The position of the operand that is read `ahead` of the first one for result `first`; -1 for none.
+template <int A> DEVICE Index operand_source(const Axes& axes, Index first, Index ahead) {
+    Index at = first + (Index)axes.at[A].low - (taps<A>(axes) - 1) * dilation<A>(axes) + ahead;
+    return (Unsigned)at < (Unsigned)outputs<A>(axes) ? at : -1;
+}
+DEVICE Index operand_plane(const Axes& axes, Index depth, int kd) {
+    return reader_output<0>(axes, (Index)axes.at[0].low + depth, kd);
+}
+#else
+#define OPERAND args.conv.x
+#define RESULT args.conv.y
+template <int A> DEVICE Index operand_extent(const Axes& axes) { return inputs<A>(axes); }
+template <int A> DEVICE Index result_extent(const Axes& axes) { return outputs<A>(axes); }
+DEVICE Index result_at(const Axes& axes, Index d, Index h, Index w) { return output_at(axes, d, h, w); }
+template <int A> DEVICE Index operand_source(const Axes& axes, Index first, Index ahead) {
+    Index q = first * stride<A>(axes) + ahead;
+    // Some modes have no source for what no output reads.
+    return q > last_padded<A>(axes) ? -1 : padded_source<A>(axes, q);
+}
+DEVICE Index operand_plane(const Axes& axes, Index depth, int kd) { return source<0>(axes, depth, kd); }
+#endif
+
+// COPY elements, or zeros.
+DEVICE void copy(ELEMENT* to, const ELEMENT* from, bool valid) {
+    if constexpr (COPY * sizeof(ELEMENT) == 16) {
+        copy_async_16(to, from, valid);
+    } else if constexpr (COPY * sizeof(ELEMENT) == 4) {
+        copy_async_4(to, from, valid);
+    } else {
+        Pack<ELEMENT, COPY> moved = {};
+        if (valid) moved = load_pack<ELEMENT, COPY>(from);
+        store_pack<ELEMENT, COPY>(to, moved);
+    }
+}
+
+// The part of plane `depth` of the operand that the tile at this row and column of the result reads.
+DEVICE void copy_tile(ELEMENT* tile, const DirectTilesArgs& args, Index image, Index group, Index depth,
+                      Index row, Index column) {
+    const Axes& axes = args.conv.axes;
+    int lane = (int)threadIdx.x % LANES;
+    const ELEMENT* from = args.operand
+        + offset(OPERAND, image, group * CHANNELS, depth * operand_extent<1>(axes) * operand_extent<2>(axes));
+    Index channels = (ALL_GROUPS - group) * CHANNELS;
+    const ELEMENT* columns[COPIES];
+    bool valid[COPIES];
+    UNROLL
+    for (int i = 0; i < COPIES; ++i) {
+        int at = (lane + i * LANES) * COPY, ahead = at / COLUMN, channel = at % COLUMN;
+        Index w = operand_source<2>(axes, column, ahead - SHIFT);
+        valid[i] = w >= 0 && channel < channels;
+        columns[i] = from + (valid[i] ? w * OPERAND_POSITION + channel : 0);
+    }
+    UNROLL_BY(4)
+    for (int line = (int)threadIdx.x / LANES; line < LINES; line += THREADS / LANES) {
+        int channel = line / TILE_ROWS;
+        Index h = operand_source<1>(axes, row, line - channel * TILE_ROWS);
+        bool inside = h >= 0 && channel < channels;
+        Index start = inside ? offset(OPERAND, 0, channel, h * operand_extent<2>(axes)) : 0;
+        UNROLL
+        for (int i = 0; i < COPIES; ++i) {
+            int slot = lane + i * LANES;
+            if (slot < SLOTS) copy(tile + line * PITCH + slot * COPY, columns[i] + start, inside && valid[i]);
+        }
+    }
+    copy_async_commit();
+}
+
+DEVICE Index take(Index& rest, const Divisor& divisor) {
+    Index quotient = divide(rest, divisor), digit = rest - quotient * (Index)divisor.by;
+    rest = quotient;
+    return digit;
+}
+
+#if LAYOUT == CHANNELS_FIRST
+constexpr int RESULTS = UNITS * OUTS * DOWN * ROWS * ACROSS * COLUMNS;
+// Stores a tile of the result, STORED neighbours at a time.
+DEVICE void store_lines(const DirectTilesArgs& args, const ELEMENT* tile, Index image, Index channel,
+                        Index depth, Index row, Index column) {
+    constexpr int SLOTS = ACROSS * COLUMNS / STORED, LANES = lanes(SLOTS), LINES = UNITS * OUTS * DOWN * ROWS;
+    const Axes& axes = args.conv.axes;
+    Index rows = result_extent<1>(axes) - row, columns = result_extent<2>(axes) - column;
+    Index channels = ALL_GROUPS * OUTPUTS - channel;
+    ELEMENT* to = args.result + offset(RESULT, image, channel, result_at(axes, depth, row, column));
+    UNROLL_BY(4)
+    for (int line = (int)threadIdx.x / LANES; line < LINES; line += THREADS / LANES) {
+        int its_channel = line / (DOWN * ROWS), its_row = line - its_channel * (DOWN * ROWS);
+        if (its_channel >= channels || its_row >= rows) continue;
+        Index start = offset(RESULT, 0, its_channel, its_row * result_extent<2>(axes));
+        UNROLL
+        for (int slot = (int)threadIdx.x % LANES; slot < SLOTS; slot += LANES)
+            if (slot * STORED < columns)
+                store_global<ELEMENT, STORED>(
+                    to + start + slot * STORED,
+                    load_pack<ELEMENT, STORED>(tile + line * (ACROSS * COLUMNS) + slot * STORED));
+    }
+}
+#else
+constexpr int RESULTS = 0;
+#endif
+
+#if WEIGHT
+// OUTS channels of dy at a position.
+DEVICE void read_gradients(Acc (&values)[OUTS], const ELEMENT* from, const Strides& ys) {
+#if LAYOUT == CHANNELS_LAST
+    Pack<ELEMENT, OUTS> read = load_pack<ELEMENT, OUTS>(from);
+    UNROLL
+    for (int o = 0; o < OUTS; ++o) values[o] = to_acc(read.at[o]);
+#else
+    UNROLL
+    for (int o = 0; o < OUTS; ++o) values[o] = to_acc(load(from + offset(ys, 0, o, 0)));
+#endif
+}
+#endif
+
+#if !WEIGHT
+// Where the weights lie of these neighbours of the result, of which `slice` is the first in its group.
+DEVICE Index first_weight(Index group, Index slice) {
+#if LAYOUT == CHANNELS_LAST
+    return group * (MIRRORED ? CHANNELS : OUTPUTS) + slice * WEIGHT_OUT;
+#else
+    return group * (OUTPUTS * CHANNELS * (KD * KH * KW)) + slice * WEIGHT_OUT;
+#endif
+}
+
+KERNEL(direct_tiles, DirectTilesArgs, THREADS) {
+    SHARED(ELEMENT, tile, LINES * PITCH > RESULTS ? LINES * PITCH : RESULTS);
+    const Axes& axes = args.conv.axes;
+    Index block = (Index)blockIdx.x;
+    int thread = (int)threadIdx.x;
+#if LAYOUT == CHANNELS_LAST
+    Index first_group = take(block, args.group_blocks) * GROUPS;
+    int unit = thread % UNITS, place = thread / UNITS;
+#endif
+    Index column = take(block, args.columns) * (ACROSS * COLUMNS);
+    Index row = take(block, args.rows) * (DOWN * ROWS);
+    Index depth = take(block, args.depths);
+#if LAYOUT == CHANNELS_FIRST
+    Index first_group = take(block, args.group_blocks) * GROUPS;
+    int unit = thread / (DOWN * ACROSS), place = thread % (DOWN * ACROSS);
+#endif
+    int its_row = place / ACROSS * ROWS, its_column = place % ACROSS * COLUMNS, its_group = unit / SLICES;
+    Index group = first_group + its_group;
+    bool works = group < ALL_GROUPS;
+    // Of the result, from the group's first and from the layer's.
+    Index slice = unit % SLICES * OUTS, channel = group * OUTPUTS + slice;
+    const ELEMENT* weight = args.weight + (works ? first_weight(group, slice) : 0);
+    const ELEMENT* from = tile + its_group * CHANNELS * CHANNEL + its_row * SH * PITCH
+        + (SHIFT + its_column * SW) * COLUMN;
+
+    Acc sums[ROWS][COLUMNS][OUTS] = {};
+    UNROLL_BY(1)
+    for (int kd = 0; kd < KD; ++kd) {
+        Index plane = operand_plane(axes, depth, kd);
+        if (plane < 0) continue;
+        if (KD > 1) barrier();
+        copy_tile(tile, args, block, first_group, plane, row, column);
+        UNROLL_BY(1)
+        for (int c = 0; c < CHANNELS; ++c) {
+            Acc weights[KH][KW][OUTS];
+            UNROLL
+            for (int tap = 0; tap < KH * KW; ++tap) {
+                UNROLL
+                for (int o = 0; o < OUTS; ++o) {
+                    Index at = kd * (KH * KW) + (MIRRORED ? KH * KW - 1 - tap : tap);
+                    weights[tap / KW][tap % KW][o] =
+                        to_acc(load(weight + c * WEIGHT_CHANNEL + at * WEIGHT_TAP + o * WEIGHT_OUT));
+                }
+            }
+            if (c == 0) {
+                copy_async_wait<0>();
+                barrier();
+            }
+            UNROLL
+            for (int x = 0; x < SPAN_COLUMNS; ++x) {
+                Acc values[SPAN_ROWS];
+                UNROLL
+                for (int y = 0; y < SPAN_ROWS; ++y)
+                    values[y] = to_acc(from[c * CHANNEL + y * PITCH + x * COLUMN]);
+                UNROLL
+                for (int kw = 0; kw < KW; ++kw) {
+                    // The position on this axis that reads column x through tap kw.
+                    int ahead = x - kw * DW, at = ahead / SW;
+                    if (ahead < 0 || ahead % SW != 0 || at >= COLUMNS) continue;
+                    UNROLL
+                    for (int kh = 0; kh < KH; ++kh) {
+                        UNROLL
+                        for (int y = 0; y < ROWS; ++y) {
+                            UNROLL
+                            for (int o = 0; o < OUTS; ++o) {
+                                Acc& sum = sums[y][at][o];
+                                sum = fused(weights[kh][kw][o], values[y * SH + kh * DH], sum);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    if (args.bias && works) {
+        UNROLL
+        for (int o = 0; o < OUTS; ++o) {
+            Acc bias = to_acc(args.bias[channel + o]);
+            UNROLL
+            for (int at = 0; at < ROWS * COLUMNS; ++at) sums[at / COLUMNS][at % COLUMNS][o] += bias;
+        }
+    }
+#if LAYOUT == CHANNELS_LAST
+    if (!works) return;
+    Index rows = result_extent<1>(axes) - row - its_row;
+    Index columns = result_extent<2>(axes) - column - its_column;
+    ELEMENT* to = args.result
+        + offset(RESULT, block, channel, result_at(axes, depth, row + its_row, column + its_column));
+    UNROLL
+    for (int y = 0; y < ROWS; ++y) {
+        if (y >= rows) break;
+        UNROLL
+        for (int x = 0; x < COLUMNS; ++x) {
+            if (x >= columns) break;
+            Pack<ELEMENT, OUTS> out;
+            UNROLL
+            for (int o = 0; o < OUTS; ++o) out.at[o] = from_acc<ELEMENT>(sums[y][x][o]);
+            store_global<ELEMENT, OUTS>(to + x * RESULT_POSITION, out);
+        }
+        to += result_extent<2>(axes) * RESULT_POSITION;
+    }
+#else
+    // Threads hold columns that are far apart from each other's: lines are put together where the tile was.
+    barrier();
+    UNROLL
+    for (int y = 0; y < ROWS; ++y) {
+        UNROLL
+        for (int x = 0; x < COLUMNS; ++x) {
+            UNROLL
+            for (int o = 0; o < OUTS; ++o) {
+                int line = (unit * OUTS + o) * (DOWN * ROWS) + its_row + y;
+                tile[line * (ACROSS * COLUMNS) + its_column + x] = from_acc<ELEMENT>(sums[y][x][o]);
+            }
+        }
+    }
+    barrier();
+    store_lines(args, tile, block, first_group * OUTPUTS, depth, row, column);
+#endif
+}
+#else
+HOST struct DirectTilesWeightArgs {
+    DirectTilesArgs tiles; // the operand is x
+    const ELEMENT* gradient; // dy
+    Acc* partial;          // sums of each chunk
+    i64 count;             // tiles, over all images
+    i64 length;            // of a chunk, in tiles
+    i64 elements;          // of the weight
+};
+
+// The products of a thread's OUTS channels by an input channel, at its positions of the block's tiles one
+// after the other; then the sums of the threads are added up in their order.
+KERNEL(direct_tiles_weight, DirectTilesWeightArgs, THREADS) {
+    constexpr int TAPS_IN_ALL = KD * KH * KW, ENTRIES = TAPS_IN_ALL * OUTS, PLACES = DOWN * ACROSS;
+    constexpr int TILE_BYTES = LINES * PITCH * (int)sizeof(ELEMENT);
+    constexpr int SUM_PITCH = THREADS + 1, SUM_BYTES = ENTRIES * SUM_PITCH * (int)sizeof(Acc);
+    SHARED(char, memory, TILE_BYTES > SUM_BYTES ? TILE_BYTES : SUM_BYTES);
+    ELEMENT* tile = (ELEMENT*)memory;
+    const DirectTilesArgs& tiles = args.tiles;
+    const Axes& axes = tiles.conv.axes;
+    const Strides& ys = tiles.conv.y;
+    int thread = (int)threadIdx.x;
+    Index chunk = (Index)blockIdx.x, first_group = take(chunk, tiles.group_blocks) * GROUPS;
+#if LAYOUT == CHANNELS_LAST
+    int unit = thread % UNITS, place = thread / UNITS;
+#else
+    int unit = thread / PLACES, place = thread % PLACES;
+#endif
+    int its_row = place / ACROSS * ROWS, its_column = place % ACROSS * COLUMNS;
+    int its_channel = unit / (SLICES * CHANNELS) * CHANNELS + unit % CHANNELS;
+    Index group = first_group + unit / (SLICES * CHANNELS);
+    Index channel = group * OUTPUTS + unit / CHANNELS % SLICES * OUTS;
+    const ELEMENT* from =
+        tile + its_channel * CHANNEL + its_row * SH * PITCH + (SHIFT + its_column * SW) * COLUMN;
+
+    Acc sums[KD][KH][KW][OUTS] = {};
+    Index end = smaller((Index)args.count, (chunk + 1) * (Index)args.length);
+    for (Index at = chunk * (Index)args.length; at < end; ++at) {
+        Index image = at;
+        Index column = take(image, tiles.columns) * (ACROSS * COLUMNS);
+        Index row = take(image, tiles.rows) * (DOWN * ROWS);
+        Index depth = take(image, tiles.depths);
+        Index rows = group < ALL_GROUPS ? outputs<1>(axes) - row - its_row : 0;
+        Index columns = outputs<2>(axes) - column - its_column;
+        const ELEMENT* dy = args.gradient
+            + offset(ys, image, channel, output_at(axes, depth, row + its_row, column + its_column));
+        bool whole = rows >= ROWS && columns >= COLUMNS;
+        Acc gradients[ROWS][COLUMNS][OUTS];
+        if (whole) {
+            UNROLL
+            for (int y = 0; y < ROWS; ++y) {
+                UNROLL
+                for (int x = 0; x < COLUMNS; ++x)
+                    read_gradients(gradients[y][x], dy + offset(ys, 0, 0, y * outputs<2>(axes) + x), ys);
+            }
+        }
+        UNROLL
+        for (int kd = 0; kd < KD; ++kd) {
+            Index plane = source<0>(axes, depth, kd);
+            if (plane < 0) continue;
+            barrier();
+            copy_tile(tile, tiles, image, first_group, plane, row, column);
+            copy_async_wait<0>();
+            barrier();
+            if (whole) {
+                UNROLL
+                for (int x = 0; x < SPAN_COLUMNS; ++x) {
+                    Acc values[SPAN_ROWS];
+                    UNROLL
+                    for (int y = 0; y < SPAN_ROWS; ++y) values[y] = to_acc(from[y * PITCH + x * COLUMN]);
+                    UNROLL
+                    for (int kw = 0; kw < KW; ++kw) {
+                        int ahead = x - kw * DW, to = ahead / SW;
+                        if (ahead < 0 || ahead % SW != 0 || to >= COLUMNS) continue;
+                        UNROLL
+                        for (int kh = 0; kh < KH; ++kh) {
+                            UNROLL
+                            for (int y = 0; y < ROWS; ++y) {
+                                UNROLL
+                                for (int o = 0; o < OUTS; ++o) {
+                                    Acc& sum = sums[kd][kh][kw][o];
+                                    sum = fused(gradients[y][to][o], values[y * SH + kh * DH], sum);
+                                }
+                            }
+                        }
+                    }
+                }
+                continue;
+            }
+            // At the end of an axis, position by position in the same order: what others read may be
+            // infinite.
+            UNROLL_BY(1)
+            for (int x = 0; x < smaller<Index>(columns, COLUMNS); ++x) {
+                UNROLL_BY(1)
+                for (int y = 0; y < smaller<Index>(rows, ROWS); ++y) {
+                    Acc gradient[OUTS];
+                    read_gradients(gradient, dy + offset(ys, 0, 0, y * outputs<2>(axes) + x), ys);
+                    const ELEMENT* its = from + y * SH * PITCH + x * SW * COLUMN;
+                    UNROLL
+                    for (int tap = 0; tap < KH * KW; ++tap) {
+                        int kh = tap / KW, kw = tap % KW;
+                        Acc value = to_acc(its[kh * DH * PITCH + kw * DW * COLUMN]);
+                        UNROLL
+                        for (int o = 0; o < OUTS; ++o)
+                            sums[kd][kh][kw][o] = fused(gradient[o], value, sums[kd][kh][kw][o]);
+                    }
+                }
+            }
+        }
+    }
+
+    barrier();
+    Acc* shared = (Acc*)memory;
+    UNROLL
+    for (int tap = 0; tap < TAPS_IN_ALL; ++tap) {
+        UNROLL
+        for (int o = 0; o < OUTS; ++o)
+            shared[(tap * OUTS + o) * SUM_PITCH + thread] = sums[tap / (KH * KW)][tap / KW % KH][tap % KW][o];
+    }
+    barrier();
+    for (int at = thread; at < ENTRIES * UNITS; at += THREADS) {
+        // Neighbours in the weight follow each other.
+#if LAYOUT == CHANNELS_LAST
+        constexpr int STEP = UNITS;
+        int its = at % UNITS, entry = at / UNITS, first = its;
+#else
+        constexpr int STEP = 1;
+        int its = at / ENTRIES, entry = at % ENTRIES, first = its * PLACES;
+#endif
+        Acc sum = shared[entry * SUM_PITCH + first];
+        for (int other = 1; other < PLACES; ++other) sum += shared[entry * SUM_PITCH + first + other * STEP];
+        Index of = first_group + its / (SLICES * CHANNELS);
+        if (of >= ALL_GROUPS) continue;
+        Index out = of * OUTPUTS + its / CHANNELS % SLICES * OUTS + entry % OUTS;
+        Index to = offset(tiles.conv.weight, out, its % CHANNELS, entry / OUTS);
+        args.partial[chunk * (Index)args.elements + to] = sum;
+    }
+}
+#endif

@@ -1,0 +1,212 @@
+//! Layers made for one layer each, against the definition; and what the kernels ask of memory, counted.
+
+use half::{bf16, f16};
+
+use super::*;
+use crate::conv::cuda::testing::run_once;
+use crate::device::Device;
+use crate::device::cuda::{CudaDevice, DeviceBuffer, Simulation};
+use crate::geometry::{Conv, PaddingMode};
+use crate::plan::Algorithm;
+use crate::tensor::Tensor;
+use crate::{LaunchProfile, Profiling};
+
+fn simulator(simulation: Simulation) -> CudaDevice {
+    match Device::simulator_with(Simulation { specialise: true, ..simulation }).unwrap() {
+        Device::Cuda(device) => device,
+        Device::Cpu => unreachable!("the simulator is a CUDA device"),
+    }
+}
+
+/// Small integers, whose sums are exact.
+fn integers<T: Element>(len: usize, seed: usize) -> Vec<T> {
+    let value = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 7) + seed * i) % 3;
+    (0..len).map(|i| T::from_f64(value(i) as f64 - 1.)).collect()
+}
+
+/// `y` and `dx` by tiles, with as much for a thread as it has room for, and as by default; `dw` by default.
+fn check<T: Element, const D: usize>(
+    device: &CudaDevice,
+    conv: Conv<D>,
+    size: [usize; D],
+    batch: usize,
+    [channels, outputs]: [usize; 2],
+) {
+    for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+        let conv = conv.layout(layout);
+        let geometry = conv.bind(size).unwrap();
+        let p = Problem::new(&geometry, batch, channels, outputs).unwrap();
+        let x = integers::<T>(p.input_len(), 1);
+        let w = integers::<T>(p.weight_len(), 2);
+        let y = integers::<T>(p.output_len(), 3);
+        let (bias_y, bias_x) = (integers::<T>(outputs, 4), integers::<T>(channels, 5));
+        let order = conv.axis_order();
+        let host = |shape: &[usize], data: &[T]| {
+            Tensor::from_vec(&Device::Cpu, shape, data.to_vec()).unwrap()
+        };
+        let x_host = host(&order.activation_shape(batch, channels, &geometry.input()), &x);
+        let y_host = host(&order.activation_shape(batch, outputs, &geometry.output()), &y);
+        let weights = order.weight_shape(outputs, p.channels_per_group(), &conv.kernel_size());
+        let w_host = host(&weights, &w);
+        let [mut dx, mut dw] =
+            [&x_host, &w_host].map(|like| Tensor::<T>::zeros(&Device::Cpu, like.shape()).unwrap());
+        let naive = Algorithm::Naive;
+        let expected_y =
+            conv.forward_by(&x_host, &w_host, &host(&[outputs], &bias_y), naive).unwrap();
+        conv.transposed_into(&y_host, &w_host, &host(&[channels], &bias_x), &mut dx, naive)
+            .unwrap();
+        conv.backward_weight_into(&x_host, &y_host, &mut dw, naive).unwrap();
+        let [expected_y, expected_dx, expected_dw] =
+            [expected_y, dx, dw].map(|result| result.into_vec().unwrap());
+
+        let name = format!("{} {conv} {size:?} {channels} {outputs}", T::DTYPE);
+        let upload = |data: &[T]| DeviceBuffer::from_slice(device, "a test", data).unwrap();
+        let fresh = |len: usize| DeviceBuffer::<T>::new(device, "a test", len).unwrap();
+        let (x, w, y) = (upload(&x), upload(&w), upload(&y));
+        let (bias_y, bias_x) = (upload(&bias_y), upload(&bias_x));
+        let (found_y, found_dx, found_dw) = (fresh(y.len()), fresh(x.len()), fresh(w.len()));
+        let tile = |operation, operand: &Region<T>, result: &Region<T>| {
+            let alignments = [operand.alignment(), result.alignment()];
+            Tile::with_threads::<T>(&p, true, operation, alignments, 1)
+        };
+        run_once(device, [&x, &w, &bias_y, &found_y], |draft, [x, w, bias, y]| {
+            let tile = tile(Operation::Forward, &x, &y).expect(&name);
+            tile.launch(draft, &p, Operation::Forward, [x, w, y], Some(bias))
+        });
+        assert!(found_y.to_vec().unwrap() == expected_y, "forward by tiles {name}");
+        run_once(device, [&x, &w, &bias_y, &found_y], |draft, [x, w, bias, y]| {
+            forward(draft, &p, x, w, Some(bias), y)
+        });
+        assert!(found_y.to_vec().unwrap() == expected_y, "forward {name}");
+        if has_backward_input::<T>(device, &p) {
+            run_once(device, [&y, &w, &bias_x, &found_dx], |draft, [dy, w, bias, dx]| {
+                let unit_strides = p.axes[1].stride() == 1 && p.axes[2].stride() == 1;
+                let tile = tile(Operation::BackwardInput, &dy, &dx);
+                assert_eq!(tile.is_some(), unit_strides, "{name}");
+                let Some(tile) = tile else {
+                    return backward_input(draft, &p, dy, w, Some(bias), dx);
+                };
+                tile.launch(draft, &p, Operation::BackwardInput, [dy, w, dx], Some(bias))
+            });
+            assert!(found_dx.to_vec().unwrap() == expected_dx, "dx by tiles {name}");
+            run_once(device, [&y, &w, &bias_x, &found_dx], |draft, [dy, w, bias, dx]| {
+                backward_input(draft, &p, dy, w, Some(bias), dx)
+            });
+            assert!(found_dx.to_vec().unwrap() == expected_dx, "backward_input {name}");
+        }
+        run_once(device, [&x, &y, &found_dw], |draft, [x, dy, dw]| {
+            match tile(Operation::BackwardWeight, &x, &dy) {
+                Some(tile) => tile.launch_weight(draft, &p, [x, dy, dw]),
+                None => backward_weight(draft, &p, x, dy, dw),
+            }
+        });
+        assert!(found_dw.to_vec().unwrap() == expected_dw, "dw by tiles {name}");
+        run_once(device, [&x, &y, &found_dw], |draft, [x, dy, dw]| {
+            backward_weight(draft, &p, x, dy, dw)
+        });
+        assert!(found_dw.to_vec().unwrap() == expected_dw, "backward_weight {name}");
+    }
+}
+
+#[test]
+fn depthwise_layers() {
+    let device = &simulator(Simulation::default());
+    let conv = Conv::new([7, 7]).padding([3, 3]).groups(40);
+    check::<f32, 2>(device, conv, [23, 16], 2, [40, 40]);
+    check::<f16, 2>(device, conv, [23, 16], 2, [40, 40]);
+    check::<f64, 2>(device, conv, [9, 16], 1, [40, 40]);
+    let odd = Conv::new([3, 2]).padding([(1, 0), (2, 1)]).dilation([2, 3]).groups(7);
+    check::<bf16, 2>(device, odd, [11, 14], 2, [7, 7]);
+    let strided = Conv::new([5, 3]).padding([2, 1]).stride([2, 2]).groups(8);
+    check::<f32, 2>(device, strided, [17, 16], 1, [8, 8]);
+}
+
+#[test]
+fn groups_of_few_channels() {
+    let device = &simulator(Simulation::default());
+    let conv = Conv::new([3, 3]).padding([1, 1]);
+    check::<f32, 2>(device, conv.groups(8), [14, 12], 2, [32, 32]);
+    check::<f16, 2>(device, conv.groups(8), [14, 12], 2, [32, 32]);
+    check::<f32, 2>(device, conv.groups(3), [6, 9], 1, [9, 18]);
+    check::<f64, 2>(device, conv.groups(3), [6, 9], 1, [18, 9]);
+    check::<bf16, 2>(device, conv.groups(2).stride([1, 2]), [7, 8], 1, [32, 24]);
+}
+
+#[test]
+fn other_paddings_axes_and_indices() {
+    let device = &simulator(Simulation::default());
+    for mode in [PaddingMode::Reflect, PaddingMode::Replicate, PaddingMode::Circular] {
+        let conv = Conv::new([3, 5]).padding([1, 3]).padding_mode(mode).groups(16);
+        check::<f32, 2>(device, conv, [10, 8], 1, [16, 16]);
+    }
+    let solid = Conv::new([3, 2, 3]).padding([1, 1, 2]).stride([2, 1, 1]).groups(4);
+    check::<f32, 3>(device, solid, [5, 6, 8], 2, [8, 4]);
+    check::<f32, 1>(device, Conv::new([9]).padding([4]).groups(6), [70], 2, [6, 6]);
+    let wide = &simulator(Simulation { wide_indices: true, ..Simulation::default() });
+    check::<f32, 2>(wide, Conv::new([3, 3]).padding([1, 1]).groups(8), [9, 8], 1, [16, 8]);
+}
+
+/// `y`, `dx` and `dw` by tiles on an H100, with as much for a thread as it has room for.
+fn profiles<T: Element>(
+    layout: Layout,
+    conv: Conv<2>,
+    size: usize,
+    channels: usize,
+) -> [LaunchProfile; 3] {
+    let profiling = Some(Profiling::new("h100".parse().unwrap()));
+    let device = simulator(Simulation { profiling, ..Simulation::default() });
+    let geometry = conv.layout(layout).bind([size; 2]).unwrap();
+    let p = Problem::new(&geometry, 1, channels, channels).unwrap();
+    let zeros = |len: usize| DeviceBuffer::from_slice(&device, "a test", &vec![T::default(); len]);
+    let (x, y) = (zeros(p.input_len()).unwrap(), zeros(p.output_len()).unwrap());
+    let (w, held) = (zeros(p.weight_len()).unwrap(), Device::Cuda(device.clone()));
+    [Operation::Forward, Operation::BackwardInput, Operation::BackwardWeight].map(|operation| {
+        held.take_profile();
+        run_once(&device, [&x, &w, &y], |draft, [x, w, y]| {
+            let alignments = [x.alignment(), y.alignment()];
+            let tile = Tile::with_threads::<T>(&p, true, operation, alignments, 1).unwrap();
+            match operation {
+                Operation::Forward => tile.launch(draft, &p, operation, [x, w, y], None),
+                Operation::BackwardInput => tile.launch(draft, &p, operation, [y, w, x], None),
+                Operation::BackwardWeight => tile.launch_weight(draft, &p, [x, y, w]),
+            }
+        });
+        let mut launches = held.take_profile().into_iter();
+        launches.find(|launch| launch.kernel.starts_with("direct_tiles")).unwrap()
+    })
+}
+
+fn check_profiles<T: Element>(conv: Conv<2>, size: usize, channels: usize) {
+    let elements = size * size * channels;
+    let taps: usize = conv.kernel_size().iter().product();
+    let products = (elements * taps * channels / conv.group_count()) as f64;
+    let sectors = (elements * size_of::<T>() / 32) as f64;
+    for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+        let found = profiles::<T>(layout, conv, size, channels);
+        for (what, profile) in ["y", "dx", "dw"].into_iter().zip(&found) {
+            check_profile(profile, &format!("{what} {layout} {}", T::DTYPE), products, sectors);
+        }
+    }
+}
+
+/// Results are stored by whole sectors, operands loaded little more often than once, and what is read of shared
+/// memory is read for several products.
+fn check_profile(profile: &LaunchProfile, what: &str, products: f64, sectors: f64) {
+    println!("{what}\n{profile}");
+    let (global, shared) = (profile.global, profile.shared);
+    if profile.kernel == "direct_tiles" {
+        assert_eq!(global.store_sectors, sectors, "{what}");
+        assert!(global.load_sectors_past_l1 < 3.2 * sectors, "{what}");
+    }
+    assert!(products / 32.0 / shared.wavefronts > 3.0, "{what}");
+}
+
+#[test]
+fn memory_is_asked_for_little_more_than_once() {
+    let depthwise = Conv::new([7, 7]).padding([3, 3]).groups(32);
+    check_profiles::<f32>(depthwise, 56, 32);
+    check_profiles::<f16>(depthwise, 56, 32);
+    let grouped = Conv::new([3, 3]).padding([1, 1]).groups(8);
+    check_profiles::<f32>(grouped, 56, 32);
+    check_profiles::<bf16>(grouped, 56, 32);
+}
