@@ -184,6 +184,24 @@ DEVICE void mma_tf32(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+// The same for f64, without rounding. Its terms are taken four at a time, and before sm_90 eight rows at a time.
+DEVICE void mma_f64(f64 (&d)[4], const f64 (&a)[4], const f64 (&b)[2]) {
+    UNROLL
+    for (int half = 0; half < 2; ++half) {
+#if __CUDA_ARCH__ >= 900
+        asm volatile("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+                     "{%0, %1, %2, %3};"
+                     : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+                     : "d"(a[2 * half]), "d"(a[2 * half + 1]), "d"(b[half]));
+#else
+        UNROLL
+        for (int low = 0; low < 2; ++low)
+            asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+                         : "+d"(d[2 * low]), "+d"(d[2 * low + 1])
+                         : "d"(a[2 * half + low]), "d"(b[half]));
+#endif
+    }
+}
 // f32 rounded to the nearest TF32, ties away from zero.
 DEVICE u32 to_tf32(f32 value) {
     u32 bits;

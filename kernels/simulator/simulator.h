@@ -141,3 +141,6 @@ DEVICE void mma_bf16(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], SIMULATO
 DEVICE void mma_tf32(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], SIMULATOR_HERE) {
     simulator::multiply<simulator::Tf32>({"mma_tf32", file, line}, d, a, b);
 }
+DEVICE void mma_f64(f64 (&d)[4], const f64 (&a)[4], const f64 (&b)[2], SIMULATOR_HERE) {
+    simulator::multiply<simulator::Double>({"mma_f64", file, line}, d, a, b);
+}

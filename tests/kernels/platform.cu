@@ -49,28 +49,30 @@ KERNEL(matrices, Args, 32) {
 }
 
 DEVICE u32 as_it_is(u32 bits) { return bits; }
-// A lane's registers: four of a, two of b, four of d.
-#define PRODUCT(name, MMA, OPERAND)                                                                    \
+// A lane's numbers: four of a, two of b, four of d.
+#define PRODUCT(name, MMA, Number, Operand, OPERAND)                                                   \
     KERNEL(name, Args, 32) {                                                                           \
-        const u32* from = (const u32*)args.from + 10 * threadIdx.x;                                    \
-        u32 a[4], b[2];                                                                                \
-        f32 d[4];                                                                                      \
+        const Operand* from = (const Operand*)args.from + 10 * threadIdx.x;                            \
+        Operand a[4], b[2];                                                                            \
+        Number d[4];                                                                                   \
         UNROLL                                                                                         \
         for (int i = 0; i < 4; ++i) {                                                                  \
             a[i] = OPERAND(from[i]);                                                                   \
-            d[i] = f32_of(from[6 + i]);                                                                \
+            d[i] = ((const Number*)from)[6 + i];                                                       \
         }                                                                                              \
         UNROLL                                                                                         \
         for (int i = 0; i < 2; ++i) b[i] = OPERAND(from[4 + i]);                                       \
         MMA(d, a, b);                                                                                  \
         UNROLL                                                                                         \
-        for (int i = 0; i < 4; ++i) ((f32*)args.to)[4 * threadIdx.x + i] = d[i];                       \
+        for (int i = 0; i < 4; ++i) ((Number*)args.to)[4 * threadIdx.x + i] = d[i];                    \
     }
-PRODUCT(product_f16, mma_f16, as_it_is)
+PRODUCT(product_f16, mma_f16, f32, u32, as_it_is)
 #if __CUDA_ARCH__ >= 800
 DEVICE u32 rounded(u32 bits) { return to_tf32(f32_of(bits)); }
-PRODUCT(product_bf16, mma_bf16, as_it_is)
-PRODUCT(product_tf32, mma_tf32, rounded)
+PRODUCT(product_bf16, mma_bf16, f32, u32, as_it_is)
+PRODUCT(product_tf32, mma_tf32, f32, u32, rounded)
+DEVICE f64 as_it_is(f64 value) { return value; }
+PRODUCT(product_f64, mma_f64, f64, f64, as_it_is)
 #endif
 
 // Two groups of copies, the first of which is read while the second may be under way.

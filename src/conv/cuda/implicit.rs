@@ -106,11 +106,11 @@ fn packed_strides(channels: usize, positions: usize) -> Strides {
 }
 
 /// Whether source and weight may be copied so that neighbours are channels, of which the product then reads
-/// chunks. Channels first, taps shift what it reads by single positions, and tensor cores wait for elements.
+/// chunks. Channels first, taps shift what it reads by single positions, and tensor cores wait for elements of 16 bits.
 pub(super) fn can_pack<T: Element>(device: &CudaDevice, p: &Problem, channels: usize) -> bool {
     let engine = Engine::new(device, T::DTYPE);
     p.layout == Layout::ChannelsFirst
-        && engine.is_of_tensor_cores()
+        && engine.multiplies_halves()
         && engine.vector(size_of::<T>(), FULL_ALIGNMENT, &[channels]) > 1
 }
 

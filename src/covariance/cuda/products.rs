@@ -25,7 +25,7 @@ impl<T: Element, F: Accumulator> Job<'_, T, F> {
     ) -> Result<()> {
         let (p, x, axes) = (self.p, self.operands.x, &part.axes);
         let device = draft.device().clone();
-        let engine = Engine::new(&device, T::DTYPE).with_sums(F::DTYPE);
+        let engine = Engine::with_sums(&device, T::DTYPE, F::DTYPE);
         let whole = |distances: &[usize]| engine.vector(size_of::<T>(), x.alignment(), distances);
         let vector = match p.layout {
             Layout::ChannelsLast => whole(&[p.channels_per_group(), p.channels]),

@@ -17,20 +17,21 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(device: &CudaDevice, dtype: DType) -> Self {
-        let instruction = match dtype {
-            DType::F16 => Some("mma_f16"),
-            DType::BF16 if device.driver().capability() >= 80 => Some("mma_bf16"),
-            _ => None,
-        };
         let sums = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        Engine { dtype, sums, instruction }
+        Engine::with_sums(device, dtype, sums)
     }
 
     /// The engine whose sums are of this type, `f64` or the one that they have anyway.
-    pub(crate) fn with_sums(self, sums: DType) -> Self {
-        // Tensor cores add up in f32.
-        let instruction = self.instruction.filter(|_| sums == self.sums);
-        Engine { sums, instruction, ..self }
+    pub(crate) fn with_sums(device: &CudaDevice, dtype: DType, sums: DType) -> Self {
+        let capability = device.driver().capability();
+        let instruction = match (dtype, sums) {
+            (DType::F16, DType::F32) => Some("mma_f16"),
+            (DType::BF16, DType::F32) if capability >= 80 => Some("mma_bf16"),
+            // Other GPUs have it, too, no faster than their threads multiply.
+            (_, DType::F64) if [80, 90, 100].contains(&capability) => Some("mma_f64"),
+            _ => None,
+        };
+        Engine { dtype, sums, instruction }
     }
 
     /// A kernel for this engine and its types.
@@ -48,9 +49,15 @@ impl Engine {
         }
     }
 
+    /// Whether tensor cores multiply elements of 16 bits, two of which are an operand of theirs: see
+    /// `kernels/lib/fragments.cuh`.
+    pub(crate) fn multiplies_halves(self) -> bool {
+        self.instruction.is_some() && self.dtype.size() == 2 && self.sums == DType::F32
+    }
+
     /// How many neighbours a kernel reads and writes at a time, where it can.
     fn chunk(self) -> usize {
-        if self.instruction.is_some() { 8 } else { 16 / self.sums.size() }
+        if self.multiplies_halves() { 8 } else { 16 / self.sums.size() }
     }
 
     /// How many neighbours of an operand in elements of `size` bytes are moved at a time, from the
@@ -63,21 +70,14 @@ impl Engine {
         if whole { chunk } else { 1 }
     }
 
-    pub(crate) fn is_of_tensor_cores(self) -> bool {
-        self.instruction.is_some()
-    }
-
     /// Threads of a block, by its tile: see `PRODUCT_THREADS` in kernels/lib/product.cuh.
     pub(super) fn threads(self, [rows, columns]: [usize; 2]) -> u32 {
-        let area = rows * columns;
-        let threads = match self.instruction {
-            // A warp has 64×64 elements, or half of the smallest tile.
-            Some(_) if area > 64 * 64 => area / 128,
-            Some(_) => area / 64,
-            None if self.sums == DType::F64 => area / 32,
-            None => area / 64,
+        let (area, wide) = (rows * columns, self.sums == DType::F64);
+        let sums = match self.instruction {
+            Some(_) if area > 64 * 64 => 128,
+            _ => 64,
         };
-        threads as u32
+        (area / if wide { sums / 2 } else { sums }) as u32
     }
 
     /// Bytes of a sum.
@@ -87,7 +87,7 @@ impl Engine {
 
     /// Terms of a step.
     pub(super) fn step(self) -> usize {
-        if self.instruction.is_some() { 32 } else { 64 / self.sums.size() }
+        if self.multiplies_halves() { 32 } else { 64 / self.sums.size() }
     }
 
     /// Whether a thread's registers hold what a tile takes.

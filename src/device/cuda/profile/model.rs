@@ -79,20 +79,22 @@ pub(super) fn predict(target: &Target, counts: &Counts, blocks: f64, resident: u
     // already: the PTX ISA has them pass the L1 cache by.
     let through_l1 = global.load_sectors - counts.around_l1 + global.store_sectors;
     let l1 = shared.wavefronts + bytes(through_l1) / L1_BYTES;
-    let mma = operations.mma_f16 + operations.mma_bf16;
     // Addresses, loops and conversions are not seen: a lower bound.
     let instructions = global.load_requests
         + global.store_requests
         + shared.requests
         + (operations.fused_f32 + operations.fused_f64) / 32.0
-        + mma
-        + operations.mma_tf32
+        + operations.mma()
         + operations.exchanges;
-    let (half, tf32) =
-        (mma * 16.0 * 8.0 * 16.0 * 2.0, operations.mma_tf32 * 16.0 * 8.0 * 8.0 * 2.0);
     let fma =
         2.0 * (operations.fused_f32 / target.f32_rate + operations.fused_f64 / target.f64_rate);
-    let tensor = half / target.half_rate + tf32 / target.tf32_rate;
+    // Seconds of so many products with 16×8 sums of so many terms.
+    let products = |count: f64, terms: f64, rate: f64| count * 2.0 * 16.0 * 8.0 * terms / rate;
+    let halves = products(operations.mma_f16 + operations.mma_bf16, 16.0, target.half_rate);
+    let words = products(operations.mma_tf32, 8.0, target.tf32_rate);
+    let doubles = products(operations.mma_f64, 8.0, target.f64_tensor_rate);
+    let tensor = halves + words + doubles;
+    let by_mma_sync = (halves + words) / target.mma_sync_fraction + doubles;
     let waves = target.waves(blocks, resident);
     let times = [
         (Limiter::Memory, memory / target.memory_bandwidth),
@@ -100,7 +102,7 @@ pub(super) fn predict(target: &Target, counts: &Counts, blocks: f64, resident: u
         (Limiter::L1, l1 / cycles),
         (Limiter::Issue, instructions / (ISSUED * cycles)),
         (Limiter::Fma, fma * sm / busy),
-        (Limiter::Tensor, tensor / target.mma_sync_fraction * sm / busy),
+        (Limiter::Tensor, by_mma_sync * sm / busy),
         (Limiter::Latency, LATENCY * waves * (counts.waits / blocks).max(1.0)),
         (Limiter::Launch, LAUNCH),
     ];

@@ -43,6 +43,9 @@ KERNEL(everything, Args, 128) {
     UNROLL
     for (int i = 0; i < 4; ++i) rounded[i] = to_tf32(words[(lane + 32 * i) % 128]);
     mma_tf32(d, rounded, {rounded[0], rounded[1]});
+    f64 wide[4] = {words[lane], words[lane + 1], words[lane + 2], words[lane + 3]};
+    mma_f64(wide, {wide[0], wide[1], wide[2], wide[3]}, {wide[2], wide[3]});
+    d[0] += (f32)(wide[0] + wide[1] + wide[2] + wide[3]);
 #endif
     warp_barrier();
 
