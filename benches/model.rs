@@ -2,7 +2,7 @@
 //! measured.
 //!
 //! ```text
-//! cargo bench --features full --bench model [-- --target h100 --shapes stem,conv2 --operations dx --blocks 32]
+//! cargo bench --features full --bench model [-- --target h100 --shapes stem,conv2 --operations dx --types f64 --blocks 32]
 //! ```
 //!
 //! Prints a table in Markdown: of each layer, operation, element type and layout the modelled time of all its
@@ -43,6 +43,8 @@ fn run() -> Result<()> {
     let blocks = value("--blocks").and_then(|text| text.parse().ok()).unwrap_or(32);
     let list = |flag| value(flag).map(|text| text.split(',').collect()).unwrap_or_default();
     let (names, operations): (Vec<&str>, Vec<&str>) = (list("--shapes"), list("--operations"));
+    let types: Vec<&str> = list("--types");
+    let types = if types.is_empty() { vec!["f32", "f16", "bf16"] } else { types };
     // As for all benches in test mode: a little of everything.
     let test = arguments.iter().any(|argument| argument == "--test");
     let names = if test { vec!["notebook"] } else { names };
@@ -62,9 +64,14 @@ fn run() -> Result<()> {
             let shape = Shape { layout, ..*shape };
             let asked = |of: &&str| operations.is_empty() || operations.contains(of);
             for operation in OPERATIONS.into_iter().filter(asked) {
-                rows.extend(profile::<f32>(&device, &shape, operation)?);
-                rows.extend(profile::<f16>(&device, &shape, operation)?);
-                rows.extend(profile::<bf16>(&device, &shape, operation)?);
+                for dtype in &types {
+                    rows.extend(match *dtype {
+                        "f64" => profile::<f64>(&device, &shape, operation)?,
+                        "f32" => profile::<f32>(&device, &shape, operation)?,
+                        "f16" => profile::<f16>(&device, &shape, operation)?,
+                        _ => profile::<bf16>(&device, &shape, operation)?,
+                    });
+                }
             }
         }
     }
