@@ -112,6 +112,16 @@ DEVICE void copy_async_16(void* to, const void* from, bool valid) {
     *(uint4*)to = valid ? *(const uint4*)from : make_uint4(0, 0, 0, 0);
 #endif
 }
+// The same for 8 bytes, addresses multiples of 8.
+DEVICE void copy_async_8(void* to, const void* from, bool valid) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(to)), "l"(from),
+                 "r"(valid ? 8 : 0)
+                 : "memory");
+#else
+    *(u64*)to = valid ? *(const u64*)from : 0ull;
+#endif
+}
 // The same for 4 bytes, addresses multiples of 4.
 DEVICE void copy_async_4(void* to, const void* from, bool valid) {
 #if __CUDA_ARCH__ >= 800

@@ -214,10 +214,18 @@ template <typename T> DEVICE TileChunk tile_chunk(const Pack<T, CHUNK>& chunk) {
     return wide;
 }
 
-// Brings one factor's tiles to shared memory, `begin` and `end` around work that need not wait for it.
+template <int BYTES> DEVICE void copy_async(void* to, const void* from, bool valid) {
+    if constexpr (BYTES == 16) copy_async_16(to, from, valid);
+    else if constexpr (BYTES == 8) copy_async_8(to, from, valid);
+    else copy_async_4(to, from, valid);
+}
+
+// Brings one factor's tiles to shared memory, `begin` and `end` around work that need not wait for it: in the
+// background, where elements stay what they are and are not too small for that.
 template <typename Loader, int TILE> struct Mover {
     typedef Fetcher<Loader, TILE> From;
-    static constexpr bool IN_BACKGROUND = From::WHOLE && sizeof(Chunk) == sizeof(TileChunk);
+    static constexpr bool AS_IT_IS = sizeof(Chunk) == sizeof(TileChunk);
+    static constexpr bool IN_BACKGROUND = AS_IT_IS && (From::WHOLE || sizeof(ELEMENT) >= 4);
     // After so many lines the places of a thread's chunks are those of its first, moved on.
     static constexpr int LINES = Format::ALIKE_LINES;
     static constexpr int ALIKE = From::LINE_STEP % LINES == 0 ? 1 : LINES / From::LINE_STEP;
@@ -237,13 +245,23 @@ template <typename Loader, int TILE> struct Mover {
     DEVICE TileChunk* place_of(int tile, int i) const {
         return first[i % PLACES] + (tile + i / PLACES * (PLACES * APART));
     }
-    DEVICE void begin(int tile) {
-        if constexpr (IN_BACKGROUND) {
-            from.each([&](int i, int, Offset offset) {
-                copy_async_16(place_of(tile, i), from.loader.base + offset.at, offset.inside);
-            });
+    // Where in shared memory a piece of a chunk is kept.
+    DEVICE typename Format::Element* place_of(TileChunk* tiles, int tile, int i, int piece) const {
+        if constexpr (From::SPREAD) {
+            int at = From::place_of(piece);
+            return tiles[tile + Format::place<false, TILE>(From::line(i), at / CHUNK)].at + at % CHUNK;
         } else {
+            return place_of(tile, i)->at + piece;
+        }
+    }
+    DEVICE void begin(TileChunk* tiles, int tile) {
+        if constexpr (!IN_BACKGROUND) {
             from.load_chunks(staged);
+        } else {
+            from.each([&](int i, int piece, Offset offset) {
+                void* to = From::WHOLE ? place_of(tile, i)->at : place_of(tiles, tile, i, piece);
+                copy_async<sizeof(ELEMENT) * CHUNK / From::PIECES>(to, from.loader.base + offset.at, offset.inside);
+            });
         }
     }
     DEVICE void end(TileChunk* tiles, int tile) {
@@ -252,10 +270,7 @@ template <typename Loader, int TILE> struct Mover {
             TileChunk chunk = tile_chunk(staged[i]);
             if constexpr (From::SPREAD) {
                 UNROLL
-                for (int v = 0; v < CHUNK; ++v) {
-                    int at = From::place_of(v);
-                    tiles[tile + Format::place<false, TILE>(From::line(i), at / CHUNK)].at[at % CHUNK] = chunk.at[v];
-                }
+                for (int v = 0; v < CHUNK; ++v) *place_of(tiles, tile, i, v) = chunk.at[v];
             } else {
                 *place_of(tile, i) = chunk;
             }
@@ -326,8 +341,8 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
         }
         int a_ahead = ahead_stage * A_CHUNKS, b_ahead = ahead_stage * B_CHUNKS;
         if (ahead < work.last) {
-            move_a.begin(a_ahead);
-            move_b.begin(b_ahead);
+            move_a.begin(a_tiles, a_ahead);
+            move_b.begin(b_tiles, b_ahead);
         }
         copy_async_commit();
         int a_tile = stage * A_CHUNKS, b_tile = stage * B_CHUNKS;

@@ -120,6 +120,9 @@ template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value;
 DEVICE void copy_async_16(void* to, const void* from, bool valid) {
     simulator::start_copy(to, from, valid, 16);
 }
+DEVICE void copy_async_8(void* to, const void* from, bool valid) {
+    simulator::start_copy(to, from, valid, 8);
+}
 DEVICE void copy_async_4(void* to, const void* from, bool valid) {
     simulator::start_copy(to, from, valid, 4);
 }

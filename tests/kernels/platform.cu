@@ -78,14 +78,17 @@ PRODUCT(product_f64, mma_f64, f64, f64, as_it_is)
 // Two groups of copies, the first of which is read while the second may be under way.
 KERNEL(copies, Args, 64) {
     SHARED(u16, wide, 2 * 64 * 8);
+    SHARED(u64, middle, 2 * 64);
     SHARED(u32, narrow, 2 * 64);
     int i = (int)threadIdx.x;
     const u16* from = (const u16*)args.from;
-    const u32* from_narrow = (const u32*)(from + 2 * 64 * 8);
+    const u64* from_middle = (const u64*)(from + 2 * 64 * 8);
+    const u32* from_narrow = (const u32*)(from_middle + 2 * 64);
     UNROLL
     for (int group = 0; group < 2; ++group) {
         int at = 64 * group + i;
         copy_async_16(wide + 8 * at, from + 8 * at, at % 3 != 0);
+        copy_async_8(middle + at, from_middle + at, at % 7 != 0);
         copy_async_4(narrow + at, from_narrow + at, at % 5 != 0);
         copy_async_commit();
     }
@@ -98,10 +101,12 @@ KERNEL(copies, Args, 64) {
         barrier();
         // What another thread has copied.
         int at = 64 * group + 63 - i;
-        u32* to = (u32*)args.to + 5 * at;
+        u32* to = (u32*)args.to + 7 * at;
         UNROLL
         for (int w = 0; w < 4; ++w) to[w] = (u32)wide[8 * at + 2 * w] | (u32)wide[8 * at + 2 * w + 1] << 16;
         to[4] = narrow[at];
+        to[5] = (u32)middle[at];
+        to[6] = (u32)(middle[at] >> 32);
     }
 }
 

@@ -190,14 +190,16 @@ impl On<'_> {
     }
 
     fn copies(&self) {
-        let from = scrambled(512 + 128);
-        let mut to = vec![0; 5 * 128];
+        let from = scrambled(512 + 256 + 128);
+        let mut to = vec![0; 7 * 128];
         self.run("copies", [1, 1, 1], 64, &from, &mut to, 0);
-        for (at, found) in to.chunks(5).enumerate() {
+        for (at, found) in to.chunks(7).enumerate() {
             let wide = if at % 3 != 0 { &from[4 * at..4 * at + 4] } else { &[0; 4] };
             assert_eq!(&found[..4], wide, "copy_async_16: {at}");
-            let narrow = if at % 5 != 0 { from[512 + at] } else { 0 };
+            let narrow = if at % 5 != 0 { from[512 + 256 + at] } else { 0 };
             assert_eq!(found[4], narrow, "copy_async_4: {at}");
+            let middle = if at % 7 != 0 { &from[512 + 2 * at..][..2] } else { &[0; 2] };
+            assert_eq!(&found[5..], middle, "copy_async_8: {at}");
         }
     }
 

@@ -27,6 +27,7 @@ KERNEL(everything, Args, 128) {
     if (args.count < 0) trap("no work");
 
     copy_async_16(tile + 8 * threadIdx.x, (const u16*)args.from + 8 * at, at < args.count);
+    copy_async_8(tile + 4 * threadIdx.x, (const u64*)args.from + at, at < args.count);
     copy_async_4(words + threadIdx.x, (const f32*)args.from + at, at < args.count);
     copy_async_commit();
     copy_async_wait<0>();
