@@ -52,7 +52,7 @@ impl<T: Element, F: Accumulator> Job<'_, T, F> {
         let (p, rows, held) = (self.p, self.p.rows(), draft.held());
         let device = draft.device().clone();
         let vectors: Region<F> = self.window_totals(draft)?;
-        let engine = Engine::new(&device, F::DTYPE);
+        let engine = Engine::with_sums(&device, F::DTYPE, F::DTYPE);
         let vector = engine.vector(size_of::<F>(), vectors.alignment(), &[rows, p.groups * rows]);
         let sizes = [rows, p.batch];
         let product = SymmetricProduct::new(&device, engine, p.groups, sizes, vector, self.limit)?;

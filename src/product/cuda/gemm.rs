@@ -34,8 +34,8 @@ pub(crate) unsafe fn multiply(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
 /// # Safety
 /// As [`multiply`].
 unsafe fn multiply_ourselves(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
-    let Gemm { dtype, output, m, n, k, batch, a, b, c, .. } = *gemm;
-    let engine = Engine::new(draft.device(), dtype);
+    let Gemm { dtype, output, m, n, k, batch, a, b, c, tf32, .. } = *gemm;
+    let engine = Engine::new(draft.device(), dtype, tf32);
     let vector = |dtype: DType, matrix: Matrix, neighbours: usize| {
         let Matrix { address, leading, stride, .. } = matrix;
         let alignment = draft.alignment_of(address);
@@ -108,6 +108,7 @@ mod tests {
         slack: usize,
         shared_factor: bool,
         beta: f64,
+        tf32: bool,
     }
 
     fn cases() -> impl Strategy<Value = Case> {
@@ -119,7 +120,8 @@ mod tests {
                 // Half of the cases have sizes that whole vectors fit in.
                 let of = |x: usize| if round { x.next_multiple_of(8) } else { x };
                 let slack = if round { 8 * slack } else { slack };
-                Case { sizes: [m, n, k].map(of), batch, transposed, slack, shared_factor, beta }
+                let sizes = [m, n, k].map(of);
+                Case { sizes, batch, transposed, slack, shared_factor, beta, tf32: false }
             },
         )
     }
@@ -169,6 +171,7 @@ mod tests {
             c: matrix(at_c, ldc, size_c, false),
             alpha: 0.5,
             beta: case.beta,
+            tf32: case.tf32,
         };
         let addresses =
             [buffer_a.view().address(), buffer_b.view().address(), buffer_c.view_mut().address()];
@@ -211,6 +214,7 @@ mod tests {
         #[test]
         fn own_products_equal_the_definition(case in cases()) {
             check::<f32, f32>(case);
+            check::<f32, f32>(Case { tf32: true, ..case });
             check::<f64, f64>(case);
             check::<f16, f16>(case);
             check::<bf16, bf16>(case);
@@ -224,8 +228,11 @@ mod tests {
         for transposed in [[false, false], [true, true]] {
             let (slack, shared_factor, beta) = (0, false, 1.);
             let sizes = [520, 264, 200];
-            let case = Case { sizes, batch: 1, transposed, slack, shared_factor, beta };
+            let case =
+                Case { sizes, batch: 1, transposed, slack, shared_factor, beta, tf32: false };
             check::<f32, f32>(case);
+            check::<f32, f32>(Case { tf32: true, ..case });
+            check::<f32, f32>(Case { tf32: true, sizes: [519, 263, 199], ..case });
             check::<f16, f16>(case);
             check::<bf16, f32>(Case { sizes: [519, 263, 199], ..case });
             check::<f64, f64>(Case { sizes: [300, 140, 70], ..case });
@@ -235,8 +242,10 @@ mod tests {
     #[test]
     fn few_sums_of_many_terms_are_shared_out() {
         let (transposed, slack, shared_factor, beta) = ([true, false], 0, false, 1.);
-        let case = Case { sizes: [72, 64, 4000], batch: 1, transposed, slack, shared_factor, beta };
+        let sizes = [72, 64, 4000];
+        let case = Case { sizes, batch: 1, transposed, slack, shared_factor, beta, tf32: false };
         check::<f32, f32>(case);
+        check::<f32, f32>(Case { tf32: true, ..case });
         check::<f64, f64>(Case { sizes: [7, 9, 1001], ..case });
         check::<f16, f16>(case);
         check::<bf16, f32>(Case { sizes: [5, 3, 4001], transposed: [false, true], ..case });

@@ -16,9 +16,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(device: &CudaDevice, dtype: DType) -> Self {
+    /// With `tf32`, which takes a device that has it, factors of f32 are rounded to that.
+    pub(crate) fn new(device: &CudaDevice, dtype: DType, tf32: bool) -> Self {
         let sums = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        Engine::with_sums(device, dtype, sums)
+        let engine = Engine::with_sums(device, dtype, sums);
+        match dtype {
+            DType::F32 if tf32 => Engine { instruction: Some("mma_tf32"), ..engine },
+            _ => engine,
+        }
     }
 
     /// The engine whose sums are of this type, `f64` or the one that they have anyway.
