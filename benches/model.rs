@@ -61,6 +61,8 @@ fn run() -> Result<()> {
     let blocks = value("--blocks").and_then(|text| text.parse().ok()).unwrap_or(32);
     let list = |flag| value(flag).map(|text| text.split(',').collect()).unwrap_or_default();
     let (names, operations): (Vec<&str>, Vec<&str>) = (list("--shapes"), list("--operations"));
+    let types: Vec<&str> = list("--types");
+    let types = if types.is_empty() { vec!["f32", "f16", "bf16"] } else { types };
     // As for all benches in test mode: a little of everything.
     let test = arguments.iter().any(|argument| argument == "--test");
     let names = if test { vec!["notebook"] } else { names };
@@ -90,6 +92,9 @@ fn run() -> Result<()> {
             for operation in OPERATIONS.into_iter().filter(asked) {
                 if typed(DType::F32) {
                     rows.extend(profile::<f32>(&setting, &shape, operation)?);
+                }
+                if types.contains(&"f64") {
+                    rows.extend(profile::<f64>(&setting, &shape, operation)?);
                 }
                 if typed(DType::F16) {
                     rows.extend(profile::<f16>(&setting, &shape, operation)?);

@@ -115,6 +115,16 @@ DEVICE void copy_async_16(void* to, const void* from, bool valid) {
     *(uint4*)to = valid ? *(const uint4*)from : make_uint4(0, 0, 0, 0);
 #endif
 }
+// The same for 8 bytes, addresses multiples of 8.
+DEVICE void copy_async_8(void* to, const void* from, bool valid) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(to)), "l"(from),
+                 "r"(valid ? 8 : 0)
+                 : "memory");
+#else
+    *(u64*)to = valid ? *(const u64*)from : 0ull;
+#endif
+}
 // The same for 4 bytes, addresses multiples of 4.
 DEVICE void copy_async_4(void* to, const void* from, bool valid) {
 #if __CUDA_ARCH__ >= 800
@@ -186,6 +196,24 @@ DEVICE void mma_tf32(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
                  "{%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// The same for f64, without rounding. Its terms are taken four at a time, and before sm_90 eight rows at a time.
+DEVICE void mma_f64(f64 (&d)[4], const f64 (&a)[4], const f64 (&b)[2]) {
+    UNROLL
+    for (int half = 0; half < 2; ++half) {
+#if __CUDA_ARCH__ >= 900
+        asm volatile("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+                     "{%0, %1, %2, %3};"
+                     : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+                     : "d"(a[2 * half]), "d"(a[2 * half + 1]), "d"(b[half]));
+#else
+        UNROLL
+        for (int low = 0; low < 2; ++low)
+            asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+                         : "+d"(d[2 * low]), "+d"(d[2 * low + 1])
+                         : "d"(a[2 * half + low]), "d"(b[half]));
+#endif
+    }
 }
 // f32 rounded to the nearest TF32, ties away from zero.
 DEVICE u32 to_tf32(f32 value) {

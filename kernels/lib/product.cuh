@@ -22,19 +22,22 @@ SWITCHES(TILE_ROWS, TILE_COLUMNS, OUTPUT, MMA, SPLIT, A_VECTOR, B_VECTOR)
 #endif
 
 #ifdef MMA
+#include "fragments.cuh"
 // Neighbours that are moved together, and terms of a step.
-constexpr int CHUNK = 8, DEPTH = 32;
+constexpr int CHUNK = Format::CHUNK, DEPTH = Format::DEPTH;
 // As many as the 48 KiB of a block's shared memory hold.
 constexpr int STAGES = 3;
 constexpr int RESIDENT_THREADS = 256;
-// What a warp computes: the larger, the fewer of its operations read shared memory. Where elements are moved one by
-// one, twice as many threads share that.
-constexpr bool SMALL = TILE_ROWS * TILE_COLUMNS <= 64 * 64;
+// What a warp computes: the larger, the fewer of its operations read shared memory. A thread has registers for 128
+// sums of f32, or 64 of f64; in the smallest tile it has half of them. Where elements are moved one by one, twice as
+// many threads share that.
 #if A_VECTOR == 1 || (defined(B_VECTOR) && B_VECTOR == 1)
-constexpr int WARP_ROWS = SMALL ? 32 : 64, WARP_COLUMNS = 32;
+constexpr bool NARROW = true;
 #else
-constexpr int WARP_ROWS = 64, WARP_COLUMNS = SMALL ? 32 : 64;
+constexpr bool NARROW = sizeof(Acc) == 8;
 #endif
+constexpr bool SMALLEST = TILE_ROWS * TILE_COLUMNS == 64 * 64;
+constexpr int WARP_ROWS = SMALLEST && NARROW ? 32 : 64, WARP_COLUMNS = SMALLEST || NARROW ? 32 : 64;
 constexpr int PRODUCT_THREADS = TILE_ROWS / WARP_ROWS * (TILE_COLUMNS / WARP_COLUMNS) * 32;
 #else
 constexpr int CHUNK = 16 / sizeof(Acc), DEPTH = 64 / sizeof(Acc);
@@ -211,81 +214,77 @@ template <typename Loader, int TILE> struct Fetcher {
 
 #ifdef MMA
 
-// Where a tile's chunk lies in shared memory, so that the eight rows of a matrix that load_matrices takes
-// in one go, and the chunks that a warp stores, are in different banks.
-// So are elements that a warp stores one by one, eight or sixteen along each of some lines. Eight lines further the
-// places are the same.
-template <bool ALONG_K, int TILE> DEVICE int place(int line, int chunk) {
-    if (ALONG_K) return line * (DEPTH / CHUNK) + (chunk ^ (line >> 1 & 3));
-    return line * (TILE / CHUNK) + (chunk ^ (line << 1 & 6) ^ (line >> 2 & 1));
+typedef Format::Chunk TileChunk;
+// The same type, or the wider one of the sums.
+DEVICE TileChunk tile_chunk(const TileChunk& chunk) { return chunk; }
+template <typename T> DEVICE TileChunk tile_chunk(const Pack<T, CHUNK>& chunk) {
+    TileChunk wide;
+    UNROLL
+    for (int v = 0; v < CHUNK; ++v) wide.at[v] = to_acc(chunk.at[v]);
+    return wide;
 }
 
-// Brings one factor's tiles to shared memory, `begin` and `end` around work that need not wait for it.
+template <int BYTES> DEVICE void copy_async(void* to, const void* from, bool valid) {
+    if constexpr (BYTES == 16) copy_async_16(to, from, valid);
+    else if constexpr (BYTES == 8) copy_async_8(to, from, valid);
+    else copy_async_4(to, from, valid);
+}
+
+// Brings one factor's tiles to shared memory, `begin` and `end` around work that need not wait for it: in the
+// background, where elements stay what they are and are not too small for that.
 template <typename Loader, int TILE> struct Mover {
     typedef Fetcher<Loader, TILE> From;
+    static constexpr bool AS_IT_IS = sizeof(Chunk) == sizeof(TileChunk);
+    static constexpr bool IN_BACKGROUND = AS_IT_IS && (From::WHOLE || sizeof(ELEMENT) >= 4);
     // After so many lines the places of a thread's chunks are those of its first, moved on.
-    static constexpr int ALIKE = From::LINE_STEP % 8 == 0 ? 1 : 8 / From::LINE_STEP;
+    static constexpr int LINES = Format::ALIKE_LINES;
+    static constexpr int ALIKE = From::LINE_STEP % LINES == 0 ? 1 : LINES / From::LINE_STEP;
+    static constexpr int PLACES = ALIKE < From::COUNT ? ALIKE : From::COUNT;
     static constexpr int APART = From::LINE_STEP * ((From::ALONG_K ? DEPTH : TILE) / CHUNK);
     From from;
-    Chunk* first[ALIKE];
-    Chunk staged[From::WHOLE ? 1 : From::COUNT];
-    DEVICE Mover(const Loader& loader, Chunk* tiles, Index first_row, Index first_term)
+    TileChunk* first[PLACES];
+    Chunk staged[IN_BACKGROUND ? 1 : From::COUNT];
+    DEVICE Mover(const Loader& loader, TileChunk* tiles, Index first_row, Index first_term)
         : from(loader, first_row, first_term) {
         UNROLL
-        for (int i = 0; i < ALIKE; ++i) {
-            first[i] = tiles + place<From::ALONG_K, TILE>(From::line(i), From::chunk());
+        for (int i = 0; i < PLACES; ++i) {
+            first[i] = tiles + Format::place<From::ALONG_K, TILE>(From::line(i), From::chunk());
             keep_shared(first[i]);
         }
     }
-    DEVICE Chunk* place_of(int tile, int i) const {
-        return first[i % ALIKE] + (tile + i / ALIKE * (ALIKE * APART));
+    DEVICE TileChunk* place_of(int tile, int i) const {
+        return first[i % PLACES] + (tile + i / PLACES * (PLACES * APART));
     }
-    DEVICE void begin(int tile) {
-        if constexpr (From::WHOLE) {
-            from.each([&](int i, int, Offset offset) {
-                copy_async_16(place_of(tile, i), from.loader.base + offset.at, offset.inside);
-            });
+    // Where in shared memory a piece of a chunk is kept.
+    DEVICE typename Format::Element* place_of(TileChunk* tiles, int tile, int i, int piece) const {
+        if constexpr (From::SPREAD) {
+            int at = From::place_of(piece);
+            return tiles[tile + Format::place<false, TILE>(From::line(i), at / CHUNK)].at + at % CHUNK;
         } else {
-            from.load_chunks(staged);
+            return place_of(tile, i)->at + piece;
         }
     }
-    DEVICE void end(Chunk* tiles, int tile) {
+    DEVICE void begin(TileChunk* tiles, int tile) {
+        if constexpr (!IN_BACKGROUND) {
+            from.load_chunks(staged);
+        } else {
+            from.each([&](int i, int piece, Offset offset) {
+                void* to = From::WHOLE ? place_of(tile, i)->at : place_of(tiles, tile, i, piece);
+                copy_async<sizeof(ELEMENT) * CHUNK / From::PIECES>(to, from.loader.base + offset.at, offset.inside);
+            });
+        }
+    }
+    DEVICE void end(TileChunk* tiles, int tile) {
         UNROLL
-        for (int i = 0; i < From::COUNT && !From::WHOLE; ++i) {
+        for (int i = 0; i < From::COUNT && !IN_BACKGROUND; ++i) {
+            TileChunk chunk = tile_chunk(staged[i]);
             if constexpr (From::SPREAD) {
                 UNROLL
-                for (int v = 0; v < CHUNK; ++v) {
-                    int at = From::place_of(v);
-                    tiles[tile + place<false, TILE>(From::line(i), at / CHUNK)].at[at % CHUNK] = staged[i].at[v];
-                }
+                for (int v = 0; v < CHUNK; ++v) *place_of(tiles, tile, i, v) = chunk.at[v];
             } else {
-                *place_of(tile, i) = staged[i];
+                *place_of(tile, i) = chunk;
             }
         }
-    }
-};
-
-// Takes 16×16 pieces of a tile as four matrices, ordered as mma takes a factor: rows 0-7 and 8-15, then the next
-// eight terms; or, COLUMNS, terms first. What a lane reads is at the same distance from piece to piece along the
-// lines, and another for each across them.
-template <bool ALONG_K, int TILE, int ROWS, bool COLUMNS> struct Pieces {
-    static constexpr int ACROSS = ALONG_K ? DEPTH / 16 : ROWS / 16;
-    static constexpr int APART = 16 * ((ALONG_K ? DEPTH : TILE) / CHUNK);
-    const Chunk* first[ACROSS];
-    DEVICE Pieces(const Chunk* tiles, int row) {
-        int lane = (int)threadIdx.x % 32, in = lane % 8, low = lane / 8 % 2, high = lane / 16;
-        int r = COLUMNS ? high : low, k = COLUMNS ? low : high;
-        UNROLL
-        for (int i = 0; i < ACROSS; ++i) {
-            first[i] = tiles + (ALONG_K ? place<true, TILE>(row + 8 * r + in, 2 * i + k)
-                                        : place<false, TILE>(8 * k + in, row / 8 + 2 * i + r));
-            keep_shared(first[i]);
-        }
-    }
-    // Piece `row` of the warp's rows, and `term` of the step's terms.
-    DEVICE void load(u32 (&to)[4], int tile, int row, int term) const {
-        if constexpr (ALONG_K) load_matrices(to, first[term] + (tile + row * APART));
-        else load_matrices_transposed(to, first[row] + (tile + term * APART));
     }
 };
 
@@ -315,24 +314,28 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
     constexpr int WARPS_ACROSS = TILE_COLUMNS / WARP_COLUMNS;
     constexpr int ROW_PIECES = WARP_ROWS / 16, COLUMN_PIECES = WARP_COLUMNS / 8;
     constexpr int A_CHUNKS = TILE_ROWS * DEPTH / CHUNK, B_CHUNKS = TILE_COLUMNS * DEPTH / CHUNK;
-    SHARED(Chunk, a_tiles, STAGES * A_CHUNKS);
-    SHARED(Chunk, b_tiles, STAGES * B_CHUNKS);
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    constexpr int NEIGHBOURS = Format::NEIGHBOURS, RUNS = 2 * COLUMN_PIECES / NEIGHBOURS;
+    SHARED(TileChunk, a_tiles, STAGES * A_CHUNKS);
+    SHARED(TileChunk, b_tiles, STAGES * B_CHUNKS);
+    int warp = (int)threadIdx.x / 32;
     int warp_row = warp / WARPS_ACROSS * WARP_ROWS, warp_column = warp % WARPS_ACROSS * WARP_COLUMNS;
 
     Mover<LoaderA, TILE_ROWS> move_a(a, a_tiles, work.row, work.first);
     Mover<LoaderB, TILE_COLUMNS> move_b(b, b_tiles, work.column, work.first);
-    Pieces<LoaderA::ALONG_K, TILE_ROWS, WARP_ROWS, false> pieces_a(a_tiles, warp_row);
-    Pieces<LoaderB::ALONG_K, TILE_COLUMNS, WARP_COLUMNS, true> pieces_b(b_tiles, warp_column);
-    f32 sums[ROW_PIECES][COLUMN_PIECES][4];
+    typedef Format::Factor<LoaderA::ALONG_K, TILE_ROWS, WARP_ROWS, false> FactorA;
+    typedef Format::Factor<LoaderB::ALONG_K, TILE_COLUMNS, WARP_COLUMNS, true> FactorB;
+    FactorA factor_a(a_tiles, warp_row);
+    FactorB factor_b(b_tiles, warp_column);
+    Index first_row = work.row + warp_row, first_column = work.column + warp_column;
+    Acc sums[ROW_PIECES][COLUMN_PIECES][4];
     UNROLL
-    for (int i = 0; i < ROW_PIECES; ++i) {
+    for (int i = 0; i < 2 * ROW_PIECES; ++i) {
         UNROLL
-        for (int j = 0; j < COLUMN_PIECES; ++j) {
+        for (int j = 0; j < RUNS; ++j) {
             UNROLL
-            for (int e = 0; e < 4; ++e)
-                sums[i][j][e] = target.start(work.row + warp_row + 16 * i + e / 2 * 8 + lane / 4,
-                                             work.column + warp_column + 8 * j + lane % 4 * 2 + e % 2);
+            for (int v = 0; v < NEIGHBOURS; ++v)
+                sums[i / 2][Format::piece(j, v)][i % 2 * 2 + Format::element(j, v)] =
+                    target.start(first_row + Format::row(i / 2, i % 2), first_column + Format::column(j) + v);
         }
     }
 
@@ -348,28 +351,18 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
         }
         int a_ahead = ahead_stage * A_CHUNKS, b_ahead = ahead_stage * B_CHUNKS;
         if (ahead < work.last) {
-            move_a.begin(a_ahead);
-            move_b.begin(b_ahead);
+            move_a.begin(a_tiles, a_ahead);
+            move_b.begin(b_tiles, b_ahead);
         }
         copy_async_commit();
         int a_tile = stage * A_CHUNKS, b_tile = stage * B_CHUNKS;
         UNROLL
-        for (int k = 0; k < DEPTH && filled; k += 16) {
-            u32 left[ROW_PIECES][4], right[COLUMN_PIECES / 2][4];
-            UNROLL
-            for (int i = 0; i < ROW_PIECES; ++i)
-                pieces_a.load(left[i], a_tile, i, k / 16);
-            UNROLL
-            for (int j = 0; j < COLUMN_PIECES / 2; ++j)
-                pieces_b.load(right[j], b_tile, j, k / 16);
-            UNROLL
-            for (int i = 0; i < ROW_PIECES; ++i) {
-                UNROLL
-                for (int j = 0; j < COLUMN_PIECES; ++j) {
-                    u32 column[2] = {right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]};
-                    MMA(sums[i][j], left[i], column);
-                }
-            }
+        for (int part = 0; part < DEPTH / Format::TERMS && filled; ++part) {
+            typename FactorA::Operands left;
+            typename FactorB::Operands right;
+            factor_a.load(left, a_tile, part);
+            factor_b.load(right, b_tile, part);
+            Format::multiply(sums, left, right);
         }
         if (ahead < work.last) {
             move_a.end(a_tiles, a_ahead);
@@ -381,42 +374,40 @@ DEVICE void product(const LoaderA& a, const LoaderB& b, const Work& work, const 
 
     typedef typename Target::Value Value;
     UNROLL
-    for (int i = 0; i < ROW_PIECES; ++i) {
-        UNROLL
-        for (int half = 0; half < 2; ++half) {
-            Index row = work.row + warp_row + 16 * i + 8 * half + lane / 4;
-            Line line = target.row(row);
-            if constexpr (Target::VECTOR > 1 && sizeof(Value) == 2) {
-                // Four lanes have eight neighbours each after exchanging pairs; without, two.
+    for (int i = 0; i < 2 * ROW_PIECES; ++i) {
+        Line line = target.row(first_row + Format::row(i / 2, i % 2));
+        auto neighbours = [&](int run) {
+            Index column = first_column + Format::column(run);
+            Pack<Value, NEIGHBOURS> found;
+            UNROLL
+            for (int v = 0; v < NEIGHBOURS; ++v)
+                found.at[v] = target.value(line, column + v,
+                                           sums[i / 2][Format::piece(run, v)][i % 2 * 2 + Format::element(run, v)]);
+            return found;
+        };
+        if constexpr (Target::VECTOR == 8 && sizeof(Value) == 2) {
+            // Four lanes have eight neighbours each after exchanging pairs; without, two.
+            UNROLL
+            for (int j = 0; j < RUNS; j += 4) {
+                u32 pairs[4];
                 UNROLL
-                for (int j = 0; j < COLUMN_PIECES; j += 4) {
-                    Index first = work.column + warp_column + 8 * j;
-                    u32 pairs[4];
-                    UNROLL
-                    for (int p = 0; p < 4; ++p) {
-                        Index column = first + 8 * p + lane % 4 * 2;
-                        const f32(&sum)[4] = sums[i][j + p];
-                        pairs[p] = pair_bits(target.value(line, column, sum[2 * half]),
-                                       target.value(line, column + 1, sum[2 * half + 1]));
-                    }
-                    transpose_quad(pairs);
-                    Pack<Value, 8> bits;
-                    UNROLL
-                    for (int p = 0; p < 4; ++p) {
-                        bits.at[2 * p] = Value{(u16)pairs[p]};
-                        bits.at[2 * p + 1] = Value{(u16)(pairs[p] >> 16)};
-                    }
-                    write<8>(target, line, first + lane % 4 * 8, bits);
+                for (int p = 0; p < 4; ++p) {
+                    Pack<Value, NEIGHBOURS> pair = neighbours(j + p);
+                    pairs[p] = pair_bits(pair.at[0], pair.at[1]);
                 }
-            } else {
+                transpose_quad(pairs);
+                Pack<Value, 8> bits;
                 UNROLL
-                for (int j = 0; j < COLUMN_PIECES; ++j) {
-                    Index column = work.column + warp_column + 8 * j + lane % 4 * 2;
-                    Pack<Value, 2> pair = {target.value(line, column, sums[i][j][2 * half]),
-                                           target.value(line, column + 1, sums[i][j][2 * half + 1])};
-                    write<2>(target, line, column, pair);
+                for (int p = 0; p < 4; ++p) {
+                    bits.at[2 * p] = Value{(u16)pairs[p]};
+                    bits.at[2 * p + 1] = Value{(u16)(pairs[p] >> 16)};
                 }
+                write<8>(target, line, first_column + 8 * j + lane_term() * 8, bits);
             }
+        } else {
+            UNROLL
+            for (int j = 0; j < RUNS; ++j)
+                write<NEIGHBOURS>(target, line, first_column + Format::column(j), neighbours(j));
         }
     }
 }

@@ -21,7 +21,7 @@ enum Kind : u8 {
     // By load(), which promises that nothing writes there meanwhile. For the sanitizer alone.
     LOAD_CONSTANT,
 };
-enum Count : u32 { FUSED_F32, FUSED_F64, MMA_F16, MMA_BF16, MMA_TF32, EXCHANGES, COUNTS = 8 };
+enum Count : u32 { FUSED_F32, FUSED_F64, MMA_F16, MMA_BF16, MMA_TF32, MMA_F64, EXCHANGES, COUNTS = 8 };
 
 constexpr u16 SHARED_BIT = 1 << 15;
 

@@ -143,6 +143,9 @@ template <typename T> DEVICE void store_streaming(T* to, T value) { *to = value;
 DEVICE void copy_async_16(void* to, const void* from, bool valid) {
     simulator::start_copy(to, from, valid, 16);
 }
+DEVICE void copy_async_8(void* to, const void* from, bool valid) {
+    simulator::start_copy(to, from, valid, 8);
+}
 DEVICE void copy_async_4(void* to, const void* from, bool valid) {
     simulator::start_copy(to, from, valid, 4);
 }
@@ -163,4 +166,7 @@ DEVICE void mma_bf16(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], SIMULATO
 }
 DEVICE void mma_tf32(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], SIMULATOR_HERE) {
     simulator::multiply<simulator::Tf32>({"mma_tf32", file, line}, d, a, b);
+}
+DEVICE void mma_f64(f64 (&d)[4], const f64 (&a)[4], const f64 (&b)[2], SIMULATOR_HERE) {
+    simulator::multiply<simulator::Double>({"mma_f64", file, line}, d, a, b);
 }

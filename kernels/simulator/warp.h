@@ -58,36 +58,55 @@ template <bool transposed> void load_rows(const Site& site, u32 (&to)[4], const 
     });
 }
 
-// Operands of 16 bits lie in pairs in a register, the lower k in the lower half; those of 32 bits alone.
+// Operands of 16 bits lie in pairs in a word, the lower k in the lower half; wider ones alone. A number is what
+// products are, and what they are added up in.
 struct PairsOfF16 {
+    typedef u32 Word;
+    typedef f32 Number;
     static constexpr u32 pairs = 2;
     static constexpr Count count = MMA_F16;
     static f32 value(u32 bits, u32 half) { return f16_to_f32((u16)(bits >> 16 * half)); }
 };
 struct PairsOfBf16 {
+    typedef u32 Word;
+    typedef f32 Number;
     static constexpr u32 pairs = 2;
     static constexpr Count count = MMA_BF16;
     static f32 value(u32 bits, u32 half) { return f32_of(bits >> 16 * half << 16); }
 };
 struct Tf32 {
+    typedef u32 Word;
+    typedef f32 Number;
     static constexpr u32 pairs = 1;
     static constexpr Count count = MMA_TF32;
     static f32 value(u32 bits, u32) { return f32_of(bits & 0xffffe000u); }
 };
-
-struct Product {
-    f32* d;
-    const u32 *a, *b;
+struct Double {
+    typedef f64 Word;
+    typedef f64 Number;
+    static constexpr u32 pairs = 1;
+    static constexpr Count count = MMA_F64;
+    static f64 value(f64 word, u32) { return word; }
 };
-// d += a·b, every sum in the order of k, rounded after each step: the products themselves are exact.
+
+// Products of f32 are exact, and those of f64 are rounded once, with their sum.
+inline f32 add_product(f32 sum, f32 a, f32 b) { return sum + a * b; }
+inline f64 add_product(f64 sum, f64 a, f64 b) { return __builtin_fma(a, b, sum); }
+
+template <typename Operand> struct Product {
+    typename Operand::Number* d;
+    const typename Operand::Word *a, *b;
+};
+// d += a·b, every sum in the order of k, rounded after each step.
 template <typename Operand>
-void multiply(const Site& site, f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+void multiply(const Site& site, typename Operand::Number (&d)[4], const typename Operand::Word (&a)[4],
+              const typename Operand::Word (&b)[2]) {
     need_whole_warp(site.what);
-    Product mine = {d, a, b};
-    meet<Product>(site, mine, [](Product* const* lanes, u32) {
+    Product<Operand> mine = {d, a, b};
+    meet<Product<Operand>>(site, mine, [](Product<Operand>* const* lanes, u32) {
         constexpr u32 P = Operand::pairs, K = 8 * P;
         COUNT(Operand::count);
-        f32 left[16][K], right[K][8];
+        typename Operand::Number left[16][K], right[K][8];
         for (u32 l = 0; l < WARP; ++l)
             for (u32 p = 0; p < P; ++p)
                 for (u32 high = 0; high < 2; ++high) {
@@ -99,8 +118,8 @@ void multiply(const Site& site, f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2
         for (u32 l = 0; l < WARP; ++l)
             for (u32 i = 0; i < 4; ++i) {
                 u32 row = l / 4 + i / 2 * 8, column = 2 * (l % 4) + i % 2;
-                f32 sum = lanes[l]->d[i];
-                for (u32 k = 0; k < K; ++k) sum += left[row][k] * right[k][column];
+                typename Operand::Number sum = lanes[l]->d[i];
+                for (u32 k = 0; k < K; ++k) sum = add_product(sum, left[row][k], right[k][column]);
                 lanes[l]->d[i] = sum;
             }
     });

@@ -201,6 +201,7 @@ impl<const D: usize> Conv<D> {
             #[cfg(gpu)]
             Device::Cuda(cuda) => {
                 let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+                draft.allow_tf32(options.tf32);
                 let regions = cuda::BackwardWeightOperands {
                     x: draft.operand::<T>(problem.input_len()),
                     dy: draft.operand(problem.output_len()),

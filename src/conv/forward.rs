@@ -152,6 +152,7 @@ impl<const D: usize> Conv<D> {
             #[cfg(gpu)]
             Device::Cuda(cuda) => {
                 let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+                draft.allow_tf32(options.tf32);
                 let regions = cuda::ForwardOperands {
                     x: draft.operand::<T>(problem.input_len()),
                     weight: draft.operand(problem.weight_len()),

@@ -218,6 +218,7 @@ fn adjoint_plan<T: Element, const D: usize>(
         #[cfg(gpu)]
         Device::Cuda(cuda) => {
             let mut draft = Draft::new(cuda, options.alignment_for(size_of::<T>())?);
+            draft.allow_tf32(options.tf32);
             let regions = cuda::BackwardInputOperands {
                 dy: draft.operand::<T>(problem.output_len()),
                 weight: draft.operand(problem.weight_len()),

@@ -98,7 +98,8 @@ impl<T: Accumulator> Dense<T> {
         let b = matrix(factor, columns, direction == Direction::Forward);
         let c = matrix(draft.operand::<T>(m * n).pointer(), n, false);
         let (dtype, output) = (T::DTYPE, T::DTYPE);
-        let gemm = Gemm { dtype, output, m, n, k, batch: 1, a, b, c, alpha: 1.0, beta: 0.0 };
+        let gemm =
+            Gemm { dtype, output, m, n, k, batch: 1, a, b, c, alpha: 1.0, beta: 0.0, tf32: false };
         // SAFETY: the matrices have these sizes, and the result is another tensor than the factors.
         unsafe {
             multiply(&mut draft, &gemm)?;

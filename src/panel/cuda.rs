@@ -87,7 +87,7 @@ pub(super) fn combine<T: Accumulator>(
     let c = matrix(draft.operand::<T>(m * n).pointer(), n);
     let (dtype, output) = (T::DTYPE, T::DTYPE);
     let beta = if target == Target::Kept { 1.0 } else { 0.0 };
-    let gemm = Gemm { dtype, output, m, n, k, batch: 1, a, b, c, alpha: 1.0, beta };
+    let gemm = Gemm { dtype, output, m, n, k, batch: 1, a, b, c, alpha: 1.0, beta, tf32: false };
     // SAFETY: the matrices have these sizes, and the result is another tensor than the factors.
     unsafe {
         multiply(&mut draft, &gemm)?;

@@ -331,6 +331,7 @@ impl<'p, T: Element> Examples<'p, T> {
                 c: matrix(products, leading, steps[2], false),
                 alpha: 1.0,
                 beta: 0.0,
+                tf32: false,
             };
             // SAFETY: the operands have these sizes, and the products are apart from both.
             unsafe { multiply(draft, &gemm)? };
@@ -377,6 +378,7 @@ impl<'p, T: Element> Examples<'p, T> {
                 c: of_examples(target),
                 alpha: 1.0,
                 beta: 0.0,
+                tf32: false,
             };
             // SAFETY: gradients, rotation and target have these sizes, and are apart.
             unsafe { multiply(draft, &gemm)? };

@@ -23,6 +23,9 @@ pub struct Explanation {
     pub expected_seconds: Option<f64>,
     /// What else was considered, the fastest first.
     pub alternatives: Vec<Alternative>,
+    /// Whether operands of `f32` are rounded to TF32 before they are multiplied: see
+    /// [`crate::PlanOptions::allow_tf32`].
+    pub tf32: bool,
     /// What is done, in order.
     pub passes: Vec<Pass>,
     /// Bytes of workspace that a run takes.
@@ -115,10 +118,11 @@ impl Pass {
     /// Products by cuBLAS.
     #[cfg(gpu)]
     fn multiplied(gemm: &Gemm) -> Self {
-        let Gemm { dtype, output, m, n, k, batch, .. } = gemm;
+        let Gemm { dtype, output, m, n, k, batch, tf32, .. } = gemm;
+        let rounded = if *tf32 { " by TF32" } else { "" };
         Pass {
             kernel: "cublas".into(),
-            specialisation: format!("{batch} of {m}x{n}x{k}, {dtype} to {output}"),
+            specialisation: format!("{batch} of {m}x{n}x{k}, {dtype} to {output}{rounded}"),
             ..Pass::default()
         }
     }
@@ -135,6 +139,9 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} of {} on {}", self.operation, self.subject, self.device)?;
         writeln!(f, "  algorithm {}: {}", self.algorithm, self.reason)?;
+        if self.tf32 {
+            writeln!(f, "  precision operands rounded to TF32, sums of f32")?;
+        }
         for (number, pass) in self.passes.iter().enumerate() {
             writeln!(f, "  pass {}    {pass}", number + 1)?;
         }

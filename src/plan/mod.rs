@@ -26,7 +26,8 @@ use crate::workers::Workers;
 
 /// What a caller wishes of a plan. By default, whatever is fastest.
 ///
-/// Nothing of it changes a result beyond rounding, and every plan is deterministic.
+/// Nothing of it changes a result beyond rounding, which only [`PlanOptions::allow_tf32`] makes coarser, and every
+/// plan is deterministic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PlanOptions {
     pub(crate) algorithm: Algorithm,
@@ -35,6 +36,7 @@ pub struct PlanOptions {
     /// Whether the algorithm is what was left when no other had room enough.
     pub(crate) last_resort: bool,
     pub(crate) index_width: Option<IndexWidth>,
+    pub(crate) tf32: bool,
 }
 
 impl PlanOptions {
@@ -67,6 +69,18 @@ impl PlanOptions {
     /// [`crate::MatrixSize::index_width`].
     pub fn index_width(self, width: IndexWidth) -> Self {
         PlanOptions { index_width: Some(width), ..self }
+    }
+
+    /// Whether convolutions of `f32` and their gradients may be multiplied by tensor cores, on CUDA devices of
+    /// capability 8.0 and above; others ignore it. By default they may not: `f32` is `f32`.
+    ///
+    /// Both operands are then rounded to TF32, 10 bits of fraction in place of 23, to the nearest, ties away from
+    /// zero, while sums stay `f32`. That changes each operand by 2⁻¹¹ of itself at most and a result by
+    /// (2⁻¹⁰ + 2⁻²²)·Σ|w·x|, beside what sums of `f32` are rounded by. Integers up to 2048 are multiplied exactly.
+    /// The algorithms `implicit`, `im2col` and `shifted` do so, the latter by cuBLAS where that is found, which does
+    /// not say how it rounds; [`Explanation::tf32`] tells whether a plan does.
+    pub fn allow_tf32(self, allow: bool) -> Self {
+        PlanOptions { tf32: allow, ..self }
     }
 
     /// Makes a plan with these options; where `auto` would exceed the workspace allowed, the one without.
@@ -159,6 +173,7 @@ impl<C> Plan<C> {
         #[cfg(gpu)]
         if let Steps::Cuda(program) = &steps {
             explanation.passes = program.queued().map(Pass::queued).collect();
+            explanation.tf32 = program.rounds_to_tf32();
         }
         if let Some(limit) = options.workspace_limit
             && explanation.workspace_bytes > limit

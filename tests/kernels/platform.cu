@@ -49,41 +49,46 @@ KERNEL(matrices, Args, 32) {
 }
 
 DEVICE u32 as_it_is(u32 bits) { return bits; }
-// A lane's registers: four of a, two of b, four of d.
-#define PRODUCT(name, MMA, OPERAND)                                                                    \
+// A lane's numbers: four of a, two of b, four of d.
+#define PRODUCT(name, MMA, Number, Operand, OPERAND)                                                   \
     KERNEL(name, Args, 32) {                                                                           \
-        const u32* from = (const u32*)args.from + 10 * threadIdx.x;                                    \
-        u32 a[4], b[2];                                                                                \
-        f32 d[4];                                                                                      \
+        const Operand* from = (const Operand*)args.from + 10 * threadIdx.x;                            \
+        Operand a[4], b[2];                                                                            \
+        Number d[4];                                                                                   \
         UNROLL                                                                                         \
         for (int i = 0; i < 4; ++i) {                                                                  \
             a[i] = OPERAND(from[i]);                                                                   \
-            d[i] = f32_of(from[6 + i]);                                                                \
+            d[i] = ((const Number*)from)[6 + i];                                                       \
         }                                                                                              \
         UNROLL                                                                                         \
         for (int i = 0; i < 2; ++i) b[i] = OPERAND(from[4 + i]);                                       \
         MMA(d, a, b);                                                                                  \
         UNROLL                                                                                         \
-        for (int i = 0; i < 4; ++i) ((f32*)args.to)[4 * threadIdx.x + i] = d[i];                       \
+        for (int i = 0; i < 4; ++i) ((Number*)args.to)[4 * threadIdx.x + i] = d[i];                    \
     }
-PRODUCT(product_f16, mma_f16, as_it_is)
+PRODUCT(product_f16, mma_f16, f32, u32, as_it_is)
 #if __CUDA_ARCH__ >= 800
 DEVICE u32 rounded(u32 bits) { return to_tf32(f32_of(bits)); }
-PRODUCT(product_bf16, mma_bf16, as_it_is)
-PRODUCT(product_tf32, mma_tf32, rounded)
+PRODUCT(product_bf16, mma_bf16, f32, u32, as_it_is)
+PRODUCT(product_tf32, mma_tf32, f32, u32, rounded)
+DEVICE f64 as_it_is(f64 value) { return value; }
+PRODUCT(product_f64, mma_f64, f64, f64, as_it_is)
 #endif
 
 // Two groups of copies, the first of which is read while the second may be under way.
 KERNEL(copies, Args, 64) {
     SHARED(u16, wide, 2 * 64 * 8);
+    SHARED(u64, middle, 2 * 64);
     SHARED(u32, narrow, 2 * 64);
     int i = (int)threadIdx.x;
     const u16* from = (const u16*)args.from;
-    const u32* from_narrow = (const u32*)(from + 2 * 64 * 8);
+    const u64* from_middle = (const u64*)(from + 2 * 64 * 8);
+    const u32* from_narrow = (const u32*)(from_middle + 2 * 64);
     UNROLL
     for (int group = 0; group < 2; ++group) {
         int at = 64 * group + i;
         copy_async_16(wide + 8 * at, from + 8 * at, at % 3 != 0);
+        copy_async_8(middle + at, from_middle + at, at % 7 != 0);
         copy_async_4(narrow + at, from_narrow + at, at % 5 != 0);
         copy_async_commit();
     }
@@ -96,10 +101,12 @@ KERNEL(copies, Args, 64) {
         barrier();
         // What another thread has copied.
         int at = 64 * group + 63 - i;
-        u32* to = (u32*)args.to + 5 * at;
+        u32* to = (u32*)args.to + 7 * at;
         UNROLL
         for (int w = 0; w < 4; ++w) to[w] = (u32)wide[8 * at + 2 * w] | (u32)wide[8 * at + 2 * w + 1] << 16;
         to[4] = narrow[at];
+        to[5] = (u32)middle[at];
+        to[6] = (u32)(middle[at] >> 32);
     }
 }
 

@@ -3,6 +3,7 @@
 mod accelerators;
 mod direct;
 mod errors;
+mod tf32;
 
 use convmat::{
     Algorithm, Conv, DType, Device, Element, Error, Layout, PaddingMode, Tensor, with_axes,

@@ -59,7 +59,7 @@ fn an_unfold_reads_and_writes_what_it_has_to() {
     }
 }
 
-/// Every product is counted: of one thread each in f32, of a warp's tensor cores in bf16.
+/// Every product is counted: of one thread each in f32, of a warp's tensor cores in bf16 and f64.
 #[test]
 fn products_are_counted() {
     let conv = Conv::new([3, 3]).padding([1, 1]).layout(Layout::ChannelsLast);
@@ -79,6 +79,16 @@ fn products_are_counted() {
     let halves = halves.unwrap();
     let mma: f64 = halves.iter().map(|launch| launch.operations.mma_bf16).sum();
     assert_eq!(mma * 2048.0, f64::from(flop), "{halves:#?}");
+    let doubles = profile(Profiling::new(target("a100")), |device| {
+        let (x, weight) = (Tensor::<f64>::zeros(device, &x)?, Tensor::zeros(device, &weight)?);
+        conv.forward(&x, &weight, None).map(drop)
+    });
+    let doubles = doubles.unwrap();
+    let mma: f64 = doubles.iter().map(|launch| launch.operations.mma_f64).sum();
+    assert_eq!(mma * 1024.0, f64::from(flop), "{doubles:#?}");
+    for launch in &doubles {
+        assert_eq!(launch.shared.wavefronts, launch.shared.wavefronts_ideal, "{launch}");
+    }
     for launch in f32s.iter().chain(&halves) {
         assert!(launch.shared.wavefronts >= launch.shared.wavefronts_ideal);
         assert_eq!(launch.operations.barriers > 0.0, launch.shared.requests > 0.0);

@@ -182,7 +182,7 @@ fn launch(launch: &LaunchProfile) -> Value {
             "wavefronts_ideal": count(shared.wavefronts_ideal),
             "matrix_loads": count(shared.matrix_loads),
         },
-        "mma": count(operations.mma_f16 + operations.mma_bf16 + operations.mma_tf32),
+        "mma": count(operations.mma()),
         "fused": count(operations.fused_f32 + operations.fused_f64),
         "shuffles": count(operations.exchanges),
         "barriers": count(operations.barriers),

@@ -103,11 +103,12 @@ fn packed_strides(channels: usize, positions: usize) -> Strides {
 }
 
 /// Whether source and weight may be copied so that neighbours are channels, of which the product then reads
-/// chunks. Channels first, taps shift what it reads by single positions, and tensor cores wait for elements.
+/// chunks. Channels first, taps shift what it reads by single positions, and tensor cores wait for elements of 16
+/// bits.
 pub(super) fn can_pack<T: Element>(device: &CudaDevice, p: &Problem, channels: usize) -> bool {
-    let engine = Engine::new(device, T::DTYPE);
+    let engine = Engine::new(device, T::DTYPE, false);
     p.layout == Layout::ChannelsFirst
-        && engine.is_of_tensor_cores()
+        && engine.multiplies_halves()
         && engine.vector(size_of::<T>(), FULL_ALIGNMENT, &[channels]) > 1
 }
 
@@ -223,7 +224,7 @@ impl Correlation<'_> {
         let (adjoint, taps) = (self.taps.is_some(), self.taps.unwrap_or_default());
         let last = p.layout == Layout::ChannelsLast;
         let sizes = if last { [positions, rows, depth] } else { [rows, positions, depth] };
-        let engine = Engine::new(device, T::DTYPE);
+        let engine = Engine::new(device, T::DTYPE, draft.rounds_to_tf32(T::DTYPE));
 
         let whole =
             |distances: &[usize], alignment| engine.vector(size_of::<T>(), alignment, distances);
@@ -314,7 +315,7 @@ pub(super) fn backward_weight<T: Element>(
     let (terms, depth) = (channels * p.taps(), p.batch * p.output_positions());
     let last = p.layout == Layout::ChannelsLast;
     let sizes = if last { [terms, rows, depth] } else { [rows, terms, depth] };
-    let engine = Engine::new(device, T::DTYPE);
+    let engine = Engine::new(device, T::DTYPE, draft.rounds_to_tf32(T::DTYPE));
     let whole =
         |distances: &[usize], alignment| engine.vector(size_of::<T>(), alignment, distances);
     let of_x = whole(&[channels, p.channels], x.alignment());

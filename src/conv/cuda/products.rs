@@ -201,6 +201,7 @@ impl Products<'_> {
                 c: matrix(&c),
                 alpha: 1.0,
                 beta: if add { 1.0 } else { 0.0 },
+                tf32: draft.rounds_to_tf32(a.first.dtype),
             };
             // SAFETY: passed on to the caller; the result overlaps neither factor, as it is another
             // operand.

@@ -25,7 +25,7 @@ impl<T: Element, F: Accumulator> Job<'_, T, F> {
     ) -> Result<()> {
         let (p, x, axes) = (self.p, self.operands.x, &part.axes);
         let device = draft.device().clone();
-        let engine = Engine::new(&device, T::DTYPE).with_sums(F::DTYPE);
+        let engine = Engine::with_sums(&device, T::DTYPE, F::DTYPE);
         let whole = |distances: &[usize]| engine.vector(size_of::<T>(), x.alignment(), distances);
         let vector = match p.layout {
             Layout::ChannelsLast => whole(&[p.channels_per_group(), p.channels]),
@@ -52,7 +52,7 @@ impl<T: Element, F: Accumulator> Job<'_, T, F> {
         let (p, rows, held) = (self.p, self.p.rows(), draft.held());
         let device = draft.device().clone();
         let vectors: Region<F> = self.window_totals(draft)?;
-        let engine = Engine::new(&device, F::DTYPE);
+        let engine = Engine::with_sums(&device, F::DTYPE, F::DTYPE);
         let vector = engine.vector(size_of::<F>(), vectors.alignment(), &[rows, p.groups * rows]);
         let sizes = [rows, p.batch];
         let product = SymmetricProduct::new(&device, engine, p.groups, sizes, vector, self.limit)?;

@@ -2,6 +2,7 @@
 //! executed by `tests/kernels/platform.cu` and held against its definition. On the simulator this checks the
 //! answers against the simulator's platform, on a GPU the platform itself.
 
+use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::driver::{Driver, Unit};
@@ -21,10 +22,16 @@ pub(super) fn check(driver: &dyn Driver) {
     let on = On { driver, image };
     on.lanes();
     on.matrices();
-    on.product("product_f16", 2, f16_of, |bits| f16::from_bits(bits as u16).to_f64());
+    let pair = |bits: fn(f32) -> u32| move |of: &[f32]| bits(of[0]) | bits(of[1]) << 16;
+    let same = |value: f32| value;
+    on.product("product_f16", 2, pair(f16_of), |x| f16::from_f32(x).to_f64(), same);
     if driver.capability() >= 80 {
-        on.product("product_bf16", 2, bf16_of, |bits| bf16::from_bits(bits as u16).to_f64());
-        on.product("product_tf32", 1, f32::to_bits, |bits| f32::from_bits(tf32(bits)).into());
+        on.product("product_bf16", 2, pair(bf16_of), |x| bf16::from_f32(x).to_f64(), same);
+        let rounded = |x: f32| f64::from(f32::from_bits(tf32(x.to_bits())));
+        on.product("product_tf32", 1, |of| of[0].to_bits(), rounded, same);
+        // With a part that f32 would not keep.
+        let long = |x: f32| f64::from(x) * (1. + (-21f64).exp2());
+        on.product("product_f64", 1, |of| long(of[0]), long, f64::from);
     }
     on.copies();
     on.conversions();
@@ -133,50 +140,66 @@ impl On<'_> {
         }
     }
 
-    /// `d += a·b`, whose operands have `pairs` in each register.
-    fn product(&self, entry: &str, pairs: usize, to_bits: fn(f32) -> u32, of_bits: fn(u32) -> f64) {
+    /// `d += a·b`, whose operands are words with `pairs` in each, with sums of their own type.
+    fn product<W: Pod, N: Pod + Into<f64>>(
+        &self,
+        entry: &str,
+        pairs: usize,
+        pack: impl Fn(&[f32]) -> W,
+        exact: impl Fn(f32) -> f64,
+        number: impl Fn(f32) -> N,
+    ) {
+        assert_eq!(size_of::<W>(), size_of::<N>());
         let terms = 8 * pairs;
         // All sums of these are exact.
         let eighths = |at: usize, seed: usize| ((at * 37 + seed) % 29) as f32 / 8. - 1.75;
-        let a = |row: usize, k: usize| to_bits(eighths(row * terms + k, 5));
-        let b = |k: usize, column: usize| to_bits(eighths(k * 8 + column, 11));
+        let a = |row: usize, k: usize| eighths(row * terms + k, 5);
+        let b = |k: usize, column: usize| eighths(k * 8 + column, 11);
         let d = |row: usize, column: usize| eighths(row * 8 + column, 17);
-        let mut from = Vec::new();
+        let mut from: Vec<u8> = Vec::new();
         for lane in 0..32 {
             let (g, t) = (lane / 4, lane % 4);
-            let packed = |of: &dyn Fn(usize) -> u32, first: usize| {
-                (0..pairs).fold(0, |bits, p| bits | of(first + p) << (16 * p))
+            let word = |of: &dyn Fn(usize) -> f32, first: usize| {
+                pack(&(first..first + pairs).map(of).collect::<Vec<f32>>())
             };
             for i in 0..4 {
                 let row = g + i % 2 * 8;
-                from.push(packed(&|k| a(row, k), pairs * t + i / 2 * (terms / 2)));
+                let word = word(&|k| a(row, k), pairs * t + i / 2 * (terms / 2));
+                from.extend(bytemuck::bytes_of(&word));
             }
             for i in 0..2 {
-                from.push(packed(&|k| b(k, g), pairs * t + i * (terms / 2)));
+                let word = word(&|k| b(k, g), pairs * t + i * (terms / 2));
+                from.extend(bytemuck::bytes_of(&word));
             }
-            from.extend((0..4).map(|i| d(g + i / 2 * 8, 2 * t + i % 2).to_bits()));
+            for i in 0..4 {
+                let sum = number(d(g + i / 2 * 8, 2 * t + i % 2));
+                from.extend(bytemuck::bytes_of(&sum));
+            }
         }
-        let mut to = vec![0; 128];
-        self.run(entry, [1, 1, 1], 32, &from, &mut to, 0);
-        for (lane, found) in to.chunks(4).enumerate() {
+        let mut to = vec![0u32; 32 * size_of::<N>()];
+        self.run(entry, [1, 1, 1], 32, &bytemuck::pod_collect_to_vec(&from), &mut to, 0);
+        let found: Vec<N> = bytemuck::pod_collect_to_vec(&to);
+        for (lane, found) in found.chunks(4).enumerate() {
             for (i, &found) in found.iter().enumerate() {
                 let (row, column) = (lane / 4 + i / 2 * 8, 2 * (lane % 4) + i % 2);
-                let products = (0..terms).map(|k| of_bits(a(row, k)) * of_bits(b(k, column)));
+                let products = (0..terms).map(|k| exact(a(row, k)) * exact(b(k, column)));
                 let expected = f64::from(d(row, column)) + products.sum::<f64>();
-                assert_eq!(f64::from(f32::from_bits(found)), expected, "{entry}: {row}, {column}");
+                assert_eq!(found.into(), expected, "{entry}: {row}, {column}");
             }
         }
     }
 
     fn copies(&self) {
-        let from = scrambled(512 + 128);
-        let mut to = vec![0; 5 * 128];
+        let from = scrambled(512 + 256 + 128);
+        let mut to = vec![0; 7 * 128];
         self.run("copies", [1, 1, 1], 64, &from, &mut to, 0);
-        for (at, found) in to.chunks(5).enumerate() {
+        for (at, found) in to.chunks(7).enumerate() {
             let wide = if at % 3 != 0 { &from[4 * at..4 * at + 4] } else { &[0; 4] };
             assert_eq!(&found[..4], wide, "copy_async_16: {at}");
-            let narrow = if at % 5 != 0 { from[512 + at] } else { 0 };
+            let narrow = if at % 5 != 0 { from[512 + 256 + at] } else { 0 };
             assert_eq!(found[4], narrow, "copy_async_4: {at}");
+            let middle = if at % 7 != 0 { &from[512 + 2 * at..][..2] } else { &[0; 2] };
+            assert_eq!(&found[5..], middle, "copy_async_8: {at}");
         }
     }
 

@@ -58,9 +58,10 @@ pub(crate) struct Work {
     /// FLOP outside of tensor cores, in f32 and in f64.
     pub f32_flop: f64,
     pub f64_flop: f64,
-    /// FLOP of tensor cores, of half types and of TF32.
-    pub half_flop: f64,
-    pub tf32_flop: f64,
+    /// FLOP of tensor cores, of half types, of TF32 and of f64.
+    pub half_tensor_flop: f64,
+    pub tf32_tensor_flop: f64,
+    pub f64_tensor_flop: f64,
     /// How often a block waits for what it reads.
     pub waits: f64,
 }
@@ -107,30 +108,28 @@ impl Work {
             instructions: self.instructions * factor,
             f32_flop: self.f32_flop * factor,
             f64_flop: self.f64_flop * factor,
-            half_flop: self.half_flop * factor,
-            tf32_flop: self.tf32_flop * factor,
+            half_tensor_flop: self.half_tensor_flop * factor,
+            tf32_tensor_flop: self.tf32_tensor_flop * factor,
+            f64_tensor_flop: self.f64_tensor_flop * factor,
             waits,
         }
     }
 
-    /// Seconds on tensor cores and on the other units, if all multiprocessors were busy, at the rates that
-    /// kernels can reach.
-    fn units(&self, target: &Target) -> [(Limiter, f64); 2] {
-        let fma = self.f32_flop / target.f32_rate + self.f64_flop / target.f64_rate;
-        [
-            (Limiter::Fma, fma),
-            (Limiter::Tensor, self.peak_tensor(target) / target.mma_sync_fraction),
-        ]
+    /// Seconds on tensor cores, if all multiprocessors were busy, at the part of the rate that single warps reach.
+    fn tensor(&self, target: &Target, by_warps: f64) -> f64 {
+        let single =
+            self.half_tensor_flop / target.half_rate + self.tf32_tensor_flop / target.tf32_rate;
+        single / by_warps + self.f64_tensor_flop / target.f64_tensor_rate
     }
 
-    fn peak_tensor(&self, target: &Target) -> f64 {
-        self.half_flop / target.half_rate + self.tf32_flop / target.tf32_rate
+    /// The same on the other units.
+    fn fma(&self, target: &Target) -> f64 {
+        self.f32_flop / target.f32_rate + self.f64_flop / target.f64_rate
     }
 
     /// Seconds of the products at the units' peak rates.
     pub(crate) fn peak(&self, target: &Target) -> f64 {
-        let [(_, fma), _] = self.units(target);
-        fma.max(self.peak_tensor(target))
+        self.fma(target).max(self.tensor(target, 1.0))
     }
 
     /// Seconds, and what takes the longest.
@@ -140,14 +139,14 @@ impl Work {
         let busy = self.blocks / (self.blocks / sm).ceil();
         let cycles = busy * target.clock;
         let waves = (self.blocks / (sm * self.resident)).ceil();
-        let [fma, tensor] = self.units(target).map(|(of, seconds)| (of, seconds * sm / busy));
+        let tensor = self.tensor(target, target.mma_sync_fraction);
         let times = [
             (Limiter::Memory, self.memory / target.memory_bandwidth),
             (Limiter::L2, self.l2 / (L2_BYTES * cycles)),
             (Limiter::L1, self.l1 / cycles),
             (Limiter::Issue, self.instructions / (ISSUED * cycles)),
-            fma,
-            tensor,
+            (Limiter::Fma, self.fma(target) * sm / busy),
+            (Limiter::Tensor, tensor * sm / busy),
             (Limiter::Latency, LATENCY * waves * self.waits.max(1.0)),
             (Limiter::Launch, LAUNCH),
         ];

@@ -34,6 +34,8 @@ pub(crate) struct Gemm {
     pub c: Matrix,
     pub alpha: f64,
     pub beta: f64,
+    /// Whether factors, of f32, are rounded to TF32 first.
+    pub tf32: bool,
 }
 
 /// Products that one call takes: kernels of cuBLAS's have one on each plane of a grid, which has so many.
@@ -55,6 +57,7 @@ pub(super) struct Call {
     pub output: DType,
     pub alpha: f64,
     pub beta: f64,
+    pub tf32: bool,
 }
 
 /// A matrix by columns.
@@ -106,6 +109,7 @@ impl Gemm {
             output: self.output,
             alpha: self.alpha,
             beta: self.beta,
+            tf32: self.tf32,
         })
     }
 }
@@ -142,6 +146,7 @@ mod tests {
             c: matrix(1 << 40, 20),
             alpha: 1.,
             beta: 0.,
+            tf32: false,
         };
         let found: Vec<Call> = gemm.calls().map(Result::unwrap).collect();
         assert_eq!(found.iter().map(|call| call.batch).collect::<Vec<_>>(), [65535, 65535, 18930]);

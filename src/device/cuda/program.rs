@@ -15,6 +15,7 @@ use super::kernel::pointer::{Arguments, PerRun, Pointer};
 use super::tables::Table;
 use super::{CudaDevice, DeviceBuffer, Spec, Work};
 use crate::device::{FULL_ALIGNMENT, common_alignment};
+use crate::element::DType;
 use crate::error::{Error, Result};
 
 /// Multiples at which pieces of a workspace begin, in bytes.
@@ -81,6 +82,8 @@ pub(crate) struct Draft {
     device: CudaDevice,
     /// What divides the addresses of all operands, in bytes.
     alignment: u64,
+    /// Whether products of f32 may round their factors to TF32.
+    tf32: bool,
     steps: Vec<DraftStep>,
     operands: u8,
     numbers: u8,
@@ -115,6 +118,7 @@ impl Draft {
         Draft {
             device: device.clone(),
             alignment: alignment.min(FULL_ALIGNMENT),
+            tf32: false,
             steps: Vec::new(),
             operands: 0,
             numbers: 0,
@@ -128,6 +132,16 @@ impl Draft {
     /// A program for operands at these addresses.
     pub(crate) fn for_addresses(device: &CudaDevice, addresses: &[u64]) -> Self {
         Draft::new(device, common_alignment(addresses))
+    }
+
+    /// Has products of f32 round their factors to TF32, where the device can.
+    pub(crate) fn allow_tf32(&mut self, allow: bool) {
+        self.tf32 = allow && self.device.driver().capability() >= 80;
+    }
+
+    /// Whether products of factors of this type round them to TF32.
+    pub(crate) fn rounds_to_tf32(&self, dtype: DType) -> bool {
+        self.tf32 && dtype == DType::F32
     }
 
     pub(crate) fn device(&self) -> &CudaDevice {
@@ -183,6 +197,7 @@ impl Draft {
     pub(crate) fn trial(&self) -> Self {
         let mut trial = Draft::new(&self.device, self.alignment);
         (trial.operands, trial.numbers, trial.held) = (self.operands, self.numbers, self.held);
+        trial.tf32 = self.tf32;
         trial
     }
 
@@ -356,6 +371,15 @@ pub(crate) enum Queued<'a> {
 }
 
 impl Program {
+    /// Whether a product rounds factors of f32 to TF32.
+    pub(crate) fn rounds_to_tf32(&self) -> bool {
+        self.steps.iter().any(|step| match step {
+            Step::Launch { spec, .. } => spec.defines("MMA", "mma_tf32"),
+            Step::Gemm(gemm) => gemm.tf32,
+            Step::Clear { .. } => false,
+        })
+    }
+
     /// Its steps, for whoever explains them.
     pub(crate) fn queued(&self) -> impl Iterator<Item = Queued<'_>> {
         self.steps.iter().map(|step| match step {

@@ -36,6 +36,8 @@ pub struct Target {
     pub f32_rate: f64,
     /// FLOP a second of f64 outside of tensor cores.
     pub f64_rate: f64,
+    /// FLOP a second of f64 by tensor cores. Where they are not said to be faster at it, as fast as without.
+    pub f64_tensor_rate: f64,
     /// FLOP a second of tensor cores on f16 and bf16, summed in f32.
     pub half_rate: f64,
     /// FLOP a second of tensor cores on TF32.
@@ -44,7 +46,8 @@ pub struct Target {
     /// use) reach at most. On Hopper the full rate takes `wgmma`, products of four warps that read shared
     /// memory: of f16 summed in f32, `mma` was measured at 494 of an H800 PCIe's 757 TFLOP/s, and `wgmma` at
     /// 96% (Luo et al., "Dissecting the NVIDIA Hopper Architecture through Microbenchmarking and Multiple Level
-    /// Analysis", 2025, arXiv:2501.12084). TF32 is taken to be alike.
+    /// Analysis", 2025, arXiv:2501.12084). TF32 is taken to be alike; for f64 there is no `wgmma`, and `mma` is
+    /// taken to reach all.
     pub mma_sync_fraction: f64,
 }
 
@@ -62,6 +65,7 @@ impl Target {
         blocks: 32,
         f32_rate: 66.9e12,
         f64_rate: 33.5e12,
+        f64_tensor_rate: 66.9e12,
         half_rate: 989.4e12,
         tf32_rate: 494.7e12,
         mma_sync_fraction: 0.65,
@@ -82,6 +86,7 @@ impl Target {
             blocks: 32,
             f32_rate: 19.5e12,
             f64_rate: 9.7e12,
+            f64_tensor_rate: 19.5e12,
             half_rate: 312e12,
             tf32_rate: 156e12,
             mma_sync_fraction: 1.0,
@@ -101,6 +106,7 @@ impl Target {
             blocks: 24,
             f32_rate: 30.3e12,
             f64_rate: 0.47e12,
+            f64_tensor_rate: 0.47e12,
             half_rate: 121e12,
             tf32_rate: 60e12,
             mma_sync_fraction: 1.0,
@@ -118,6 +124,7 @@ impl Target {
             blocks: 24,
             f32_rate: 82.6e12,
             f64_rate: 1.29e12,
+            f64_tensor_rate: 1.29e12,
             half_rate: 165.2e12,
             tf32_rate: 82.6e12,
             mma_sync_fraction: 1.0,
@@ -135,6 +142,7 @@ impl Target {
             blocks: 24,
             f32_rate: 104.8e12,
             f64_rate: 1.64e12,
+            f64_tensor_rate: 1.64e12,
             half_rate: 209.5e12,
             tf32_rate: 104.8e12,
             mma_sync_fraction: 1.0,
@@ -174,6 +182,7 @@ impl Target {
             memory_bandwidth: known.memory_bandwidth * share,
             f32_rate: known.f32_rate * share,
             f64_rate: known.f64_rate * share,
+            f64_tensor_rate: known.f64_tensor_rate * share,
             half_rate: known.half_rate * share,
             tf32_rate: known.tf32_rate * share,
             ..known

@@ -35,17 +35,19 @@ fn by_blas(gemm: &Gemm) -> Work {
     let &Gemm { dtype, output, m, n, k, batch, .. } = gemm;
     let [m, n, k, batch] = [m, n, k, batch].map(|length| length as f64);
     let flop = 2.0 * m * n * k * batch / 0.8;
-    let [half_flop, f32_flop, f64_flop] = match dtype {
-        DType::F16 | DType::BF16 => [flop, 0.0, 0.0],
-        DType::F32 => [0.0, flop, 0.0],
-        DType::F64 => [0.0, 0.0, flop],
-    };
     let bytes =
         (m * k + k * n) * batch * dtype.size() as f64 + m * n * batch * output.size() as f64;
     let tiles = (m / 128.0).ceil() * (n / 128.0).ceil() * batch;
     // It splits sums where tiles are few.
     let blocks = tiles * (k / 256.0).ceil();
-    Work { blocks, resident: 2.0, memory: bytes, half_flop, f32_flop, f64_flop, ..Work::default() }
+    let mut work = Work { blocks, resident: 2.0, memory: bytes, ..Work::default() };
+    *match dtype {
+        DType::F16 | DType::BF16 => &mut work.half_tensor_flop,
+        DType::F32 if gemm.tf32 => &mut work.tf32_tensor_flop,
+        DType::F32 => &mut work.f32_flop,
+        DType::F64 => &mut work.f64_tensor_flop,
+    } = flop;
+    work
 }
 
 /// [`multiply`] by `kernels/product/gemm.cu`.
@@ -53,8 +55,8 @@ fn by_blas(gemm: &Gemm) -> Work {
 /// # Safety
 /// As [`multiply`].
 unsafe fn multiply_ourselves(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
-    let Gemm { dtype, output, m, n, k, batch, a, b, c, .. } = *gemm;
-    let engine = Engine::new(draft.device(), dtype);
+    let Gemm { dtype, output, m, n, k, batch, a, b, c, tf32, .. } = *gemm;
+    let engine = Engine::new(draft.device(), dtype, tf32);
     let vector = |dtype: DType, matrix: Matrix, neighbours: usize| {
         let Matrix { address, leading, stride, .. } = matrix;
         let alignment = draft.alignment_of(address);
@@ -132,6 +134,7 @@ mod tests {
         slack: usize,
         shared_factor: bool,
         beta: f64,
+        tf32: bool,
     }
 
     fn cases() -> impl Strategy<Value = Case> {
@@ -143,7 +146,8 @@ mod tests {
                 // Half of the cases have sizes that whole vectors fit in.
                 let of = |x: usize| if round { x.next_multiple_of(8) } else { x };
                 let slack = if round { 8 * slack } else { slack };
-                Case { sizes: [m, n, k].map(of), batch, transposed, slack, shared_factor, beta }
+                let sizes = [m, n, k].map(of);
+                Case { sizes, batch, transposed, slack, shared_factor, beta, tf32: false }
             },
         )
     }
@@ -193,6 +197,7 @@ mod tests {
             c: matrix(at_c, ldc, size_c, false),
             alpha: 0.5,
             beta: case.beta,
+            tf32: case.tf32,
         };
         let addresses =
             [buffer_a.view().address(), buffer_b.view().address(), buffer_c.view_mut().address()];
@@ -235,6 +240,7 @@ mod tests {
         #[test]
         fn own_products_equal_the_definition(case in cases()) {
             check::<f32, f32>(case);
+            check::<f32, f32>(Case { tf32: true, ..case });
             check::<f64, f64>(case);
             check::<f16, f16>(case);
             check::<bf16, bf16>(case);
@@ -248,8 +254,11 @@ mod tests {
         for transposed in [[false, false], [true, true]] {
             let (slack, shared_factor, beta) = (0, false, 1.);
             let sizes = [520, 264, 200];
-            let case = Case { sizes, batch: 1, transposed, slack, shared_factor, beta };
+            let case =
+                Case { sizes, batch: 1, transposed, slack, shared_factor, beta, tf32: false };
             check::<f32, f32>(case);
+            check::<f32, f32>(Case { tf32: true, ..case });
+            check::<f32, f32>(Case { tf32: true, sizes: [519, 263, 199], ..case });
             check::<f16, f16>(case);
             check::<bf16, f32>(Case { sizes: [519, 263, 199], ..case });
             check::<f64, f64>(Case { sizes: [300, 140, 70], ..case });
@@ -259,8 +268,10 @@ mod tests {
     #[test]
     fn few_sums_of_many_terms_are_shared_out() {
         let (transposed, slack, shared_factor, beta) = ([true, false], 0, false, 1.);
-        let case = Case { sizes: [72, 64, 4000], batch: 1, transposed, slack, shared_factor, beta };
+        let sizes = [72, 64, 4000];
+        let case = Case { sizes, batch: 1, transposed, slack, shared_factor, beta, tf32: false };
         check::<f32, f32>(case);
+        check::<f32, f32>(Case { tf32: true, ..case });
         check::<f64, f64>(Case { sizes: [7, 9, 1001], ..case });
         check::<f16, f16>(case);
         check::<bf16, f32>(Case { sizes: [5, 3, 4001], transposed: [false, true], ..case });

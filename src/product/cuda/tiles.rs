@@ -18,21 +18,27 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(device: &CudaDevice, dtype: DType) -> Self {
-        let instruction = match dtype {
-            DType::F16 => Some("mma_f16"),
-            DType::BF16 if device.driver().capability() >= 80 => Some("mma_bf16"),
-            _ => None,
-        };
+    /// With `tf32`, which takes a device that has it, factors of f32 are rounded to that.
+    pub(crate) fn new(device: &CudaDevice, dtype: DType, tf32: bool) -> Self {
         let sums = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        Engine { dtype, sums, instruction }
+        let engine = Engine::with_sums(device, dtype, sums);
+        match dtype {
+            DType::F32 if tf32 => Engine { instruction: Some("mma_tf32"), ..engine },
+            _ => engine,
+        }
     }
 
     /// The engine whose sums are of this type, `f64` or the one that they have anyway.
-    pub(crate) fn with_sums(self, sums: DType) -> Self {
-        // Tensor cores add up in f32.
-        let instruction = self.instruction.filter(|_| sums == self.sums);
-        Engine { sums, instruction, ..self }
+    pub(crate) fn with_sums(device: &CudaDevice, dtype: DType, sums: DType) -> Self {
+        let capability = device.driver().capability();
+        let instruction = match (dtype, sums) {
+            (DType::F16, DType::F32) => Some("mma_f16"),
+            (DType::BF16, DType::F32) if capability >= 80 => Some("mma_bf16"),
+            // Other GPUs have it, too, no faster than their threads multiply.
+            (_, DType::F64) if [80, 90, 100].contains(&capability) => Some("mma_f64"),
+            _ => None,
+        };
+        Engine { dtype, sums, instruction }
     }
 
     /// A kernel for this engine and its types.
@@ -50,9 +56,15 @@ impl Engine {
         }
     }
 
+    /// Whether tensor cores multiply elements of 16 bits, two of which are an operand of theirs: see
+    /// `kernels/lib/fragments.cuh`.
+    pub(crate) fn multiplies_halves(self) -> bool {
+        self.instruction.is_some() && self.dtype.size() == 2 && self.sums == DType::F32
+    }
+
     /// How many neighbours a kernel reads and writes at a time, where it can.
     fn chunk(self) -> usize {
-        if self.instruction.is_some() { 8 } else { 16 / self.sums.size() }
+        if self.multiplies_halves() { 8 } else { 16 / self.sums.size() }
     }
 
     /// How many neighbours of an operand in elements of `size` bytes are moved at a time, from the
@@ -65,19 +77,17 @@ impl Engine {
         if whole { chunk } else { 1 }
     }
 
-    pub(crate) fn is_of_tensor_cores(self) -> bool {
-        self.instruction.is_some()
-    }
-
     /// Rows and columns of a tile that a warp computes; `whole`: both factors are moved by chunks. See
     /// `WARP_ROWS` and `THREAD_ROWS` in kernels/lib/product.cuh.
     fn warp(self, tile: [usize; 2], whole: bool) -> [usize; 2] {
-        let small = tile == [64, 64];
+        let (smallest, wide) = (tile == [64, 64], self.sums == DType::F64);
         match self.instruction {
-            Some(_) if whole => [64, if small { 32 } else { 64 }],
-            Some(_) => [if small { 32 } else { 64 }, 32],
-            None if self.sums == DType::F64 => [32, 32],
-            None => [32, 64],
+            Some(_) => {
+                let narrow = wide || !whole;
+                let rows = if smallest && narrow { 32 } else { 64 };
+                [rows, if smallest || narrow { 32 } else { 64 }]
+            }
+            None => [32, if wide { 32 } else { 64 }],
         }
     }
 
@@ -106,28 +116,29 @@ impl Engine {
         let (depth, warps) = (self.step() as f64, f64::from(self.threads(tile, whole)) / 32.0);
         let size = self.dtype.size() as f64;
         let flop = 2.0 * rows * columns * depth;
-        let mut work = match self.instruction {
-            Some(_) => {
-                let [down, across] = self.warp(tile, whole).map(|length| length as f64);
-                let matrices = warps * (down + across) / 16.0 * depth / 16.0;
-                let products = flop / 4096.0;
-                Work {
-                    half_flop: flop,
-                    l1: 4.0 * matrices,
-                    instructions: products + matrices + 40.0 * warps,
-                    ..Work::default()
-                }
-            }
-            None => {
-                // Vectors of 16 bytes, of which shared memory serves half of a warp's lanes at a time.
-                let wide = self.sums == DType::F64;
-                let vectors = if wide { 4.0 + 2.0 } else { 2.0 + 2.0 };
-                let reads = warps * depth * vectors;
-                let [f32_flop, f64_flop] = if wide { [0.0, flop] } else { [flop, 0.0] };
-                let instructions = 1.05 * flop / 64.0 + reads + 40.0 * warps;
-                Work { f32_flop, f64_flop, l1: 2.0 * reads, instructions, ..Work::default() }
-            }
-        };
+        let wide = self.sums == DType::F64;
+        let mut work = Work::default();
+        if self.instruction.is_some() {
+            // What tensor cores take is read from shared memory, by each warp what it needs.
+            let in_tile = if self.multiplies_halves() { 2.0 } else { self.sums.size() as f64 };
+            let [down, across] = self.warp(tile, whole).map(|length| length as f64);
+            let bytes = warps * (down + across) * depth * in_tile;
+            let terms = if self.multiplies_halves() { 16.0 } else { 8.0 };
+            work.l1 = bytes / 128.0;
+            work.instructions = flop / (2.0 * 16.0 * 8.0 * terms) + bytes / 512.0 + 40.0 * warps;
+            let flops = match (self.multiplies_halves(), wide) {
+                (true, _) => &mut work.half_tensor_flop,
+                (_, true) => &mut work.f64_tensor_flop,
+                _ => &mut work.tf32_tensor_flop,
+            };
+            *flops = flop;
+        } else {
+            // Vectors of 16 bytes, of which shared memory serves half of a warp's lanes at a time.
+            let reads = warps * depth * if wide { 4.0 + 2.0 } else { 2.0 + 2.0 };
+            work.l1 = 2.0 * reads;
+            work.instructions = 1.05 * flop / 64.0 + reads + 40.0 * warps;
+            *if wide { &mut work.f64_flop } else { &mut work.f32_flop } = flop;
+        }
         let mut loads = 0.0;
         for ((length, vector), along) in
             [rows, columns].into_iter().zip(operands.vectors).zip(operands.along_k)
@@ -136,8 +147,7 @@ impl Engine {
             let (passes, instructions) = self.moves(vector > 1, along);
             work.l1 += elements * passes;
             work.instructions += elements * instructions;
-            // Element by element, or without copies in the background, a step waits for what it reads.
-            if vector == 1 || self.instruction.is_none() {
+            if !self.copies_in_background(vector > 1) {
                 loads += elements / (32.0 * warps * vector as f64);
             }
         }
@@ -146,24 +156,31 @@ impl Engine {
         work
     }
 
+    /// Whether a step need not wait for what it reads: see `IN_BACKGROUND` in kernels/lib/product.cuh.
+    fn copies_in_background(self, whole: bool) -> bool {
+        let as_it_is = self.multiplies_halves() || self.dtype == self.sums;
+        self.instruction.is_some() && as_it_is && (whole || self.dtype.size() >= 4)
+    }
+
     /// Passes of the L1 cache and shared memory, and instructions of warps, for an element that is moved to shared
     /// memory: by chunks or alone, with the neighbours in memory along the terms or along the rows.
     fn moves(self, whole: bool, along: bool) -> (f64, f64) {
-        match (self.instruction.is_some(), whole, along) {
-            // Copied in the background, 16 bytes a lane.
-            (true, true, _) => (2.0 / 128.0, 5.0 / 256.0),
-            // Lanes read elements that are eight apart: of 16 sectors each time.
-            (true, false, true) => (36.0 / 256.0, 9.0 / 32.0),
-            (true, false, false) => (1.75 / 32.0, 8.0 / 32.0),
-            (false, true, _) => (8.0 / 128.0, 8.0 / 128.0),
+        let bytes = self.dtype.size() as f64;
+        match (self.copies_in_background(whole), whole, along) {
+            // 16 bytes a lane, around the L1 cache.
+            (true, true, _) => (bytes / 128.0, 5.0 * bytes / 512.0),
+            // Through it, and lanes read elements that are a chunk apart.
+            (true, false, true) => (5.0 / 32.0, 6.0 / 32.0),
+            (true, false, false) => (2.1 / 32.0, 6.0 / 32.0),
+            (false, true, _) => (2.0 * bytes / 128.0, 2.0 * bytes / 128.0),
             (false, false, true) => (20.0 / 128.0, 9.0 / 32.0),
-            (false, false, false) => (8.4 / 128.0, 7.0 / 32.0),
+            (false, false, false) => (2.1 / 32.0, 7.0 / 32.0),
         }
     }
 
     /// Terms of a step.
     pub(super) fn step(self) -> usize {
-        if self.instruction.is_some() { 32 } else { 64 / self.sums.size() }
+        if self.multiplies_halves() { 32 } else { 64 / self.sums.size() }
     }
 
     /// Whether a thread's registers hold what a tile takes.

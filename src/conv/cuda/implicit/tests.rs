@@ -77,23 +77,29 @@ fn check_on<T: Element, const D: usize>(
         (upload(&x), upload(&w), upload(&y), upload(bias_y), upload(bias_x));
     let (found_y, found_dx, found_dw) = (fresh(y.len()), fresh(x.len()), fresh(w.len()));
     let (inputs, rows) = (p.channels_per_group(), p.outputs_per_group());
-    for pack in [false, true, false] {
+    for (pack, tf32) in [(false, false), (true, false), (false, true)] {
         let packs = |channels| pack && can_pack::<T>(device, &p, channels);
         run_once(device, [&x, &w, &bias_y, &found_y], |draft, [x, w, bias, y]| {
+            draft.allow_tf32(tf32);
             forward(draft, &p, x, w, Some(bias), y, packs(inputs))
         });
-        assert!(found_y.to_vec().unwrap() == expected_y, "forward {name}, packed: {pack}");
+        assert!(
+            found_y.to_vec().unwrap() == expected_y,
+            "forward {name}, packed: {pack}, TF32: {tf32}"
+        );
         run_once(device, [&x, &y, &found_dw], |draft, [x, dy, dw]| {
+            draft.allow_tf32(tf32);
             backward_weight(draft, &p, x, dy, dw, packs(inputs) && packs(rows))
         });
         let found = found_dw.to_vec().unwrap();
-        assert!(found == expected_dw, "backward_weight {name}, packed: {pack}");
+        assert!(found == expected_dw, "backward_weight {name}, packed: {pack}, TF32: {tf32}");
         if p.axes.is_zero_padded() {
             run_once(device, [&y, &w, &bias_x, &found_dx], |draft, [dy, w, bias, dx]| {
+                draft.allow_tf32(tf32);
                 backward_input(draft, &p, dy, w, Some(bias), dx, packs(rows))
             });
             let found = found_dx.to_vec().unwrap();
-            assert!(found == expected_dx, "backward_input {name}, packed: {pack}");
+            assert!(found == expected_dx, "backward_input {name}, packed: {pack}, TF32: {tf32}");
         }
     }
 }

@@ -102,9 +102,10 @@ impl Blas {
             DType::F64 => Type::CUDA_R_64F,
         };
         let (factors, output) = (kind(call.factors), kind(call.output));
-        // Strict IEEE arithmetic for f32: no TF32.
+        // Strict IEEE arithmetic for f32, unless TF32 is allowed.
         let compute = match call.factors {
             DType::F64 => Compute::CUBLAS_COMPUTE_64F,
+            DType::F32 if call.tf32 => Compute::CUBLAS_COMPUTE_32F_FAST_TF32,
             _ => Compute::CUBLAS_COMPUTE_32F,
         };
         // alpha and beta have the type that sums have.

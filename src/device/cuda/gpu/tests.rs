@@ -165,6 +165,7 @@ fn products<T: Element>(runtime: &Runtime, dtype: DType) {
             c: matrix(2, ldc, m * ldc, false),
             alpha: 2.,
             beta: 1.,
+            tf32: false,
         };
         // SAFETY: the matrices were uploaded with these sizes.
         unsafe { runtime.blas().unwrap().unwrap().gemm(&gemm).unwrap() };
@@ -200,7 +201,7 @@ fn cublas_multiplies_by_rows() {
     let (m, n, k, batch) = (1, 1, 1, 1);
     let (dtype, alpha, beta) = (DType::F32, 1., 0.);
     let (a, b, c, output) = (nowhere, nowhere, nowhere, dtype);
-    let gemm = Gemm { dtype, output, m, n, k, batch, a, b, c, alpha, beta };
+    let gemm = Gemm { dtype, output, m, n, k, batch, a, b, c, alpha, beta, tf32: false };
     // SAFETY: the sizes are refused before anything is queued.
     let refused = unsafe { runtime.blas().unwrap().unwrap().gemm(&gemm) };
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");

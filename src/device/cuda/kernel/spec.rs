@@ -128,6 +128,11 @@ impl Spec {
         all.join(" ")
     }
 
+    /// Whether a name is defined as this.
+    pub(crate) fn defines(&self, wanted: &str, value: &str) -> bool {
+        self.definitions.iter().any(|(name, of)| *name == wanted && of == value)
+    }
+
     /// Rows and columns of the result that a block computes, for kernels that say so.
     pub(crate) fn tile(&self) -> Option<[usize; 2]> {
         let value = |wanted| {

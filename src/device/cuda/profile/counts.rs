@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::cache::{Cache, LINE, SECTOR, Touched};
 use super::record::{
-    EXCHANGES, FUSED_F32, FUSED_F64, Kind, MMA_BF16, MMA_F16, MMA_TF32, Recording,
+    EXCHANGES, FUSED_F32, FUSED_F64, Kind, MMA_BF16, MMA_F16, MMA_F64, MMA_TF32, Recording,
 };
 use super::requests::{Request, WARP, requests, wavefronts};
 
@@ -100,6 +100,8 @@ counted! {
         pub mma_bf16: f64,
         /// 16×8×8 of TF32.
         pub mma_tf32: f64,
+        /// 16×8×8 of f64.
+        pub mma_f64: f64,
         /// Shuffles between lanes.
         pub exchanges: f64,
         /// Barriers of blocks.
@@ -133,6 +135,13 @@ impl GlobalAccesses {
         let moved = self.load_sectors_past_l1 + self.store_sectors;
         let compulsory = self.load_sectors_compulsory + self.store_sectors_compulsory;
         if moved > 0.0 { compulsory / moved } else { 1.0 }
+    }
+}
+
+impl Operations {
+    /// Products by tensor cores, of all types.
+    pub fn mma(&self) -> f64 {
+        self.mma_f16 + self.mma_bf16 + self.mma_tf32 + self.mma_f64
     }
 }
 
@@ -205,6 +214,7 @@ impl Block {
         counts.operations.mma_f16 = count(MMA_F16);
         counts.operations.mma_bf16 = count(MMA_BF16);
         counts.operations.mma_tf32 = count(MMA_TF32);
+        counts.operations.mma_f64 = count(MMA_F64);
         counts.operations.exchanges = count(EXCHANGES);
         let meetings =
             recording.records.iter().filter(|record| record.kind == Kind::Meeting).count();

@@ -143,7 +143,7 @@ impl fmt::Display for LaunchProfile {
         }
         let counts = [
             (operations.fused_f32 + operations.fused_f64, "fused"),
-            (operations.mma_f16 + operations.mma_bf16 + operations.mma_tf32, "mma"),
+            (operations.mma(), "mma"),
             (shared.matrix_loads, "ldmatrix"),
             (operations.copies, "asynchronous copies"),
             (operations.exchanges, "shuffles"),

@@ -23,7 +23,8 @@ pub(super) fn predict(target: &Target, counts: &Counts, blocks: f64, resident: u
     // Copies of 16 bytes (`cp.async.cg`) go from the L2 cache into shared memory, where they are wavefronts
     // already: the PTX ISA has them pass the L1 cache by.
     let through_l1 = global.load_sectors - counts.around_l1 + global.store_sectors;
-    let mma = operations.mma_f16 + operations.mma_bf16;
+    // So many products with 16×8 sums of so many terms.
+    let products = |count: f64, terms: f64| count * 2.0 * 16.0 * 8.0 * terms;
     let work = Work {
         blocks,
         resident: f64::from(resident),
@@ -35,13 +36,13 @@ pub(super) fn predict(target: &Target, counts: &Counts, blocks: f64, resident: u
             + global.store_requests
             + shared.requests
             + (operations.fused_f32 + operations.fused_f64) / 32.0
-            + mma
-            + operations.mma_tf32
+            + operations.mma()
             + operations.exchanges,
         f32_flop: 2.0 * operations.fused_f32,
         f64_flop: 2.0 * operations.fused_f64,
-        half_flop: mma * 16.0 * 8.0 * 16.0 * 2.0,
-        tf32_flop: operations.mma_tf32 * 16.0 * 8.0 * 8.0 * 2.0,
+        half_tensor_flop: products(operations.mma_f16 + operations.mma_bf16, 16.0),
+        tf32_tensor_flop: products(operations.mma_tf32, 8.0),
+        f64_tensor_flop: products(operations.mma_f64, 8.0),
         waits: counts.waits / blocks,
     };
     let (seconds, limiter) = work.seconds(target);

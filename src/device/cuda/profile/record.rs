@@ -48,7 +48,8 @@ pub(super) const FUSED_F64: usize = 1;
 pub(super) const MMA_F16: usize = 2;
 pub(super) const MMA_BF16: usize = 3;
 pub(super) const MMA_TF32: usize = 4;
-pub(super) const EXCHANGES: usize = 5;
+pub(super) const MMA_F64: usize = 5;
+pub(super) const EXCHANGES: usize = 6;
 pub(in crate::device::cuda) const COUNTS: usize = 8;
 
 /// All that was written down of a block.

@@ -31,11 +31,13 @@ const FLAGS: &[&str] = &[
 /// get one that stands out.
 const OPTIONAL_FLAGS: &[&str] = &["-fno-gnu-unique", "-ftrivial-auto-var-init=pattern"];
 /// Have a call made for every access: what watches races in other programs, without its library. (That of
-/// addresses leaves out a write behind a read of the same.) The parameters are GCC's; Clang has others.
+/// addresses leaves out a write behind a read of the same.) A pack is moved by one access, not taken to pieces. The
+/// parameters are GCC's; Clang has others.
 const ACCESSES: &[&str] = &[
     "-fsanitize=thread",
     "--param=tsan-distinguish-volatile=0",
     "--param=tsan-instrument-func-entry-exit=0",
+    "-fno-tree-sra",
 ];
 
 /// What kernels are watched for beyond what the simulator always sees.

@@ -27,6 +27,7 @@ KERNEL(everything, Args, 128) {
     if (args.count < 0) trap("no work");
 
     copy_async_16(tile + 8 * threadIdx.x, (const u16*)args.from + 8 * at, at < args.count);
+    copy_async_8(tile + 4 * threadIdx.x, (const u64*)args.from + at, at < args.count);
     copy_async_4(words + threadIdx.x, (const f32*)args.from + at, at < args.count);
     copy_async_commit();
     copy_async_wait<0>();
@@ -43,6 +44,9 @@ KERNEL(everything, Args, 128) {
     UNROLL
     for (int i = 0; i < 4; ++i) rounded[i] = to_tf32(words[(lane + 32 * i) % 128]);
     mma_tf32(d, rounded, {rounded[0], rounded[1]});
+    f64 wide[4] = {words[lane], words[lane + 1], words[lane + 2], words[lane + 3]};
+    mma_f64(wide, {wide[0], wide[1], wide[2], wide[3]}, {wide[2], wide[3]});
+    d[0] += (f32)(wide[0] + wide[1] + wide[2] + wide[3]);
 #endif
     warp_barrier();
 

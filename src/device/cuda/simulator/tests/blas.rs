@@ -47,6 +47,7 @@ fn products_are_those_of_matrices_by_rows() {
             c: matrix(&on_device[2], ldc, c_stride, false),
             alpha,
             beta,
+            tf32: false,
         };
         // SAFETY: the buffers are as large as the description says.
         unsafe { simulator.gemm(&gemm).unwrap() };
@@ -86,6 +87,7 @@ fn what_cublas_takes_on_trust_is_checked() {
         c: matrix(&c, 4, 16, false),
         alpha: 1.0,
         beta: 0.0,
+        tf32: false,
     };
     let go = |gemm: Gemm| {
         // SAFETY: what is wrong the simulator has to find.

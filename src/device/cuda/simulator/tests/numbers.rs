@@ -45,7 +45,7 @@ KERNEL(exchange, Args, 128) {
 }
 
 /// `d = a·b` by one warp from row-major 16 x K and K x 8.
-const FRAGMENTS: &str = r"
+const PAIRS: &str = r"
 #define PAIR(from, i, step) ((u32)(from)[i] | (u32)(from)[(i) + (step)] << 16)
 struct Args { const u16 *a, *b; f32* d; };
 KERNEL(pairs, Args, 32) {
@@ -73,6 +73,8 @@ KERNEL(rows, Args, 32) {
     MULTIPLY(d, a, b);
     for (int i = 0; i < 4; ++i) args.d[(lane / 4 + i / 2 * 8) * 8 + 2 * (lane % 4) + i % 2] = d[i];
 }
+";
+const WORDS: &str = r"
 struct Operands { const f32 *a, *b; f32* d; };
 KERNEL(words, Operands, 32) {
     u32 lane = threadIdx.x, g = lane / 4, t = SLIP(lane % 4);
@@ -82,9 +84,18 @@ KERNEL(words, Operands, 32) {
     for (int i = 0; i < 2; ++i) b[i] = to_tf32(args.b[(lane % 4 + i * 4) * 8 + g]);
     mma_tf32(d, a, b);
     for (int i = 0; i < 4; ++i) args.d[(g + i / 2 * 8) * 8 + 2 * (lane % 4) + i % 2] = d[i];
+}
+struct Doubles { const f64 *a, *b; f32* d; };
+KERNEL(doubles, Doubles, 32) {
+    u32 lane = threadIdx.x, g = lane / 4, t = SLIP(lane % 4);
+    f64 a[4], b[2], d[4] = {0, 0, 0, 0};
+    for (int i = 0; i < 4; ++i) a[i] = args.a[(g + i % 2 * 8) * 8 + t + i / 2 * 4];
+    for (int i = 0; i < 2; ++i) b[i] = args.b[(lane % 4 + i * 4) * 8 + g];
+    mma_f64(d, a, b);
+    for (int i = 0; i < 4; ++i) args.d[(g + i / 2 * 8) * 8 + 2 * (lane % 4) + i % 2] = (f32)d[i];
 }";
 
-fn fragments<T: Pod>(multiply: &str, entry: &str, k: usize, from_f32: fn(f32) -> T) {
+fn fragments<T: Pod>(kernels: &str, multiply: &str, entry: &str, k: usize, from_f32: fn(f32) -> T) {
     let simulator = simulator!(3);
     let a: Vec<f32> = (0..16 * k).map(|i| (i * 7 % 17) as f32 - 8.).collect();
     let b: Vec<f32> = (0..k * 8).map(|i| (i * 11 % 19) as f32 - 9.).collect();
@@ -95,7 +106,7 @@ fn fragments<T: Pod>(multiply: &str, entry: &str, k: usize, from_f32: fn(f32) ->
     });
     for (slip, right_result) in [("x", true), ("((x) ^ 1)", false)] {
         let d = Buffer::fresh(&simulator, 512);
-        let source = format!("#define SLIP(x) {slip}\n#define MULTIPLY {multiply}\n{FRAGMENTS}");
+        let source = format!("#define SLIP(x) {slip}\n#define MULTIPLY {multiply}\n{kernels}");
         let kernel = kernel(&simulator, &source, entry);
         launch(&*kernel, 1, 32, &[left.address, right.address, d.address]).unwrap();
         assert_eq!(d.read::<f32>() == expected, right_result, "{multiply} {entry} with {slip}");
@@ -105,10 +116,11 @@ fn fragments<T: Pod>(multiply: &str, entry: &str, k: usize, from_f32: fn(f32) ->
 #[test]
 fn a_wrong_fragment_index_gives_a_wrong_product() {
     for entry in ["pairs", "rows"] {
-        fragments("mma_f16", entry, 16, f16::from_f32);
-        fragments("mma_bf16", entry, 16, bf16::from_f32);
+        fragments(PAIRS, "mma_f16", entry, 16, f16::from_f32);
+        fragments(PAIRS, "mma_bf16", entry, 16, bf16::from_f32);
     }
-    fragments("mma_tf32", "words", 8, |x| x);
+    fragments(WORDS, "mma_tf32", "words", 8, |x| x);
+    fragments(WORDS, "mma_f64", "doubles", 8, f64::from);
 }
 
 const CONVERSIONS: &str = r"

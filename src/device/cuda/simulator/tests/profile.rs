@@ -154,6 +154,7 @@ fn k20c() -> Target {
         blocks: 16,
         f32_rate: 3.52e12,
         f64_rate: 1.17e12,
+        f64_tensor_rate: 1.17e12,
         half_rate: 3.52e12,
         tf32_rate: 3.52e12,
         mma_sync_fraction: 1.0,
