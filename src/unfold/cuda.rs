@@ -130,7 +130,7 @@ impl Rows {
         let whole = |&parts: &usize| parts == 1 || bytes(parts).is_multiple_of(SECTOR);
         let fitting = || all.clone().filter(whole).filter(|&parts| bytes(parts) <= ROW_BYTES);
         let several = |parts: &usize| ENOUGH_ROWS * bytes(*parts) <= ROW_BYTES;
-        let parts = fitting().find(several).or_else(|| fitting().last())?;
+        let parts = fitting().find(several).or_else(|| fitting().next_back())?;
         let rows = (ROW_BYTES / bytes(parts)).clamp(1, MOST_ROWS);
         let channels = channels / parts;
         // Vectors of a block's rows then begin where addresses are multiples of what is stored.

@@ -10,6 +10,7 @@ use tiles::{Operation, Tile};
 use super::arguments::spec;
 use super::finish::{Sums, finish};
 use crate::conv::problem::Problem;
+use crate::device::cuda::LOADS_AT_A_TIME;
 use crate::device::cuda::structs::{Convolution, DirectArgs};
 use crate::device::cuda::{
     CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, Work, blocks, is_specialised,
@@ -41,12 +42,24 @@ const PARTIAL_BYTES: usize = 32 << 20;
 /// Shared memory of a block, in bytes.
 const SHARED_BYTES: usize = 48 << 10;
 
-/// What a kernel here is expected to do, which makes so many results: memory is what it takes.
-pub(super) fn work<T: Element>(p: &Problem, results: usize, bytes: usize) -> Work {
+/// What a kernel here is expected to do: little besides reading and writing memory. `threads` each read their
+/// operands one after the other; 0 where blocks read tiles of them at once.
+fn work<T: Element>(p: &Problem, threads: usize) -> Work {
+    let inputs = p.channels * p.input_positions();
+    let outputs = p.outputs * p.output_positions();
+    let weights = p.outputs * p.channels_per_group() * p.taps();
+    let bytes = (p.batch * (inputs + outputs) + weights) * size_of::<T>();
     let products = p.flop() as f64 / 64.0;
-    let mut work = Work::moving(results.div_ceil(8 * THREADS as usize), bytes as f64 / 0.8);
-    work.instructions += 2.0 * products;
-    work.l1 += 0.2 * products;
+    let blocks = (p.batch * inputs.max(outputs)).div_ceil(8 * THREADS as usize);
+    let mut work = Work::moving(blocks, 1.05 * bytes as f64);
+    work.f32_flop = p.flop() as f64;
+    work.instructions += 1.5 * products;
+    work.l1 += 0.35 * products;
+    if threads > 0 {
+        // About one for four products.
+        let loads = 32.0 * products / threads as f64 / 4.0;
+        work.waits = (loads / LOADS_AT_A_TIME).max(1.0);
+    }
     work
 }
 
@@ -208,6 +221,7 @@ pub(super) fn forward<T: Element>(
     let specialise = draft.device().options().specialise;
     let alignments = [x.alignment(), y.alignment()];
     if let Some(tile) = Tile::new::<T>(p, specialise, Operation::Forward, alignments) {
+        draft.expect(work::<T>(p, 0));
         return tile.launch(draft, p, Operation::Forward, [x, w, y], bias);
     }
     let [depths, heights, columns] = p.output_extents();
@@ -245,6 +259,7 @@ pub(super) fn backward_input<T: Element>(
     let specialise = draft.device().options().specialise;
     let alignments = [dy.alignment(), dx.alignment()];
     if let Some(tile) = Tile::new::<T>(p, specialise, Operation::BackwardInput, alignments) {
+        draft.expect(work::<T>(p, 0));
         return tile.launch(draft, p, Operation::BackwardInput, [dy, w, dx], bias);
     }
     let cell = p.axes[1].stride() * p.axes[2].stride();
@@ -289,6 +304,7 @@ unsafe fn launch<T: Element>(
 ) -> Result<()> {
     let count = arguments.count as usize;
     let spec = tile.spec(spec::<T>(draft.device(), p, "direct.cu", entry, count), p);
+    draft.expect(work::<T>(p, count));
     // SAFETY: passed on to the caller.
     unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, arguments) };
     Ok(())
@@ -307,9 +323,11 @@ pub(super) fn backward_weight<T: Element>(
     // With several input channels in a group, threads of a tile would share them out and read `dy` for each.
     let tile = Tile::new::<T>(p, specialise, Operation::BackwardWeight, alignments);
     if let Some(tile) = tile.filter(|_| p.channels_per_group() == 1) {
+        draft.expect(work::<T>(p, 0));
         return tile.launch_weight(draft, p, [x, dy, dw]);
     }
     let plan = WeightPlan::new::<T>(p, &alignments);
+    draft.expect(work::<T>(p, plan.unit_blocks * plan.chunks * WEIGHT_THREADS));
     let elements = dw.len();
     let held = draft.held();
     let partial = draft.workspace::<T::Acc>("partial weight gradients", plan.chunks * elements)?;

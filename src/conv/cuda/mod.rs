@@ -66,11 +66,7 @@ pub(super) fn forward<T: Element>(
         }
         Chosen::Im2col => lowered(Lowering::im2col(p), options).forward(draft, x, weight, bias, y),
         Chosen::Implicit { pack } => implicit::forward(draft, p, x, weight, bias, y, pack),
-        Chosen::Direct => {
-            let bytes = (x.len() + weight.len() + y.len()) * size_of::<T>();
-            draft.expect(direct::work::<T>(p, y.len(), bytes));
-            direct::forward(draft, p, x, weight, bias, y)
-        }
+        Chosen::Direct => direct::forward(draft, p, x, weight, bias, y),
     })
 }
 
@@ -98,11 +94,7 @@ pub(super) fn backward_input<T: Element>(
             lowered(Lowering::im2col(p), options).backward_input(draft, dy, weight, bias, dx)
         }
         Chosen::Implicit { pack } => implicit::backward_input(draft, p, dy, weight, bias, dx, pack),
-        Chosen::Direct => {
-            let bytes = (dy.len() + weight.len() + dx.len()) * size_of::<T>();
-            draft.expect(direct::work::<T>(p, dx.len(), bytes));
-            direct::backward_input(draft, p, dy, weight, bias, dx)
-        }
+        Chosen::Direct => direct::backward_input(draft, p, dy, weight, bias, dx),
     })
 }
 
@@ -132,11 +124,7 @@ pub(super) fn backward_weight<T: Element>(
         }
         Chosen::Im2col => lowered(Lowering::im2col(p), options).backward_weight(draft, x, dy, dw),
         Chosen::Implicit { pack } => implicit::backward_weight(draft, p, x, dy, dw, pack),
-        Chosen::Direct => {
-            let bytes = (x.len() + dy.len() + dw.len()) * size_of::<T>();
-            draft.expect(direct::work::<T>(p, dy.len(), bytes));
-            direct::backward_weight(draft, p, x, dy, dw)
-        }
+        Chosen::Direct => direct::backward_weight(draft, p, x, dy, dw),
     })
 }
 

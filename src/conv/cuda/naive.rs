@@ -36,7 +36,7 @@ pub(super) fn forward<T: Element>(
     };
     // SAFETY: the operands have the problem's extents, outside of which the kernel does not reach; it
     // writes `y` only.
-    unsafe { launch::<T>(draft, p, "naive_forward", &arguments) }
+    unsafe { launch::<T>(draft, p, "naive_forward", &arguments, p.channels_per_group() * p.taps()) }
 }
 
 pub(super) fn backward_input<T: Element>(
@@ -63,8 +63,11 @@ pub(super) fn backward_input<T: Element>(
         plane,
         line,
     };
+    // Lanes are neighbours on the last axis, where a tap reaches some of them; on the others it reaches all or none.
+    let strides = p.axes[0].stride() * p.axes[1].stride();
+    let steps = p.outputs_per_group() * p.taps().div_ceil(strides);
     // SAFETY: as in `forward`; it writes `dx` only.
-    unsafe { launch::<T>(draft, p, "naive_backward_input", &arguments) }
+    unsafe { launch::<T>(draft, p, "naive_backward_input", &arguments, steps) }
 }
 
 pub(super) fn backward_weight<T: Element>(
@@ -95,9 +98,13 @@ pub(super) fn backward_weight<T: Element>(
         line,
     };
     // SAFETY: as in `forward`; it writes `dw` only.
-    unsafe { launch::<T>(draft, p, "naive_backward_weight", &arguments) }
+    unsafe {
+        launch::<T>(draft, p, "naive_backward_weight", &arguments, p.batch * p.output_positions())
+    }
 }
 
+/// Each result takes so many `steps`, some of which a stride or padding leaves out, for some lanes of a warp.
+///
 /// # Safety
 /// The pointers are operands of the problem.
 unsafe fn launch<T: Element>(
@@ -105,18 +112,25 @@ unsafe fn launch<T: Element>(
     p: &Problem,
     entry: &'static str,
     arguments: &NaiveArgs,
+    steps: usize,
 ) -> Result<()> {
     let count = arguments.count as usize;
     let device = draft.device();
     let spec = spec::<T>(device, p, "naive.cu", entry, count)
         .geometry(&p.axes, device.options().specialise);
-    // A product takes an element of both operands, of which lanes share one; the other are mostly neighbours.
-    let products = p.flop() as f64 / 64.0;
+    // A product takes an element of both operands, of which lanes share one; the other are mostly neighbours. Lanes
+    // whose results are at different positions, channels last, have elements in as many sectors.
+    let products = count as f64 / 32.0 * steps as f64;
+    let sectors = match p.layout {
+        Layout::ChannelsFirst => 5.0,
+        Layout::ChannelsLast => (32.0 / arguments.minor.by as f64).max(5.0),
+    };
     let mut work = Work::moving(count.div_ceil(THREADS as usize), (count * size_of::<T>()) as f64);
-    work.l1 += 1.5 * products;
+    work.l1 += (1.0 + sectors) / 4.0 * products;
     work.instructions += 4.0 * products;
     // A thread loads both elements of each of its products.
-    work.waits = 2.0 * 32.0 * products / count as f64 / LOADS_AT_A_TIME;
+    work.waits = 2.0 * steps as f64 / LOADS_AT_A_TIME;
+    work.resident = 5.0;
     draft.expect(work);
     // SAFETY: passed on to the caller.
     unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, arguments) };

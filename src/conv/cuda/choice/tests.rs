@@ -48,7 +48,7 @@ impl Layer {
         loop {
             let taps = [draw.of(&[1, 1, 2, 3, 3, 3, 5, 7]), draw.of(&[1, 3, 3, 3, 4, 5])];
             let stride = draw.of(&[1, 1, 1, 2, 3]);
-            let groups = draw.of(&[1, 1, 1, 1, 2, 4, 32, 64]);
+            let groups = draw.of(&[1, 1, 1, 2, 4, 32, 64]);
             let of_group = |draw: &mut Draw| match draw.next(3) {
                 0 => 1 + draw.next(9),
                 1 => 8 << draw.next(4),
