@@ -12,12 +12,14 @@
 //!
 //! The matrix of a layer is assembled on the simulator (`matrix`), but made on the CPU for what reads it: of an
 //! image so small that it has at most so many entries, and fewer for `transpose`, all of whose blocks have to run.
+//!
+//! `--floors results/model-h100.md` fails where a row takes more than 5% longer than that table has it.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use convmat::{
-    Csr, DType, Device, Element, LaunchProfile, Layout, Profiling, Result, Simulation, Target,
+    Csr, Device, Element, Error, LaunchProfile, Layout, Profiling, Result, Simulation, Target,
     Tensor, with_axes,
 };
 use half::{bf16, f16};
@@ -66,7 +68,7 @@ fn run() -> Result<()> {
     // As for all benches in test mode: a little of everything.
     let test = arguments.iter().any(|argument| argument == "--test");
     let names = if test { vec!["notebook"] } else { names };
-    let types: Vec<&str> = list("--types");
+    let floors = value("--floors").map(Floors::read).transpose()?;
     let padding = value("--padding").map(str::parse).transpose()?;
     let device = |blocks| {
         let profiling = Some(Profiling { target, blocks });
@@ -88,37 +90,83 @@ fn run() -> Result<()> {
         for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
             let shape = Shape { layout, mode: padding.unwrap_or(shape.mode), ..*shape };
             let asked = |of: &&str| operations.is_empty() || operations.contains(of);
-            let typed = |dtype: DType| types.is_empty() || types.contains(&&*dtype.to_string());
             for operation in OPERATIONS.into_iter().filter(asked) {
-                if typed(DType::F32) {
-                    rows.extend(profile::<f32>(&setting, &shape, operation)?);
-                }
-                if types.contains(&"f64") {
-                    rows.extend(profile::<f64>(&setting, &shape, operation)?);
-                }
-                if typed(DType::F16) {
-                    rows.extend(profile::<f16>(&setting, &shape, operation)?);
-                }
-                if typed(DType::BF16) {
-                    rows.extend(profile::<bf16>(&setting, &shape, operation)?);
+                for dtype in &types {
+                    rows.extend(match *dtype {
+                        "f64" => profile::<f64>(&setting, &shape, operation)?,
+                        "f32" => profile::<f32>(&setting, &shape, operation)?,
+                        "f16" => profile::<f16>(&setting, &shape, operation)?,
+                        _ => profile::<bf16>(&setting, &shape, operation)?,
+                    });
                 }
             }
         }
     }
-    rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let slower = floors.map(|floors| floors.slower(&rows)).unwrap_or_default();
+    rows.retain(|row| !row.launching);
+    rows.sort_by(|a, b| a.fraction.total_cmp(&b.fraction));
     println!("\nThe rows furthest from the roofline that take more than a launch:\n");
-    for (_, row) in rows.iter().take(10) {
-        println!("{row}");
+    for row in rows.iter().take(10) {
+        println!("{}", row.line);
     }
-    Ok(())
+    match &slower[..] {
+        [] => Ok(()),
+        rows => Err(invalid(&rows.join("; "), "slower than the table has it")),
+    }
 }
 
-/// Prints a row; gives the part of the roofline and the row, unless launching takes the longest.
-fn profile<T: Element>(
-    setting: &Setting,
-    shape: &Shape,
-    operation: &str,
-) -> Result<Option<(f64, String)>> {
+fn invalid(value: &str, reason: &str) -> Error {
+    Error::Invalid { argument: "--floors".into(), value: value.into(), reason: reason.into() }
+}
+
+/// A line of the table.
+struct Row {
+    line: String,
+    /// Of the roofline.
+    fraction: f64,
+    /// Whether launching takes the longest.
+    launching: bool,
+}
+
+/// The times of a table that was kept.
+struct Floors(String);
+
+impl Floors {
+    /// What a row may be slower by: another C++ compiler orders accesses a little differently.
+    const SLACK: f64 = 1.05;
+
+    fn read(path: &str) -> Result<Self> {
+        let text = std::fs::read_to_string(path);
+        text.map(Floors).map_err(|error| invalid(path, &error.to_string()))
+    }
+
+    /// A line's layer, layout, type and operation, and its microseconds.
+    fn time(line: &str) -> Option<([&str; 4], f64)> {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, layer, layout, dtype, operation, _, time, ..] = cells[..] else { return None };
+        Some(([layer, layout, dtype, operation], time.parse().ok()?))
+    }
+
+    /// The rows that take longer than the table has it, or that it does not have.
+    fn slower(&self, rows: &[Row]) -> Vec<String> {
+        let known: Vec<_> = self.0.lines().filter_map(Floors::time).collect();
+        let found = rows.iter().filter_map(|row| Floors::time(&row.line));
+        let mut slower = Vec::new();
+        for (name, time) in found {
+            match known.iter().find(|(other, _)| *other == name) {
+                Some((_, floor)) if time <= floor * Floors::SLACK => {}
+                Some((_, floor)) => {
+                    slower.push(format!("{}: {time} us, {floor} us", name.join(" ")))
+                }
+                None => slower.push(format!("{}: not in the table", name.join(" "))),
+            }
+        }
+        slower
+    }
+}
+
+/// Prints a row.
+fn profile<T: Element>(setting: &Setting, shape: &Shape, operation: &str) -> Result<Option<Row>> {
     let device = match operation {
         "transpose" => &setting.all,
         _ => &setting.some,
@@ -182,12 +230,7 @@ fn dense<T: Element>(device: &Device, shape: &Shape, operation: &str) -> Result<
     })
 }
 
-fn row(
-    shape: &Shape,
-    dtype: String,
-    operation: &str,
-    launches: &[LaunchProfile],
-) -> Option<(f64, String)> {
+fn row(shape: &Shape, dtype: String, operation: &str, launches: &[LaunchProfile]) -> Option<Row> {
     let seconds = |launch: &&LaunchProfile| launch.model.seconds;
     let all: f64 = launches.iter().map(|launch| launch.model.seconds).sum();
     let least: f64 =
@@ -199,7 +242,7 @@ fn row(
         false => "–".into(),
     };
     let layout = shape.layout;
-    let text = format!(
+    let line = format!(
         "| {} | {layout} | {dtype} | {operation} | {} | {:.1} | {:.0}% | {} | {:.2}x | {wavefronts} |",
         shape.name,
         launches.len(),
@@ -208,7 +251,8 @@ fn row(
         longest.model.limiter,
         1.0 / longest.global.efficiency(),
     );
-    println!("{text}");
+    println!("{line}");
     let _ = std::io::stdout().flush();
-    (longest.model.limiter != convmat::Limiter::Launch).then_some((least / all, text))
+    let launching = longest.model.limiter == convmat::Limiter::Launch;
+    Some(Row { line, fraction: least / all, launching })
 }

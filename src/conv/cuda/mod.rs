@@ -5,8 +5,8 @@
 //! | naive | `naive.rs`, `kernels/conv/naive.cu` | an element of the result | none |
 //! | shifted | `lowering.rs`, `landing.rs`, `products.rs` | one tap of a tile of images | one tap's patches, and the sums of half types |
 //! | im2col | `lowering.rs`, `products.rs` | a tile of images | the tile's patches, and the sums of half types |
-//! | implicit | `implicit.rs`, `kernels/conv/implicit.cu` | a block of the result | none, or partial sums of `dw`, or (half types, channels first) copies of source and weight |
-//! | direct, depthwise | `direct.rs`, `kernels/conv/direct.cu` | some rows of one group's result | none, or partial sums of `dw` |
+//! | implicit | `implicit.rs`, `kernels/conv/implicit.cu` | a block of the result | none, or partial sums, or (half types, channels first) copies of both operands |
+//! | direct, depthwise | `direct/tiles.rs`, `kernels/conv/direct_tiles.cu`; what has no tile `direct.rs`, `kernels/conv/direct.cu` | some rows of one group's result | none, or partial sums of `dw` |
 //!
 //! `auto` is what is expected to take the shortest time: each way is written as a draft, whose steps say what they
 //! move and compute, and [`Work::seconds`] makes that a time, by public figures of the device (nothing was measured).
