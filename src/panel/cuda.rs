@@ -1,4 +1,5 @@
-//! Panels on CUDA: inner products by `kernels/panel/dots.cu`, sums with coefficients by the product engine.
+//! Panels on CUDA: inner products of many vectors, and sums with coefficients, by the product engine, of few by
+//! `kernels/panel/dots.cu`.
 //! Only small matrices go between host and device.
 
 use faer::{Mat, MatRef};
@@ -6,9 +7,9 @@ use faer::{Mat, MatRef};
 use super::Target;
 use crate::device::cuda::structs::DotsArgs;
 use crate::device::cuda::{CudaDevice, DeviceBuffer, Draft, Gemm, Matrix, Spec, THREADS, blocks};
-use crate::element::Accumulator;
+use crate::element::{Accumulator, DType};
 use crate::error::{Error, Result};
-use crate::product::cuda::multiply;
+use crate::product::cuda::{multiply, multiply_in_f64};
 use crate::tensor::{TensorView, TensorViewMut};
 
 /// Elements of a piece of the vectors, at least: it decides the order of the sums.
@@ -16,6 +17,9 @@ const PIECE: usize = 1 << 12;
 
 /// Pieces at most; more elements make longer ones.
 const PIECES: usize = 256;
+
+/// Vectors of both panels from which on a tile of a product pays.
+const LEAST_TILE: usize = 16;
 
 pub(super) fn dots<T: Accumulator>(
     device: &CudaDevice,
@@ -33,6 +37,33 @@ pub(super) fn dots<T: Accumulator>(
     let mut draft = Draft::for_addresses(device, &addresses);
     let (a, b) = (draft.operand::<T>(rows * len), draft.operand::<T>(columns * len));
     let target = draft.operand::<f64>(rows * columns);
+    let read = || -> Result<Mat<f64>> {
+        let found = total.to_vec()?;
+        Ok(Mat::from_fn(rows, columns, |i, j| found[i * columns + j]))
+    };
+    if rows.min(columns) >= LEAST_TILE {
+        let matrix = |address, transposed| Matrix { address, leading: len, stride: 0, transposed };
+        let gemm = Gemm {
+            dtype: T::DTYPE,
+            output: DType::F64,
+            m: rows,
+            n: columns,
+            k: len,
+            batch: 1,
+            a: matrix(a.pointer(), false),
+            b: matrix(b.pointer(), true),
+            c: Matrix { leading: columns, ..matrix(target.pointer(), false) },
+            alpha: 1.0,
+            beta: 0.0,
+            tf32: false,
+        };
+        // SAFETY: the panels have these sizes, and the products are another buffer.
+        unsafe {
+            multiply_in_f64(&mut draft, &gemm)?;
+            draft.run_once(&addresses)?;
+        }
+        return read();
+    }
     let partial = draft.workspace::<f64>("parts of inner products", pieces * rows * columns)?;
     // Several rows share what is loaded of the other panel; one is all that there is in most iterations.
     let width = if columns == 1 { 1 } else { 4 };
@@ -61,8 +92,7 @@ pub(super) fn dots<T: Accumulator>(
         draft.launch(spec("total_dots"), blocks(rows * columns, THREADS)?, THREADS, &arguments);
         draft.run_once(&addresses)?;
     }
-    let found = total.to_vec()?;
-    Ok(Mat::from_fn(rows, columns, |i, j| found[i * columns + j]))
+    read()
 }
 
 pub(super) fn combine<T: Accumulator>(

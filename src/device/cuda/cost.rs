@@ -128,6 +128,7 @@ impl Work {
     }
 
     /// Seconds of the products at the units' peak rates.
+    #[cfg(feature = "simulator")]
     pub(crate) fn peak(&self, target: &Target) -> f64 {
         self.fma(target).max(self.tensor(target, 1.0))
     }
@@ -138,7 +139,7 @@ impl Work {
         // Multiprocessors that would be busy all the time: while the last blocks run, others do nothing.
         let busy = self.blocks / (self.blocks / sm).ceil();
         let cycles = busy * target.clock;
-        let waves = (self.blocks / (sm * self.resident)).ceil();
+        let waves = target.waves(self.blocks, self.resident);
         let tensor = self.tensor(target, target.mma_sync_fraction);
         let times = [
             (Limiter::Memory, self.memory / target.memory_bandwidth),

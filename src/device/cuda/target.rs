@@ -190,6 +190,7 @@ impl Target {
     }
 
     /// Blocks of a kernel that a multiprocessor holds at a time; at least one.
+    #[cfg(feature = "simulator")]
     pub fn resident_blocks(&self, threads: u32, registers: Option<u32>, shared_bytes: u64) -> u32 {
         /// Registers of a multiprocessor, and what they are given out by to a warp.
         const REGISTERS: u32 = 65536;
@@ -207,8 +208,8 @@ impl Target {
     }
 
     /// How often multiprocessors that hold so many blocks at a time are filled with `blocks`.
-    pub(super) fn waves(&self, blocks: f64, resident: u32) -> f64 {
-        (blocks / (f64::from(self.multiprocessors) * f64::from(resident))).ceil()
+    pub(super) fn waves(&self, blocks: f64, resident: f64) -> f64 {
+        (blocks / (f64::from(self.multiprocessors) * resident)).ceil()
     }
 }
 

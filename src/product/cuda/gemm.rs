@@ -26,8 +26,22 @@ pub(crate) unsafe fn multiply(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
             draft.gemm(*gemm);
             return Ok(());
         }
-        multiply_ourselves(draft, gemm)
+        let engine = Engine::new(draft.device(), gemm.dtype, gemm.tf32);
+        multiply_ourselves(draft, gemm, engine)
     }
+}
+
+/// [`multiply`] with sums of f64, which is the type of C, by the crate's own kernel.
+///
+/// # Errors
+/// [`crate::Error::TooLarge`] for sizes that cannot be counted.
+///
+/// # Safety
+/// As [`multiply`].
+pub(crate) unsafe fn multiply_in_f64(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
+    let engine = Engine::with_sums(draft.device(), gemm.dtype, DType::F64);
+    // SAFETY: passed on to the caller.
+    unsafe { multiply_ourselves(draft, gemm, engine) }
 }
 
 /// What products by cuBLAS are expected to do: about four fifths of what the units could.
@@ -54,9 +68,8 @@ fn by_blas(gemm: &Gemm) -> Work {
 ///
 /// # Safety
 /// As [`multiply`].
-unsafe fn multiply_ourselves(draft: &mut Draft, gemm: &Gemm) -> Result<()> {
-    let Gemm { dtype, output, m, n, k, batch, a, b, c, tf32, .. } = *gemm;
-    let engine = Engine::new(draft.device(), dtype, tf32);
+unsafe fn multiply_ourselves(draft: &mut Draft, gemm: &Gemm, engine: Engine) -> Result<()> {
+    let Gemm { dtype, output, m, n, k, batch, a, b, c, .. } = *gemm;
     let vector = |dtype: DType, matrix: Matrix, neighbours: usize| {
         let Matrix { address, leading, stride, .. } = matrix;
         let alignment = draft.alignment_of(address);

@@ -4,6 +4,6 @@ mod gemm;
 mod symmetric;
 mod tiles;
 
-pub(crate) use gemm::multiply;
+pub(crate) use gemm::{multiply, multiply_in_f64};
 pub(crate) use symmetric::{SymmetricProduct, Tiles};
 pub(crate) use tiles::{Engine, Operands, Product};

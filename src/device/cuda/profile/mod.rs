@@ -262,7 +262,7 @@ impl Profiler {
                 let all = total.counts.extrapolated((&first.0, first.1), counted, blocks as usize);
                 let [loaded, stored] = total.surroundings(allocations);
                 let l2 = target.l2_bytes as f64 / cache::SECTOR as f64;
-                let waves = target.waves(blocks as f64, resident);
+                let waves = target.waves(blocks as f64, resident.into());
                 all.within(&Bounds { loaded, stored, l2, waves })
             }
         };
