@@ -63,6 +63,14 @@ pub(crate) fn unfold<T: Element>(
         .index(&[input.len(), patches.len(), count, axis_bound(maps)], options.wide);
     if let Some(window) = window {
         spec = spec.define("WINDOW", window);
+        // Lines of whole vectors, of which a window begins at the same place in each.
+        let bytes = vector * size_of::<T>();
+        let whole = maps[2].inputs().is_multiple_of(vector)
+            && input.alignment().is_multiple_of(bytes as u64);
+        let first = maps[2].low().rem_euclid(vector as i64);
+        if whole && maps.is_zero_padded() && vector > 1 && first as usize + vector <= window {
+            spec = spec.define("ALIGNED", first);
+        }
     }
     let [plane, line] = position_divisors(outputs);
     let arguments = UnfoldArgs {
@@ -208,12 +216,11 @@ mod tests {
         let profiling = Some(Profiling::new("h100".parse().unwrap()));
         let simulation = Simulation { profiling, specialise: true, ..Simulation::default() };
         let device = Device::simulator_with(simulation).unwrap();
-        let shape = [2, size[0], size[1], channels];
+        let shape = conv.axis_order().activation_shape(2, channels, &size);
         let data: Vec<T> =
             (0..shape.iter().product()).map(|i: usize| T::from_f64((i % 251) as f64)).collect();
         let [on_host, on_device] = [&Device::Cpu, &device]
             .map(|device| Tensor::from_vec(device, &shape, data.clone()).unwrap());
-        let conv = conv.layout(Layout::ChannelsLast);
         device.take_profile();
         let found = conv.unfold(&on_device).unwrap();
         let launch = device.take_profile().pop().unwrap();
@@ -224,11 +231,37 @@ mod tests {
         launch
     }
 
+    /// Lines that are read as vectors and single elements, beginning anywhere in a vector, with taps far apart and
+    /// outputs that follow each other by strides.
+    #[test]
+    fn windows_are_read_by_vectors() {
+        let padded = Conv::new([3, 3]).padding([1, 1]);
+        for conv in [
+            padded,
+            Conv::new([7, 7]).stride([2, 2]).padding([3, 3]),
+            Conv::new([1, 5]).dilation([1, 2]).padding([0, 4]),
+            Conv::new([2, 3]).stride([1, 3]).padding([0, 5]),
+        ] {
+            unfolded::<f32>(conv, [9, 16], 3);
+            unfolded::<f16>(conv, [9, 32], 3);
+            unfolded::<f32>(conv.padding_mode(PaddingMode::Circular), [9, 16], 2);
+        }
+        // Half of what every element read and checked by itself would take.
+        let launches = [unfolded::<f32>(padded, [16, 16], 4), unfolded::<f16>(padded, [16, 16], 4)];
+        for (launch, most) in launches.iter().zip([180, 230]) {
+            assert_eq!(launch.global.store_sectors, launch.global.store_sectors_compulsory);
+            if let Some(sass) = launch.sass {
+                assert!(sass.whole.instructions < most, "{launch}");
+            }
+        }
+    }
+
     /// Where channels of a group are few, patches are stored by whole sectors all the same, and the input comes
     /// from the L1 cache but for the first times.
     #[test]
     fn rows_are_stored_whole() {
-        let depthwise = Conv::new([7, 7]).padding([3, 3]);
+        let layout = Layout::ChannelsLast;
+        let depthwise = Conv::new([7, 7]).padding([3, 3]).layout(layout);
         for launch in [
             unfolded::<f32>(depthwise.groups(64), [14, 12], 64),
             unfolded::<f16>(depthwise.groups(64), [14, 12], 64),
@@ -241,8 +274,9 @@ mod tests {
             assert!(launch.shared.wavefronts < 2.5 * launch.shared.wavefronts_ideal);
         }
         // Rows and blocks of rows that end anywhere.
-        unfolded::<f16>(Conv::new([3, 5]).padding([1, 2]), [9, 7], 1);
+        unfolded::<f16>(Conv::new([3, 5]).padding([1, 2]).layout(layout), [9, 7], 1);
         let reflected = Conv::new([3, 3]).padding([2, 1]).padding_mode(PaddingMode::Reflect);
+        let reflected = reflected.layout(layout);
         unfolded::<f32>(reflected.groups(3), [5, 9], 9);
         unfolded::<f16>(depthwise.groups(700), [3, 4], 700);
     }
