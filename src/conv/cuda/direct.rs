@@ -55,11 +55,13 @@ fn work<T: Element>(p: &Problem, threads: usize) -> Work {
     work.f32_flop = p.flop() as f64;
     work.instructions += 1.5 * products;
     work.l1 += 0.35 * products;
-    if threads > 0 {
-        // About one for four products.
-        let loads = 32.0 * products / threads as f64 / 4.0;
-        work.waits = (loads / LOADS_AT_A_TIME).max(1.0);
-    }
+    let loads = match threads {
+        // Of a tile's threads, the weights of each channel.
+        0 => p.channels_per_group() * p.outputs_per_group().min(OUTS) * p.taps(),
+        // Else about one for two products.
+        threads => (32.0 * products) as usize / threads / 2,
+    };
+    work.waits = 1.0 + loads as f64 / LOADS_AT_A_TIME;
     work
 }
 
