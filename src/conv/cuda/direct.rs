@@ -58,8 +58,8 @@ fn work<T: Element>(p: &Problem, threads: usize) -> Work {
     let loads = match threads {
         // Of a tile's threads, the weights of each channel.
         0 => p.channels_per_group() * p.outputs_per_group().min(OUTS) * p.taps(),
-        // Else about one for two products.
-        threads => (32.0 * products) as usize / threads / 2,
+        // Else about one for four products.
+        threads => (32.0 * products) as usize / threads / 4,
     };
     work.waits = 1.0 + loads as f64 / LOADS_AT_A_TIME;
     work
