@@ -45,12 +45,10 @@ const SHARED_BYTES: usize = 48 << 10;
 /// What a kernel here is expected to do: little besides reading and writing memory. `threads` each read their
 /// operands one after the other; 0 where blocks read tiles of them at once.
 fn work<T: Element>(p: &Problem, threads: usize) -> Work {
-    let inputs = p.channels * p.input_positions();
-    let outputs = p.outputs * p.output_positions();
-    let weights = p.outputs * p.channels_per_group() * p.taps();
-    let bytes = (p.batch * (inputs + outputs) + weights) * size_of::<T>();
+    let (inputs, outputs) = (p.input_len(), p.output_len());
+    let bytes = (inputs + outputs + p.weight_len()) * size_of::<T>();
     let products = p.flop() as f64 / 64.0;
-    let blocks = (p.batch * inputs.max(outputs)).div_ceil(8 * THREADS as usize);
+    let blocks = inputs.max(outputs).div_ceil(8 * THREADS as usize);
     let mut work = Work::moving(blocks, 1.05 * bytes as f64);
     work.f32_flop = p.flop() as f64;
     work.instructions += 1.5 * products;

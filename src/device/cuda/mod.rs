@@ -82,6 +82,7 @@ struct Inner {
     compiler: Compiler,
     options: KernelOptions,
     tables: Tables,
+    target: Target,
 }
 
 impl Drop for Inner {
@@ -128,7 +129,8 @@ impl CudaDevice {
     }
 
     fn assemble(driver: Box<dyn Driver>, compiler: Compiler, options: KernelOptions) -> Self {
-        CudaDevice(Arc::new(Inner { driver, compiler, options, tables: Tables::default() }))
+        let (tables, target) = (Tables::default(), driver.target());
+        CudaDevice(Arc::new(Inner { driver, compiler, options, tables, target }))
     }
 
     /// The GPU with this ordinal, on its default stream: the same device each time.
@@ -265,8 +267,8 @@ impl CudaDevice {
     }
 
     /// The GPU that it is, as far as its figures are known, else one of its kind.
-    pub(crate) fn target(&self) -> Target {
-        self.driver().target()
+    pub(crate) fn target(&self) -> &Target {
+        &self.0.target
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {

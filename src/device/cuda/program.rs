@@ -208,7 +208,7 @@ impl Draft {
 
     /// Says what the next launch, or products, will do.
     pub(crate) fn expect(&mut self, work: Work) {
-        self.seconds += work.seconds(&self.device.target()).0;
+        self.seconds += work.seconds(self.device.target()).0;
     }
 
     /// Seconds that the steps so far are expected to take, by public figures of such a device.

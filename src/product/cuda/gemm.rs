@@ -44,17 +44,21 @@ pub(crate) unsafe fn multiply_in_f64(draft: &mut Draft, gemm: &Gemm) -> Result<(
     unsafe { multiply_ourselves(draft, gemm, engine) }
 }
 
+/// Bytes of all matrices, each counted once.
+fn bytes(gemm: &Gemm) -> usize {
+    let &Gemm { dtype, output, m, n, k, batch, .. } = gemm;
+    batch * ((m * k + k * n) * dtype.size() + m * n * output.size())
+}
+
 /// What products by cuBLAS are expected to do: about four fifths of what the units could.
 fn by_blas(gemm: &Gemm) -> Work {
-    let &Gemm { dtype, output, m, n, k, batch, .. } = gemm;
+    let &Gemm { dtype, m, n, k, batch, .. } = gemm;
     let [m, n, k, batch] = [m, n, k, batch].map(|length| length as f64);
     let flop = 2.0 * m * n * k * batch / 0.8;
-    let bytes =
-        (m * k + k * n) * batch * dtype.size() as f64 + m * n * batch * output.size() as f64;
     let tiles = (m / 128.0).ceil() * (n / 128.0).ceil() * batch;
     // It splits sums where tiles are few.
     let blocks = tiles * (k / 256.0).ceil();
-    let mut work = Work { blocks, resident: 2.0, memory: bytes, ..Work::default() };
+    let mut work = Work { blocks, resident: 2.0, memory: bytes(gemm) as f64, ..Work::default() };
     *match dtype {
         DType::F16 | DType::BF16 => &mut work.half_tensor_flop,
         DType::F32 if gemm.tf32 => &mut work.tf32_tensor_flop,
@@ -80,11 +84,7 @@ unsafe fn multiply_ourselves(draft: &mut Draft, gemm: &Gemm, engine: Engine) -> 
         vector(dtype, b, if b.transposed { k } else { n }),
         vector(output, c, n),
     ];
-    let operands = Operands {
-        vectors,
-        along_k: [!a.transposed, b.transposed],
-        bytes: (m * k + k * n) * batch * dtype.size() + m * n * batch * output.size(),
-    };
+    let operands = Operands { vectors, along_k: [!a.transposed, b.transposed], bytes: bytes(gemm) };
     let product = Product::new(draft.device(), engine, batch, [m, n, k], operands)?;
     // How far neighbours in a row, or else in a column, of the factor are apart.
     let steps = |matrix: Matrix| match matrix.transposed {

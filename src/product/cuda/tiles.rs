@@ -213,8 +213,7 @@ impl Operands {
 #[derive(Clone, Debug)]
 pub(crate) struct Product {
     engine: Engine,
-    /// Neighbours of both factors and of C that are moved at a time.
-    vectors: [usize; 3],
+    operands: Operands,
     /// Rows and columns of C that a block computes.
     tile: [usize; 2],
     /// Parts into which the terms of a sum are cut for as many blocks.
@@ -290,7 +289,7 @@ impl Product {
                 main.memory += (operands.bytes + written) as f64;
                 let sum = Work::moving(count.div_ceil(THREADS as usize), (written + bytes) as f64);
                 let work = [Some(main), (parts > 1).then_some(sum)];
-                let seconds = work.iter().flatten().map(|work| work.seconds(&target).0).sum();
+                let seconds = work.iter().flatten().map(|work| work.seconds(target).0).sum();
                 if best.as_ref().is_none_or(|best| seconds < best.seconds) {
                     best = Some(Cut { seconds, tile, tiles, parts, part_steps, work });
                 }
@@ -312,7 +311,7 @@ impl Product {
             parts: Divisor::new(parts),
         };
         let blocks = tiles[0] * tiles[1] * batch * parts;
-        Ok(Product { engine, vectors, tile, parts, blocks, count, tiling, work })
+        Ok(Product { engine, operands, tile, parts, blocks, count, tiling, work })
     }
 
     pub(crate) fn tiling(&self) -> Tiling {
@@ -340,10 +339,9 @@ impl Product {
             let kernel = kernel.define("TILE_ROWS", rows).define("TILE_COLUMNS", columns);
             kernel.define("A_VECTOR", a).define("B_VECTOR", b).define("C_VECTOR", c)
         };
-        let product = sized(self.engine.compile(kernel.clone()), self.tile, self.vectors);
+        let product = sized(self.engine.compile(kernel.clone()), self.tile, self.operands.vectors);
         let grid = blocks(self.blocks, 1)?;
-        let whole = self.vectors[0] > 1 && self.vectors[1] > 1;
-        let threads = self.engine.threads(self.tile, whole);
+        let threads = self.engine.threads(self.tile, self.operands.is_whole());
         self.work.into_iter().flatten().for_each(|work| draft.expect(work));
         if self.parts == 1 {
             // SAFETY: passed on to the caller.

@@ -1,6 +1,5 @@
 //! What the blocks of a launch did, counted.
 
-use crate::device::cuda::cost::LOADS_AT_A_TIME;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -9,6 +8,7 @@ use super::record::{
     EXCHANGES, FUSED_F32, FUSED_F64, Kind, MMA_BF16, MMA_F16, MMA_F64, MMA_TF32, Recording,
 };
 use super::requests::{Request, WARP, requests, wavefronts};
+use crate::device::cuda::cost::LOADS_AT_A_TIME;
 
 /// Structs of numbers that add up.
 macro_rules! counted {
