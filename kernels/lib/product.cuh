@@ -306,6 +306,8 @@ DEVICE void transpose_quad(u32 (&values)[4]) {
                 values[i | step] = got;
         }
     }
+    // What the lanes have read where the others write now is read.
+    warp_barrier();
 }
 
 // Warps lie side by side on the tile.
