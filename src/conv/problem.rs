@@ -5,6 +5,8 @@ use std::fmt;
 use crate::element::Element;
 use crate::error::{Result, checked_product};
 use crate::geometry::{Axes, AxisRows, Geometry, Layout};
+#[cfg(gpu)]
+use crate::geometry::{AxisMap, PaddingMode};
 use crate::patches::Images;
 use crate::plan::Explanation;
 
@@ -19,6 +21,15 @@ pub(super) struct Problem {
     pub groups: usize,
     pub layout: Layout,
     pub axes: Axes,
+}
+
+/// The numbers that a problem is made from: what has the same is the same problem.
+#[cfg(gpu)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Numbers {
+    sizes: [usize; 4],
+    layout: Layout,
+    axes: [([usize; 5], i64, PaddingMode); 3],
 }
 
 /// Distances between neighbours in an activation, in elements.
@@ -54,6 +65,15 @@ impl Problem {
         checked_product("the weight", &[outputs, channels / groups, geometry.taps()])?;
         let layout = geometry.conv().axis_order();
         Ok(Problem { batch, channels, outputs, groups, layout, axes: geometry.axes()? })
+    }
+
+    #[cfg(gpu)]
+    pub fn numbers(&self) -> Numbers {
+        Numbers {
+            sizes: [self.batch, self.channels, self.outputs, self.groups],
+            layout: self.layout,
+            axes: self.axes.each_ref().map(AxisMap::numbers),
+        }
     }
 
     pub fn channels_per_group(&self) -> usize {

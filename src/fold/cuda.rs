@@ -2,7 +2,7 @@
 
 use crate::device::cuda::structs::{FoldArgs, FoldRowsArgs};
 use crate::device::cuda::{
-    Adjoint, AxesArguments, Divisor, Draft, Region, Spec, THREADS, axis_bound, blocks,
+    Adjoint, AxesArguments, Divisor, Draft, Region, SECTOR, Spec, THREADS, axis_bound, blocks,
     is_specialised, position_divisors, vector,
 };
 use crate::element::Element;
@@ -136,8 +136,7 @@ struct Rows {
     columns: usize,
 }
 
-/// Bytes of memory that are moved at a time, and bytes of shared memory of a block.
-const SECTOR: usize = 32;
+/// Bytes of shared memory of a block.
 const LINE_BYTES: usize = 44 << 10;
 /// Threads of a block, at most, and lines: enough to be worth those around them that are read in part.
 const MOST_THREADS: usize = 512;

@@ -134,6 +134,13 @@ impl AxisMap {
     }
 
     /// Padded positions in front of the input; negative when its first positions are cropped.
+    /// The numbers that the map is made from: what has the same is the same map.
+    #[cfg(gpu)]
+    pub(crate) fn numbers(&self) -> ([usize; 5], i64, PaddingMode) {
+        let sizes = [self.inputs, self.outputs, self.taps, self.stride, self.dilation];
+        (sizes, self.low, self.mode)
+    }
+
     pub(crate) fn low(&self) -> i64 {
         self.low
     }

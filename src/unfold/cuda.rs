@@ -3,8 +3,8 @@
 use super::Call;
 use crate::device::cuda::structs::{UnfoldArgs, UnfoldRowsArgs};
 use crate::device::cuda::{
-    AxesArguments, Divisor, Draft, Region, Spec, THREADS, axis_bound, blocks, is_specialised,
-    position_divisors, vector,
+    AxesArguments, BANK_BYTES, Divisor, Draft, Region, SECTOR, Spec, THREADS, axis_bound,
+    bank_passes, blocks, is_specialised, position_divisors, vector,
 };
 use crate::element::Element;
 use crate::error::Result;
@@ -111,10 +111,8 @@ struct Rows {
 
 /// Bytes of a group's channels from which on a store for each tap takes less time, by the model.
 const MOST_SCATTERED: usize = 8;
-/// Bytes of memory that are written at a time, bytes of shared memory of a block, and banks of that, of 4 bytes.
-const SECTOR: usize = 32;
+/// Bytes of shared memory of a block.
 const ROW_BYTES: usize = 20 << 10;
-const BANKS: usize = 32;
 /// Rows of a block that are worth having, and at most, and passes of the banks that a store of a warp's may take.
 const ENOUGH_ROWS: usize = 8;
 const MOST_ROWS: usize = 64;
@@ -145,14 +143,10 @@ impl Rows {
         let rows = 1 << rows.ilog2();
         let word = |lane: usize| {
             let channel = lane % channels;
-            (channel / per_group * taps * per_group + channel % per_group) * size / 4
+            (channel / per_group * taps * per_group + channel % per_group) * size / BANK_BYTES
         };
-        let mut words: Vec<usize> = (0..BANKS).map(word).collect();
-        words.sort_unstable();
-        words.dedup();
-        let mut banks = [0; BANKS];
-        words.iter().for_each(|word| banks[word % BANKS] += 1);
-        (banks.into_iter().max() <= Some(MOST_PASSES)).then_some(Rows { channels, rows })
+        let passes = bank_passes(std::array::from_fn(word));
+        (passes <= MOST_PASSES).then_some(Rows { channels, rows })
     }
 
     fn launch<T: Element>(

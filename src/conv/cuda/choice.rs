@@ -1,8 +1,12 @@
 //! Which algorithm: the one that was asked for, or the one that is expected to be the fastest.
 
+use std::sync::Arc;
+
+use super::known::Known;
 use super::lowering::Lowering;
-use crate::conv::problem::Problem;
+use crate::conv::problem::{Numbers, Problem};
 use crate::device::cuda::Draft;
+use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::plan::{Algorithm, Alternative, Explanation, PlanOptions};
 
@@ -19,9 +23,11 @@ pub(super) enum Chosen {
     Direct,
 }
 
-/// Which of the ways that not every operation has exist.
-#[derive(Clone, Copy, Debug)]
+/// What is written, besides the problem, and which of the ways that not every operation has exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Candidates {
+    pub dtype: DType,
+    pub bias: bool,
     pub direct: bool,
     pub implicit: bool,
     pub packed: bool,
@@ -138,22 +144,28 @@ pub(super) fn write_best(
     write: &dyn Fn(&mut Draft, Chosen) -> Result<()>,
 ) -> Result<()> {
     let ways = candidates.wanted(p, options.algorithm)?;
-    let Expected { fitting, crowded_out } = match ways[..] {
-        _ if p.batch == 0 => Expected::default(),
-        [_] => Expected::default(),
-        _ => expect(draft, options, &ways, write),
+    let expected = match ways[..] {
+        _ if p.batch == 0 => Arc::default(),
+        [_] => Arc::default(),
+        _ => {
+            static KNOWN: Known<Question, Arc<Expected>> = Known::new();
+            let question = Question::new(draft, p, options, explanation.operation, candidates);
+            let find = || Arc::new(expect(draft, options, &ways, write));
+            KNOWN.answer(question, find, |found| found.complete)
+        }
     };
+    let Expected { fitting, crowded_out, .. } = &*expected;
     let chosen = fitting.first().map_or(ways[0], |(_, way)| *way);
     explanation.algorithm = chosen.algorithm(p).to_string();
     explanation.reason = match options.algorithm {
         Algorithm::Implicit if !candidates.implicit => NO_ADJOINT.into(),
-        Algorithm::Auto if crowded_out => {
+        Algorithm::Auto if *crowded_out => {
             "what would be faster has no room in the workspace that is allowed".into()
         }
         Algorithm::Auto => chosen.reason(p, candidates).into(),
         _ => "as asked for".into(),
     };
-    explanation.alternatives = alternatives(p, &fitting);
+    explanation.alternatives = alternatives(p, fitting);
     if p.batch == 0 {
         return Ok(());
     }
@@ -163,6 +175,44 @@ pub(super) fn write_best(
     Ok(())
 }
 
+/// What an answer depends on.
+#[derive(PartialEq, Eq, Hash)]
+struct Question {
+    device: u64,
+    specialise: bool,
+    wide: bool,
+    alignment: u64,
+    tf32: bool,
+    operation: &'static str,
+    candidates: Candidates,
+    algorithm: Algorithm,
+    limit: Option<u64>,
+    numbers: Numbers,
+}
+
+impl Question {
+    fn new(
+        draft: &Draft,
+        p: &Problem,
+        options: &PlanOptions,
+        operation: &'static str,
+        candidates: Candidates,
+    ) -> Self {
+        Question {
+            device: draft.device().driver().identity(),
+            specialise: draft.device().options().specialise,
+            wide: draft.device().options().wide,
+            alignment: draft.alignment(),
+            tf32: options.tf32,
+            operation,
+            candidates,
+            algorithm: options.algorithm,
+            limit: options.workspace_limit,
+            numbers: p.numbers(),
+        }
+    }
+}
+
 /// How many seconds each way is expected to take, the fastest first.
 #[derive(Default)]
 struct Expected {
@@ -170,6 +220,8 @@ struct Expected {
     fitting: Vec<(f64, Chosen)>,
     /// Whether one that needs more would be faster.
     crowded_out: bool,
+    /// Whether all could be written: cuBLAS is not started while a graph is captured, but later.
+    complete: bool,
 }
 
 fn expect(
@@ -179,10 +231,11 @@ fn expect(
     write: &dyn Fn(&mut Draft, Chosen) -> Result<()>,
 ) -> Expected {
     let limit = options.workspace_limit.unwrap_or(u64::MAX);
-    let (mut fitting, mut crowded_out) = (Vec::new(), f64::INFINITY);
+    let (mut fitting, mut crowded_out, mut complete) = (Vec::new(), f64::INFINITY, true);
     for &way in ways {
         let mut trial = draft.trial();
         if write(&mut trial, way).is_err() {
+            complete = false;
             continue;
         }
         if trial.workspace_bytes() as u64 <= limit {
@@ -194,7 +247,7 @@ fn expect(
     // Stable: of equals the first stays first.
     fitting.sort_by(|a, b| a.0.total_cmp(&b.0));
     let crowded_out = fitting.first().is_some_and(|best| crowded_out < best.0);
-    Expected { fitting, crowded_out }
+    Expected { fitting, crowded_out, complete }
 }
 
 /// The other algorithms, each in its fastest way.

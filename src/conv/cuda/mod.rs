@@ -26,6 +26,7 @@ mod choice;
 mod direct;
 mod finish;
 mod implicit;
+mod known;
 mod landing;
 mod lowering;
 mod naive;
@@ -55,6 +56,8 @@ pub(super) fn forward<T: Element>(
     let ForwardOperands { x, weight, bias, y } = operands;
     let device = draft.device();
     let candidates = Candidates {
+        dtype: T::DTYPE,
+        bias: bias.is_some(),
         direct: direct::has_forward(device, p),
         packed: implicit::can_pack::<T>(device, p, p.channels_per_group()),
         implicit: true,
@@ -81,6 +84,8 @@ pub(super) fn backward_input<T: Element>(
     let BackwardInputOperands { dy, weight, bias, dx } = operands;
     let device = draft.device();
     let candidates = Candidates {
+        dtype: T::DTYPE,
+        bias: bias.is_some(),
         direct: direct::has_backward_input::<T>(device, p),
         packed: implicit::can_pack::<T>(device, p, p.outputs_per_group()),
         implicit: p.axes.is_zero_padded(),
@@ -110,6 +115,8 @@ pub(super) fn backward_weight<T: Element>(
     let device = draft.device();
     let can_pack = |channels| implicit::can_pack::<T>(device, p, channels);
     let candidates = Candidates {
+        dtype: T::DTYPE,
+        bias: false,
         direct: direct::has_backward_weight::<T>(device, p),
         packed: can_pack(p.channels_per_group()) && can_pack(p.outputs_per_group()),
         implicit: true,

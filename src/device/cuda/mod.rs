@@ -44,7 +44,10 @@ pub(crate) use gemm::{Gemm, Matrix};
 #[cfg(feature = "cuda")]
 pub(crate) use gpu::runtime::Runtime;
 pub use graph::CudaGraph;
-pub(crate) use kernel::arguments::{AxesArguments, THREADS, blocks, position_divisors, vector};
+pub(crate) use kernel::arguments::{
+    AxesArguments, BANK_BYTES, BANKS, SECTOR, THREADS, bank_passes, blocks, position_divisors,
+    vector,
+};
 use kernel::compiler::Compiler;
 pub(crate) use kernel::pointer::{Arguments, PerRun, Pointer};
 pub(crate) use kernel::spec::{Spec, axis_bound, is_specialised};

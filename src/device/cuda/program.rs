@@ -164,6 +164,11 @@ impl Draft {
         PerRun::slot(slot)
     }
 
+    /// What divides the addresses of all operands.
+    pub(crate) fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
     /// A number that has the powers of two, up to what kernels ask for, which will divide this address.
     pub(crate) fn alignment_of(&self, pointer: Pointer) -> u64 {
         let whole = match pointer.unresolved() {

@@ -4,11 +4,15 @@
 use super::pieces;
 use crate::conv::cuda::arguments::spec;
 use crate::conv::cuda::finish::{Sums, finish};
-use crate::conv::problem::Problem;
+use crate::conv::cuda::known::Known;
+use crate::conv::problem::{Numbers, Problem};
 use crate::device::FULL_ALIGNMENT;
 use crate::device::cuda::structs::{Convolution, DirectTilesArgs, DirectTilesWeightArgs};
-use crate::device::cuda::{Divisor, Draft, Pointer, Region, Spec, blocks, is_specialised, vector};
-use crate::element::Element;
+use crate::device::cuda::{
+    BANK_BYTES, BANKS, Divisor, Draft, Pointer, Region, SECTOR, Spec, bank_passes, blocks,
+    is_specialised, vector,
+};
+use crate::element::{DType, Element};
 use crate::error::Result;
 use crate::geometry::{Layout, gcd};
 
@@ -21,11 +25,6 @@ const THREADS: std::ops::RangeInclusive<usize> = 32..=256;
 const TILE_BYTES: usize = 44 << 10;
 /// Threads that are worth having, before each of them computes more.
 const ENOUGH_THREADS: usize = 1 << 15;
-/// Bytes that device memory is read and written by.
-const SECTOR: usize = 32;
-/// Banks of shared memory, and bytes that each has of a line.
-const BANKS: usize = 32;
-const BANK_BYTES: usize = 4;
 /// Instructions, about, to read an element of a tile and convert it; to copy some neighbours into it; to store a
 /// result; and all that a thread does once.
 const READ: usize = 2;
@@ -37,7 +36,7 @@ const THREAD: usize = 200;
 const WEIGHT_BLOCKS: usize = 1024;
 const PARTIAL_BYTES: usize = 32 << 20;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Operation {
     Forward,
     BackwardInput,
@@ -149,6 +148,20 @@ impl Tile {
         alignments: [u64; 2],
         threads: usize,
     ) -> Option<Tile> {
+        static KNOWN: Known<(Numbers, DType, bool, Operation, [u64; 2], usize), Option<Tile>> =
+            Known::new();
+        let question = (p.numbers(), T::DTYPE, specialise, operation, alignments, threads);
+        let find = || Self::find::<T>(p, specialise, operation, alignments, threads);
+        KNOWN.answer(question, find, |_| true)
+    }
+
+    fn find<T: Element>(
+        p: &Problem,
+        specialise: bool,
+        operation: Operation,
+        alignments: [u64; 2],
+        threads: usize,
+    ) -> Option<Tile> {
         let unit_strides = p.axes[1].stride() == 1 && p.axes[2].stride() == 1;
         let shape = &Shape::new::<T>(p, operation);
         if !is_specialised(&p.axes, specialise)
@@ -192,8 +205,12 @@ impl Tile {
                         pitch: 0,
                         store: 1,
                     };
+                    // Before its pitch is looked for, which takes the longest.
+                    if !tile.has_enough(shape) {
+                        continue;
+                    }
                     let tile = tile.aligned(shape, [FULL_ALIGNMENT; 2]);
-                    if !tile.fits(shape) {
+                    if tile.bytes(shape) > TILE_BYTES {
                         continue;
                     }
                     let cost = tile.cost(shape);
@@ -308,18 +325,15 @@ impl Tile {
         [groups, depth, height.div_ceil(rows), width.div_ceil(columns)]
     }
 
-    /// Whether a block is neither too large nor too small.
-    fn fits(&self, shape: &Shape) -> bool {
+    /// Whether a block has neither too many threads nor too few.
+    fn has_enough(&self, shape: &Shape) -> bool {
         let block = self.block(shape);
         // Channels last, a sector of memory belongs to one block.
         let its = self.groups * shape.channels.min(shape.outputs) * shape.size;
         let whole = shape.p.layout == Layout::ChannelsFirst
             || self.groups >= shape.p.groups
             || its.is_multiple_of(SECTOR);
-        whole
-            && THREADS.contains(&block)
-            && block.is_multiple_of(32)
-            && self.bytes(shape) <= TILE_BYTES
+        whole && THREADS.contains(&block) && block.is_multiple_of(32)
     }
 
     /// Bytes of shared memory.
@@ -340,9 +354,20 @@ impl Tile {
     fn pitch_without_conflicts(&self, shape: &Shape) -> usize {
         let line = self.lines(shape)[1];
         let pitches = (line..line + BANKS * BANK_BYTES / shape.size).step_by(self.copy);
-        let passes = |pitch: &usize| Tile { pitch: *pitch, ..*self }.passes(shape);
+        let passes = |pitch| Tile { pitch, ..*self }.passes(shape);
         let fits = |pitch: &usize| Tile { pitch: *pitch, ..*self }.bytes(shape) <= TILE_BYTES;
-        pitches.filter(fits).min_by_key(passes).unwrap_or(line)
+        let mut best: Option<(usize, usize)> = None;
+        for pitch in pitches.take_while(fits) {
+            let next = (passes(pitch), pitch);
+            if best.is_none_or(|best| next.0 < best.0) {
+                best = Some(next);
+            }
+            // There is nothing better.
+            if next.0 == 1 {
+                break;
+            }
+        }
+        best.map_or(line, |(_, pitch)| pitch)
     }
 
     /// Passes of the banks that a read of a warp's takes.
@@ -355,25 +380,19 @@ impl Tile {
             true => [rows * self.pitch, 1],
             false => [1, self.groups * shape.channels],
         };
-        let mut words: Vec<usize> = (0..BANKS)
-            .map(|thread| {
-                let (unit, place) = match first {
-                    true => (thread / places, thread % places),
-                    false => (thread % units, thread / units),
-                };
-                let row = place / across * self.positions[0] * shape.strides[0];
-                let its = place % across * self.positions[1] * shape.strides[1];
-                let summed = shape.summed();
-                let group = unit / (units / self.groups) * shape.channels;
-                let of = group + if summed == 1 { unit % shape.channels } else { 0 };
-                (of * channel + row * self.pitch + its * column) * shape.size / BANK_BYTES
-            })
-            .collect();
-        words.sort_unstable();
-        words.dedup();
-        let mut banks = [0; BANKS];
-        words.iter().for_each(|word| banks[word % BANKS] += 1);
-        banks.into_iter().max().unwrap_or(1)
+        let words: [usize; BANKS] = std::array::from_fn(|thread| {
+            let (unit, place) = match first {
+                true => (thread / places, thread % places),
+                false => (thread % units, thread / units),
+            };
+            let row = place / across * self.positions[0] * shape.strides[0];
+            let its = place % across * self.positions[1] * shape.strides[1];
+            let summed = shape.summed();
+            let group = unit / (units / self.groups) * shape.channels;
+            let of = group + if summed == 1 { unit % shape.channels } else { 0 };
+            (of * channel + row * self.pitch + its * column) * shape.size / BANK_BYTES
+        });
+        bank_passes(words)
     }
 
     /// Instructions of all threads, about.

@@ -10,6 +10,26 @@ use crate::geometry::{Axes, gcd};
 /// Threads in a block, where a kernel has no reason for another number.
 pub(crate) const THREADS: u32 = 256;
 
+/// Bytes that device memory is read and written by.
+pub(crate) const SECTOR: usize = 32;
+
+/// Banks of shared memory, and bytes that each has of a line.
+pub(crate) const BANKS: usize = 32;
+pub(crate) const BANK_BYTES: usize = 4;
+
+/// Passes of the banks that a warp takes whose lanes access these words of shared memory.
+pub(crate) fn bank_passes(mut words: [usize; BANKS]) -> usize {
+    words.sort_unstable();
+    let mut banks = [0; BANKS];
+    for (lane, word) in words.iter().enumerate() {
+        // Lanes share a word.
+        if lane == 0 || words[lane - 1] != *word {
+            banks[word % BANKS] += 1;
+        }
+    }
+    banks.into_iter().max().unwrap_or(1)
+}
+
 impl Divisor {
     /// Division by `by` > 0. By 2³¹ and more it has no magic numbers, which 64-bit kernels do not read.
     pub(crate) fn new(by: usize) -> Self {
