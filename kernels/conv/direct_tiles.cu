@@ -144,6 +144,28 @@ DEVICE void copy_tile(ELEMENT* tile, const DirectTilesArgs& args, Index image, I
     copy_async_commit();
 }
 
+// Reads the tile from a thread's first element on, column by column, and calls use(kh, kw, y, x, value) for each tap
+// and position of its that share an element.
+template <typename Use> DEVICE void each_read(const ELEMENT* from, Use use) {
+    UNROLL
+    for (int column = 0; column < SPAN_COLUMNS; ++column) {
+        Acc values[SPAN_ROWS];
+        UNROLL
+        for (int row = 0; row < SPAN_ROWS; ++row) values[row] = to_acc(from[row * PITCH + column * COLUMN]);
+        UNROLL
+        for (int kw = 0; kw < KW; ++kw) {
+            // The position on this axis that reads the column through tap kw.
+            int ahead = column - kw * DW, x = ahead / SW;
+            if (ahead < 0 || ahead % SW != 0 || x >= COLUMNS) continue;
+            UNROLL
+            for (int kh = 0; kh < KH; ++kh) {
+                UNROLL
+                for (int y = 0; y < ROWS; ++y) use(kh, kw, y, x, values[y * SH + kh * DH]);
+            }
+        }
+    }
+}
+
 DEVICE Index take(Index& rest, const Divisor& divisor) {
     Index quotient = divide(rest, divisor), digit = rest - quotient * (Index)divisor.by;
     rest = quotient;
@@ -249,30 +271,10 @@ KERNEL(direct_tiles, DirectTilesArgs, THREADS) {
                 copy_async_wait<0>();
                 barrier();
             }
-            UNROLL
-            for (int x = 0; x < SPAN_COLUMNS; ++x) {
-                Acc values[SPAN_ROWS];
+            each_read(from + c * CHANNEL, [&](int kh, int kw, int y, int x, Acc value) {
                 UNROLL
-                for (int y = 0; y < SPAN_ROWS; ++y)
-                    values[y] = to_acc(from[c * CHANNEL + y * PITCH + x * COLUMN]);
-                UNROLL
-                for (int kw = 0; kw < KW; ++kw) {
-                    // The position on this axis that reads column x through tap kw.
-                    int ahead = x - kw * DW, at = ahead / SW;
-                    if (ahead < 0 || ahead % SW != 0 || at >= COLUMNS) continue;
-                    UNROLL
-                    for (int kh = 0; kh < KH; ++kh) {
-                        UNROLL
-                        for (int y = 0; y < ROWS; ++y) {
-                            UNROLL
-                            for (int o = 0; o < OUTS; ++o) {
-                                Acc& sum = sums[y][at][o];
-                                sum = fused(weights[kh][kw][o], values[y * SH + kh * DH], sum);
-                            }
-                        }
-                    }
-                }
-            }
+                for (int o = 0; o < OUTS; ++o) sums[y][x][o] = fused(weights[kh][kw][o], value, sums[y][x][o]);
+            });
         }
     }
 
@@ -386,28 +388,11 @@ KERNEL(direct_tiles_weight, DirectTilesWeightArgs, THREADS) {
             copy_async_wait<0>();
             barrier();
             if (whole) {
-                UNROLL
-                for (int x = 0; x < SPAN_COLUMNS; ++x) {
-                    Acc values[SPAN_ROWS];
+                each_read(from, [&](int kh, int kw, int y, int x, Acc value) {
                     UNROLL
-                    for (int y = 0; y < SPAN_ROWS; ++y) values[y] = to_acc(from[y * PITCH + x * COLUMN]);
-                    UNROLL
-                    for (int kw = 0; kw < KW; ++kw) {
-                        int ahead = x - kw * DW, to = ahead / SW;
-                        if (ahead < 0 || ahead % SW != 0 || to >= COLUMNS) continue;
-                        UNROLL
-                        for (int kh = 0; kh < KH; ++kh) {
-                            UNROLL
-                            for (int y = 0; y < ROWS; ++y) {
-                                UNROLL
-                                for (int o = 0; o < OUTS; ++o) {
-                                    Acc& sum = sums[kd][kh][kw][o];
-                                    sum = fused(gradients[y][to][o], values[y * SH + kh * DH], sum);
-                                }
-                            }
-                        }
-                    }
-                }
+                    for (int o = 0; o < OUTS; ++o)
+                        sums[kd][kh][kw][o] = fused(gradients[y][x][o], value, sums[kd][kh][kw][o]);
+                });
                 continue;
             }
             // At the end of an axis, position by position in the same order: what others read may be

@@ -3,26 +3,11 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::conv::cuda::testing::run_once;
+use crate::conv::cuda::testing::{Definition, run_once, specialising};
 use crate::device::Device;
 use crate::device::cuda::{CudaDevice, DeviceBuffer, Simulation};
 use crate::geometry::{Conv, PaddingMode};
-use crate::plan::Algorithm;
-use crate::tensor::Tensor;
 use crate::{LaunchProfile, Profiling};
-
-fn simulator(simulation: Simulation) -> CudaDevice {
-    match Device::simulator_with(Simulation { specialise: true, ..simulation }).unwrap() {
-        Device::Cuda(device) => device,
-        Device::Cpu => unreachable!("the simulator is a CUDA device"),
-    }
-}
-
-/// Small integers, whose sums are exact.
-fn integers<T: Element>(len: usize, seed: usize) -> Vec<T> {
-    let value = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 7) + seed * i) % 3;
-    (0..len).map(|i| T::from_f64(value(i) as f64 - 1.)).collect()
-}
 
 /// `y` and `dx` by tiles, with as much for a thread as it has room for, and as by default; `dw` by default.
 fn check<T: Element, const D: usize>(
@@ -30,36 +15,13 @@ fn check<T: Element, const D: usize>(
     conv: Conv<D>,
     size: [usize; D],
     batch: usize,
-    [channels, outputs]: [usize; 2],
+    channels: [usize; 2],
 ) {
     for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
         let conv = conv.layout(layout);
-        let geometry = conv.bind(size).unwrap();
-        let p = Problem::new(&geometry, batch, channels, outputs).unwrap();
-        let x = integers::<T>(p.input_len(), 1);
-        let w = integers::<T>(p.weight_len(), 2);
-        let y = integers::<T>(p.output_len(), 3);
-        let (bias_y, bias_x) = (integers::<T>(outputs, 4), integers::<T>(channels, 5));
-        let order = conv.axis_order();
-        let host = |shape: &[usize], data: &[T]| {
-            Tensor::from_vec(&Device::Cpu, shape, data.to_vec()).unwrap()
-        };
-        let x_host = host(&order.activation_shape(batch, channels, &geometry.input()), &x);
-        let y_host = host(&order.activation_shape(batch, outputs, &geometry.output()), &y);
-        let weights = order.weight_shape(outputs, p.channels_per_group(), &conv.kernel_size());
-        let w_host = host(&weights, &w);
-        let [mut dx, mut dw] =
-            [&x_host, &w_host].map(|like| Tensor::<T>::zeros(&Device::Cpu, like.shape()).unwrap());
-        let naive = Algorithm::Naive;
-        let expected_y =
-            conv.forward_by(&x_host, &w_host, &host(&[outputs], &bias_y), naive).unwrap();
-        conv.transposed_into(&y_host, &w_host, &host(&[channels], &bias_x), &mut dx, naive)
-            .unwrap();
-        conv.backward_weight_into(&x_host, &y_host, &mut dw, naive).unwrap();
-        let [expected_y, expected_dx, expected_dw] =
-            [expected_y, dx, dw].map(|result| result.into_vec().unwrap());
-
-        let name = format!("{} {conv} {size:?} {channels} {outputs}", T::DTYPE);
+        let Definition { p, x, w, y, bias_x, bias_y, expected_y, expected_dx, expected_dw } =
+            Definition::<T>::new(conv, size, batch, channels);
+        let name = format!("{} {conv} {size:?} {channels:?}", T::DTYPE);
         let upload = |data: &[T]| DeviceBuffer::from_slice(device, "a test", data).unwrap();
         let fresh = |len: usize| DeviceBuffer::<T>::new(device, "a test", len).unwrap();
         let (x, w, y) = (upload(&x), upload(&w), upload(&y));
@@ -110,7 +72,7 @@ fn check<T: Element, const D: usize>(
 
 #[test]
 fn depthwise_layers() {
-    let device = &simulator(Simulation::default());
+    let device = &specialising(Simulation::default());
     let conv = Conv::new([7, 7]).padding([3, 3]).groups(40);
     check::<f32, 2>(device, conv, [23, 16], 2, [40, 40]);
     check::<f16, 2>(device, conv, [23, 16], 2, [40, 40]);
@@ -123,7 +85,7 @@ fn depthwise_layers() {
 
 #[test]
 fn groups_of_few_channels() {
-    let device = &simulator(Simulation::default());
+    let device = &specialising(Simulation::default());
     let conv = Conv::new([3, 3]).padding([1, 1]);
     check::<f32, 2>(device, conv.groups(8), [14, 12], 2, [32, 32]);
     check::<f16, 2>(device, conv.groups(8), [14, 12], 2, [32, 32]);
@@ -134,7 +96,7 @@ fn groups_of_few_channels() {
 
 #[test]
 fn other_paddings_axes_and_indices() {
-    let device = &simulator(Simulation::default());
+    let device = &specialising(Simulation::default());
     for mode in [PaddingMode::Reflect, PaddingMode::Replicate, PaddingMode::Circular] {
         let conv = Conv::new([3, 5]).padding([1, 3]).padding_mode(mode).groups(16);
         check::<f32, 2>(device, conv, [10, 8], 1, [16, 16]);
@@ -142,7 +104,7 @@ fn other_paddings_axes_and_indices() {
     let solid = Conv::new([3, 2, 3]).padding([1, 1, 2]).stride([2, 1, 1]).groups(4);
     check::<f32, 3>(device, solid, [5, 6, 8], 2, [8, 4]);
     check::<f32, 1>(device, Conv::new([9]).padding([4]).groups(6), [70], 2, [6, 6]);
-    let wide = &simulator(Simulation { wide_indices: true, ..Simulation::default() });
+    let wide = &specialising(Simulation { wide_indices: true, ..Simulation::default() });
     check::<f32, 2>(wide, Conv::new([3, 3]).padding([1, 1]).groups(8), [9, 8], 1, [16, 8]);
 }
 
@@ -154,7 +116,7 @@ fn profiles<T: Element>(
     channels: usize,
 ) -> [LaunchProfile; 3] {
     let profiling = Some(Profiling::new("h100".parse().unwrap()));
-    let device = simulator(Simulation { profiling, ..Simulation::default() });
+    let device = specialising(Simulation { profiling, ..Simulation::default() });
     let geometry = conv.layout(layout).bind([size; 2]).unwrap();
     let p = Problem::new(&geometry, 1, channels, channels).unwrap();
     let zeros = |len: usize| DeviceBuffer::from_slice(&device, "a test", &vec![T::default(); len]);

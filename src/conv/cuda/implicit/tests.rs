@@ -3,25 +3,9 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::conv::cuda::testing::run_once;
-use crate::device::Device;
+use crate::conv::cuda::testing::{Definition, run_once, simulator, specialising};
 use crate::device::cuda::{CudaDevice, DeviceBuffer, Simulation};
 use crate::geometry::{Conv, PaddingMode};
-use crate::plan::Algorithm;
-use crate::tensor::Tensor;
-
-fn simulator(simulation: Simulation) -> CudaDevice {
-    match Device::simulator_with(simulation).unwrap() {
-        Device::Cuda(device) => device,
-        Device::Cpu => unreachable!("the simulator is a CUDA device"),
-    }
-}
-
-/// Small integers, whose sums are exact.
-fn integers<T: Element>(len: usize, seed: usize) -> Vec<T> {
-    let value = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 7) + seed * i) % 3;
-    (0..len).map(|i| T::from_f64(value(i) as f64 - 1.)).collect()
-}
 
 fn check<T: Element, const D: usize>(
     conv: Conv<D>,
@@ -29,8 +13,7 @@ fn check<T: Element, const D: usize>(
     batch: usize,
     channels: [usize; 2],
 ) {
-    // As GPUs are; the catalogue's cases run on the simulator as by default.
-    let device = simulator(Simulation { specialise: true, ..Simulation::default() });
+    let device = specialising(Simulation::default());
     check_on::<T, D>(&device, conv, size, batch, channels);
 }
 
@@ -39,42 +22,15 @@ fn check_on<T: Element, const D: usize>(
     conv: Conv<D>,
     size: [usize; D],
     batch: usize,
-    [channels, outputs]: [usize; 2],
+    channels: [usize; 2],
 ) {
-    let geometry = conv.bind(size).unwrap();
-    let p = Problem::new(&geometry, batch, channels, outputs).unwrap();
-    let x = integers::<T>(batch * channels * p.input_positions(), 1);
-    let w = integers::<T>(outputs * p.channels_per_group() * p.taps(), 2);
-    let y = integers::<T>(batch * outputs * p.output_positions(), 3);
-    let bias = integers::<T>(channels.max(outputs), 4);
-    let (bias_y, bias_x) = (&bias[..outputs], &bias[..channels]);
-    let shape =
-        |channels, extents: &[usize]| conv.axis_order().activation_shape(batch, channels, extents);
-    let (input, output) = (geometry.input(), geometry.output());
-    let weights =
-        conv.axis_order().weight_shape(outputs, p.channels_per_group(), &conv.kernel_size());
-    let host =
-        |shape: &[usize], data: &[T]| Tensor::from_vec(&Device::Cpu, shape, data.to_vec()).unwrap();
-    let (x_host, w_host, y_host) = (
-        host(&shape(channels, &input), &x),
-        host(&weights, &w),
-        host(&shape(outputs, &output), &y),
-    );
-    let [mut dx, mut dw] =
-        [&x_host, &w_host].map(|like| Tensor::<T>::zeros(&Device::Cpu, like.shape()).unwrap());
-    let naive = Algorithm::Naive;
-    let (bias_y_host, bias_x_host) = (host(&[outputs], bias_y), host(&[channels], bias_x));
-    let expected_y = conv.forward_by(&x_host, &w_host, &bias_y_host, naive).unwrap();
-    conv.transposed_into(&y_host, &w_host, &bias_x_host, &mut dx, naive).unwrap();
-    conv.backward_weight_into(&x_host, &y_host, &mut dw, naive).unwrap();
-    let [expected_y, expected_dx, expected_dw] =
-        [expected_y, dx, dw].map(|result| result.into_vec().unwrap());
-
-    let name = format!("{} {conv} {size:?} {channels} {outputs}", T::DTYPE);
+    let Definition { p, x, w, y, bias_x, bias_y, expected_y, expected_dx, expected_dw } =
+        Definition::<T>::new(conv, size, batch, channels);
+    let name = format!("{} {conv} {size:?} {channels:?}", T::DTYPE);
     let upload = |data: &[T]| DeviceBuffer::from_slice(device, "a test", data).unwrap();
     let fresh = |len: usize| DeviceBuffer::<T>::new(device, "a test", len).unwrap();
     let (x, w, y, bias_y, bias_x) =
-        (upload(&x), upload(&w), upload(&y), upload(bias_y), upload(bias_x));
+        (upload(&x), upload(&w), upload(&y), upload(&bias_y), upload(&bias_x));
     let (found_y, found_dx, found_dw) = (fresh(y.len()), fresh(x.len()), fresh(w.len()));
     let (inputs, rows) = (p.channels_per_group(), p.outputs_per_group());
     for (pack, tf32) in [(false, false), (true, false), (false, true)] {
