@@ -129,6 +129,9 @@ pub(super) struct Tile {
     store: usize,
 }
 
+/// What a tile depends on.
+type Question = (Numbers, DType, bool, Operation, [u64; 2], usize);
+
 impl Tile {
     /// `None` where there is no room for a tile. Alignments are those of the operand, and of the result, or `dy`.
     pub fn new<T: Element>(
@@ -148,8 +151,7 @@ impl Tile {
         alignments: [u64; 2],
         threads: usize,
     ) -> Option<Tile> {
-        static KNOWN: Known<(Numbers, DType, bool, Operation, [u64; 2], usize), Option<Tile>> =
-            Known::new();
+        static KNOWN: Known<Question, Option<Tile>> = Known::new();
         let question = (p.numbers(), T::DTYPE, specialise, operation, alignments, threads);
         let find = || Self::find::<T>(p, specialise, operation, alignments, threads);
         KNOWN.answer(question, find, |_| true)
