@@ -23,7 +23,7 @@ use convmat::Layout;
 use partner::job::{Answer, Job, Result};
 use partner::roofline;
 use shapes::description::Given;
-use shapes::{CATALOGUE, Shape};
+use shapes::{OTHERS, Shape};
 
 /// Seconds of a run that needs no other to warm up.
 const LONG: f64 = 0.5;
@@ -38,7 +38,7 @@ struct Partner {
 fn main() -> Result<()> {
     let Given { mut shapes, others } = Given::from_command_line("compare");
     if shapes.is_empty() {
-        shapes = CATALOGUE.into();
+        shapes = Shape::named().collect();
     }
     // `cargo bench` and `cargo test` run this as they run any other bench.
     let [command, threads, folder] = &others[..] else {
@@ -161,7 +161,7 @@ fn catalogue(shapes: &[Shape]) -> Result<String> {
         writeln!(
             text,
             "name={} batch={} channels={} outputs={} groups={} input={} matrix_input={} kernel={} \
-             stride={} padding={} dilation={} mode={} channels_last={}",
+             stride={} padding={} dilation={} mode={} channels_last={} other={}",
             shape.name,
             shape.batch,
             shape.channels,
@@ -175,6 +175,7 @@ fn catalogue(shapes: &[Shape]) -> Result<String> {
             list(shape.dilation),
             shape.mode,
             u8::from(last),
+            u8::from(OTHERS.iter().any(|other| other.name == shape.name)),
         )?;
     }
     Ok(text)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Times convmat against PyTorch on this machine's CPU, side by side.
 
-    python3 benches/compare_torch.py [--ops unfold,fold,conv,backward,matrix,covariance,ghost-norms,lambda]
+    python3 benches/compare_torch.py [--ops unfold,fold,conv,backward,conv-winograd,backward-winograd,
+                                           matrix,covariance,ghost-norms,lambda]
                                      [--shapes stem,conv2]
                                      [--shape "8x64x56x56 64x64x3x3 p1"] [--threads 2] [--repeats 5] [--json]
     python3 benches/compare_torch.py --ops svd,svd_lowrank,circular,norm [--slow]
@@ -39,7 +40,12 @@ SLICE = 0.08  # seconds one side runs before it is the other's turn, if a call i
 LONG = 0.5  # seconds of a call that needs no other to warm up
 ENOUGH = 15  # seconds from which on one call of a peer is enough
 SPECTRA = ("svd", "svd_lowrank", "circular", "norm")  # operations of torch_spectra.py
-GROUPED = ("conv", "backward", "covariance", "ghost-norms", "lambda")  # told apart in the means
+# Told apart in the means.
+GROUPED = (
+    "conv", "backward", "conv-winograd", "backward-winograd", "covariance", "ghost-norms", "lambda",
+)
+# On the layers that the catalogue lacks, too, which may be dilated.
+EVERYWHERE = ("unfold", "fold", "conv", "backward", "conv-winograd", "backward-winograd")
 DTYPES = {torch.float32: numpy.float32, torch.int32: numpy.int32, torch.int64: numpy.int64}
 
 
@@ -573,10 +579,12 @@ def layers_of(partner, *names):
 def run(partner, arguments):
     catalogue = layers_of(partner)
     for fields in catalogue:
-        if fields["mode"] != "zeros" or set(fields["dilation"].split(",")) != {"1"}:
+        dilated = set(fields["dilation"].split(",")) != {"1"}
+        cannot = dilated and fields["other"] == "0" and not set(arguments.ops) <= set(EVERYWHERE)
+        if fields["mode"] != "zeros" or cannot:
             print(
-                f"compare_torch.py: --shape {fields['name']!r}: PyTorch's side has neither dilation "
-                "nor other padding than zeros",
+                f"compare_torch.py: --shape {fields['name']!r}: PyTorch's side has dilation only for "
+                f"{', '.join(EVERYWHERE)}, and no other padding than zeros",
                 file=sys.stderr,
             )
             sys.exit(2)
@@ -597,6 +605,8 @@ def run(partner, arguments):
         "fold": best["copy"],
         "conv": best["sgemm"],
         "backward": best["sgemm"],
+        "conv-winograd": best["sgemm"],
+        "backward-winograd": best["sgemm"],
         "matrix": best["store"],
         "covariance": best["sgemm"],
         "ghost-norms": best["sgemm"],
@@ -606,8 +616,11 @@ def run(partner, arguments):
     # Some have layers of their own, unless others are asked for.
     named = [fields for fields in catalogue if fields["name"] in shapes]
     asked = arguments.shape or arguments.shapes
+    usual = [fields for fields in named if asked or fields["other"] == "0"]
     layers = {
-        op: layers_of(partner, *kind.layers) if hasattr(kind, "layers") and not asked else named
+        op: layers_of(partner, *kind.layers)
+        if hasattr(kind, "layers") and not asked
+        else named if op in EVERYWHERE else usual
         for op, kind in operations.items()
     }
     width = max((len(fields["name"]) for of in layers.values() for fields in of), default=8)

@@ -26,8 +26,9 @@ def eighths(shape, seed):
 def windows(x, layer):
     """[..., spatial] -> [..., output, kernel]: the padded input seen through the kernel."""
     x = F.pad(x, [p for p in reversed(layer.padding) for _ in ("low", "high")])
-    for kernel, stride in zip(layer.kernel, layer.stride):
-        x = x.unfold(x.dim() - len(layer.kernel), kernel, stride)
+    for kernel, stride, dilation in zip(layer.kernel, layer.stride, layer.dilation):
+        x = x.unfold(x.dim() - len(layer.kernel), dilation * (kernel - 1) + 1, stride)
+        x = x[..., ::dilation]
     return x
 
 
@@ -38,13 +39,16 @@ class Layer:
         self.name = fields["name"]
         for key in ("batch", "channels", "outputs", "groups"):
             setattr(self, key, int(fields[key]))
-        self.input, self.kernel, self.stride, self.padding = (
-            [int(n) for n in fields[key].split(",")] for key in (size, "kernel", "stride", "padding")
+        self.input, self.kernel, self.stride, self.padding, self.dilation = (
+            [int(n) for n in fields[key].split(",")]
+            for key in (size, "kernel", "stride", "padding", "dilation")
         )
         self.channels_last = fields["channels_last"] == "1"
         self.output = [
-            (i + 2 * p - k) // s + 1
-            for i, k, s, p in zip(self.input, self.kernel, self.stride, self.padding)
+            (i + 2 * p - d * (k - 1) - 1) // s + 1
+            for i, k, s, p, d in zip(
+                self.input, self.kernel, self.stride, self.padding, self.dilation
+            )
         ]
         self.positions, self.taps = math.prod(self.output), math.prod(self.kernel)
         self.products = (
@@ -90,13 +94,13 @@ class Layer:
 
     def conv(self, x, w, b):
         function = [F.conv1d, F.conv2d, F.conv3d][len(self.input) - 1]
-        return function(x, w, b, self.stride, self.padding, 1, self.groups)
+        return function(x, w, b, self.stride, self.padding, self.dilation, self.groups)
 
     def plane(self):
-        """kernel, stride, padding of the same layer over images of height 1 when it is 1-D."""
+        """kernel, dilation, padding, stride of the same layer over images of height 1 when it is 1-D."""
         if len(self.input) == 1:
-            return [1, *self.kernel], [1, *self.stride], [0, *self.padding]
-        return self.kernel, self.stride, self.padding
+            return [1, *self.kernel], [1, *self.dilation], [0, *self.padding], [1, *self.stride]
+        return self.kernel, self.dilation, self.padding, self.stride
 
 
 def image(x, layer):
@@ -109,8 +113,7 @@ def unfold(x, layer):
     if len(layer.input) == 3:  # F.unfold has no 3-D form
         x = windows(x, layer).permute(0, 1, 5, 6, 7, 2, 3, 4)
         return x.reshape(layer.batch, layer.channels * layer.taps, layer.positions)
-    kernel, stride, padding = layer.plane()
-    return F.unfold(image(x, layer), kernel, padding=padding, stride=stride)
+    return F.unfold(image(x, layer), *layer.plane())
 
 
 class Unfold:
@@ -133,10 +136,10 @@ class Unfold:
 
     def into_buffer(self):
         """The operator beneath F.unfold, which can write into a buffer."""
-        x, (kernel, stride, padding) = image(self.x, self.layer), self.layer.plane()
-        out = torch.ops.aten.im2col(x, kernel, [1, 1], padding, stride)
+        x, plane = image(self.x, self.layer), self.layer.plane()
+        out = torch.ops.aten.im2col(x, *plane)
         im2col = torch.ops.aten.im2col.out
-        return lambda: im2col(x, kernel, [1, 1], padding, stride, out=out)
+        return lambda: im2col(x, *plane, out=out)
 
     def expected(self):
         return {"patches": (self.layer.our_patches(self.call()), None)}
@@ -164,24 +167,23 @@ class Fold:
             x = patches.new_zeros(layer.batch, layer.channels, *padded)
             for tap in itertools.product(*map(range, layer.kernel)):
                 window = [
-                    slice(t, t + (o - 1) * s + 1, s)
-                    for t, o, s in zip(tap, layer.output, layer.stride)
+                    slice(t * d, t * d + (o - 1) * s + 1, s)
+                    for t, d, o, s in zip(tap, layer.dilation, layer.output, layer.stride)
                 ]
                 x[:, :, *window] += patches[:, :, *tap]
             inside = [slice(p, p + i) for p, i in zip(layer.padding, layer.input)]
             return x[:, :, *inside].contiguous()
-        kernel, stride, padding = layer.plane()
-        return F.fold(patches, self.size(), kernel, padding=padding, stride=stride)
+        return F.fold(patches, self.size(), *layer.plane())
 
     def size(self):
         return [1, *self.layer.input] if len(self.layer.input) == 1 else self.layer.input
 
     def into_buffer(self):
         """The operator beneath F.fold, which can write into a buffer."""
-        patches, size, (kernel, stride, padding) = self.patches, self.size(), self.layer.plane()
-        out = torch.ops.aten.col2im(patches, size, kernel, [1, 1], padding, stride)
+        patches, size, plane = self.patches, self.size(), self.layer.plane()
+        out = torch.ops.aten.col2im(patches, size, *plane)
         col2im = torch.ops.aten.col2im.out
-        return lambda: col2im(patches, size, kernel, [1, 1], padding, stride, out=out)
+        return lambda: col2im(patches, size, *plane, out=out)
 
     def call(self):
         return self.fold(self.patches)
@@ -241,7 +243,7 @@ class Backward:
         layer = self.layer
         zeros = [0] * len(layer.input)
         return torch.ops.aten.convolution_backward(
-            dy, x, w, [layer.outputs], layer.stride, layer.padding, [1] * len(layer.input),
+            dy, x, w, [layer.outputs], layer.stride, layer.padding, layer.dilation,
             False, zeros, layer.groups, [True, True, True],
         )
 
@@ -256,6 +258,25 @@ class Backward:
             name: (f(value), f(bound))
             for name, f, value, bound in zip(("dx", "dw", "db"), arrange, values, bounds)
         }
+
+
+class Transformed:
+    """Mixed in where the Rust side may use Winograd's algorithm: what is lost may be anywhere in a tile, in parts of
+    the largest sum of magnitudes."""
+
+    def expected(self):
+        return {
+            name: (value, 8 * bound.max().expand_as(bound))
+            for name, (value, bound) in super().expected().items()
+        }
+
+
+class ConvWinograd(Transformed, Conv):
+    """By whatever is the fastest, Winograd's algorithm included."""
+
+
+class BackwardWinograd(Transformed, Backward):
+    """The same."""
 
 
 class Matrix:
@@ -507,6 +528,8 @@ OPERATIONS = {
     "fold": Fold,
     "conv": Conv,
     "backward": Backward,
+    "conv-winograd": ConvWinograd,
+    "backward-winograd": BackwardWinograd,
     "matrix": Matrix,
     "covariance": Covariance,
     "ghost-norms": GhostNorms,

@@ -1,12 +1,12 @@
 //! Element types: what a tensor may hold, and what sums over it are accumulated in.
 
 use std::fmt;
-use std::ops::{Add, AddAssign, Div, Mul};
+use std::ops::{Add, AddAssign, Div, Mul, Sub};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::product::cpu::RegisterTiles;
+use crate::product::cpu::{RegisterTiles, Vectorised};
 
 /// The element types the crate computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,7 +109,9 @@ pub trait Element:
 pub trait Accumulator:
     Element<Acc = Self>
     + RegisterTiles
+    + Vectorised
     + Add<Output = Self>
+    + Sub<Output = Self>
     + Mul<Output = Self>
     + Div<Output = Self>
     + AddAssign

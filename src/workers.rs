@@ -102,6 +102,24 @@ impl Workers {
         })
     }
 
+    /// Has every element of `results` written, by tasks of `len` elements, each with the memory of the worker that
+    /// does it: `work` is told the number of the task.
+    pub(crate) fn share_out_chunks<T: Send>(
+        &self,
+        results: &mut [T],
+        len: usize,
+        memory: &mut [u8],
+        work: impl Fn(usize, &mut [T], &mut Scratch) + Sync,
+    ) -> Result<()> {
+        let (all, results) = (results.len(), Shared::new(results));
+        self.share_out(all.div_ceil(len.max(1)), memory, |task, scratch| {
+            let start = task * len;
+            // SAFETY: every task has elements of its own.
+            work(task, unsafe { results.run(start, len.min(all - start)) }, scratch);
+            Ok(())
+        })
+    }
+
     /// Does `tasks` pieces of work, each with the memory of the worker that does it, which holds any
     /// values. `memory` is as large as [`Workers::workspace`] says, or what [`Workers::split`] leaves
     /// of that.

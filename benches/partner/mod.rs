@@ -11,7 +11,7 @@ mod spectra;
 
 use std::path::Path;
 
-use convmat::with_axes;
+use convmat::{PlanOptions, with_axes};
 
 use crate::shapes::Shape;
 use covariance::Covariance;
@@ -30,8 +30,14 @@ pub fn prepare(op: &str, shape: &Shape, folder: &Path) -> Result<Box<dyn Job>> {
     match op {
         "unfold" => with_axes!(shape.spatial, D => boxed(Unfold::<D>::new(&operands)?)),
         "fold" => with_axes!(shape.spatial, D => boxed(Fold::<D>::new(&operands)?)),
-        "conv" => with_axes!(shape.spatial, D => boxed(Forward::<D>::new(&operands)?)),
-        "backward" => with_axes!(shape.spatial, D => boxed(Backward::<D>::new(&operands)?)),
+        "conv" | "conv-winograd" => {
+            let options = PlanOptions::new().allow_winograd(op == "conv-winograd");
+            with_axes!(shape.spatial, D => boxed(Forward::<D>::new(&operands, options)?))
+        }
+        "backward" | "backward-winograd" => {
+            let options = PlanOptions::new().allow_winograd(op == "backward-winograd");
+            with_axes!(shape.spatial, D => boxed(Backward::<D>::new(&operands, options)?))
+        }
         "matrix" => with_axes!(shape.spatial, D => boxed(Matrix::<D>::new(&operands)?)),
         "covariance" => with_axes!(shape.spatial, D => boxed(Covariance::new::<D>(&operands)?)),
         "ghost-norms" => with_axes!(shape.spatial, D => boxed(Norms::new::<D>(&operands)?)),

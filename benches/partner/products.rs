@@ -1,8 +1,14 @@
 //! Convolution forward and backward.
 
-use convmat::{Algorithm, Conv, Tensor};
+use convmat::{Algorithm, Conv, Device, Explanation, PlanOptions, Tensor};
 
 use super::job::{Answer, Buffer, Buffers, Job, Operands, Result};
+
+/// The algorithm that `auto` is by these options, as far as callers have to name it.
+fn algorithm(explanation: &Explanation) -> Algorithm {
+    let winograd = explanation.algorithm == Algorithm::Winograd.to_string();
+    if winograd { Algorithm::Winograd } else { Algorithm::Auto }
+}
 
 pub struct Forward<const D: usize> {
     conv: Conv<D>,
@@ -10,13 +16,20 @@ pub struct Forward<const D: usize> {
     w: Tensor<f32>,
     b: Tensor<f32>,
     y: [Buffer; 1],
+    algorithm: Algorithm,
+    explanation: Explanation,
 }
 
 impl<const D: usize> Forward<D> {
-    pub fn new(operands: &Operands) -> Result<Self> {
+    pub fn new(operands: &Operands, options: PlanOptions) -> Result<Self> {
         let shape = operands.shape;
+        let conv = shape.conv::<D>();
+        let (x, w) = (shape.input_shape(), shape.weight_shape());
+        let plan = conv.plan_forward::<f32>(&Device::Cpu, &x, &w, true, options)?;
         Ok(Forward {
-            conv: shape.conv(),
+            algorithm: algorithm(plan.explanation()),
+            explanation: plan.explanation().clone(),
+            conv,
             x: operands.read("x", &shape.input_shape())?,
             w: operands.read("w", &shape.weight_shape())?,
             b: operands.read("b", &[shape.outputs])?,
@@ -27,16 +40,21 @@ impl<const D: usize> Forward<D> {
 
 impl<const D: usize> Job for Forward<D> {
     fn fresh(&self) -> Result<Box<dyn Answer>> {
-        Ok(Box::new([("y", self.conv.forward(&self.x, &self.w, Some(self.b.view()))?)]))
+        let bias = Some(self.b.view());
+        Ok(Box::new([("y", self.conv.forward_by(&self.x, &self.w, bias, self.algorithm)?)]))
     }
 
     fn into(&mut self) -> Result<()> {
         let (bias, y) = (Some(self.b.view()), self.y[0].view()?);
-        Ok(self.conv.forward_into(&self.x, &self.w, bias, y, Algorithm::Auto)?)
+        Ok(self.conv.forward_into(&self.x, &self.w, bias, y, self.algorithm)?)
     }
 
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.y
+    }
+
+    fn explanation(&self) -> Option<&Explanation> {
+        Some(&self.explanation)
     }
 }
 
@@ -48,13 +66,20 @@ pub struct Backward<const D: usize> {
     w: Tensor<f32>,
     dy: Tensor<f32>,
     gradients: [Buffer; 3],
+    /// Of the gradients by the input and by the weight.
+    algorithms: [Algorithm; 2],
 }
 
 impl<const D: usize> Backward<D> {
-    pub fn new(operands: &Operands) -> Result<Self> {
+    pub fn new(operands: &Operands, options: PlanOptions) -> Result<Self> {
         let shape = operands.shape;
+        let (conv, size, device) = (shape.conv::<D>(), shape.input_size(), Device::Cpu);
+        let [x, w, y] = [shape.input_shape(), shape.weight_shape(), shape.output_shape()];
+        let dx = conv.plan_backward_input::<f32>(&device, &y, &w, size, options)?;
+        let dw = conv.plan_backward_weight::<f32>(&device, &x, &y, options)?;
         Ok(Backward {
-            conv: shape.conv(),
+            algorithms: [dx.explanation(), dw.explanation()].map(algorithm),
+            conv,
             size: shape.input_size(),
             x: operands.read("x", &shape.input_shape())?,
             w: operands.read("w", &shape.weight_shape())?,
@@ -70,16 +95,26 @@ impl<const D: usize> Backward<D> {
 
 impl<const D: usize> Job for Backward<D> {
     fn fresh(&self) -> Result<Box<dyn Answer>> {
-        let dx = self.conv.backward_input(&self.dy, &self.w, self.size)?;
-        let dw = self.conv.backward_weight(&self.x, &self.dy)?;
+        let (dx, dw);
+        if self.algorithms == [Algorithm::Auto; 2] {
+            dx = self.conv.backward_input(&self.dy, &self.w, self.size)?;
+            dw = self.conv.backward_weight(&self.x, &self.dy)?;
+        } else {
+            let zeros = |like: &Tensor<f32>| Tensor::zeros(&Device::Cpu, like.shape());
+            let [mut of_x, mut of_w] = [zeros(&self.x)?, zeros(&self.w)?];
+            let [by_input, by_weight] = self.algorithms;
+            self.conv.backward_input_into(&self.dy, &self.w, &mut of_x, by_input)?;
+            self.conv.backward_weight_into(&self.x, &self.dy, &mut of_w, by_weight)?;
+            (dx, dw) = (of_x, of_w);
+        }
         Ok(Box::new([("dx", dx), ("dw", dw), ("db", self.conv.backward_bias(&self.dy)?)]))
     }
 
     fn into(&mut self) -> Result<()> {
         let [dx, dw, db] = &mut self.gradients;
-        let auto = Algorithm::Auto;
-        self.conv.backward_input_into(&self.dy, &self.w, dx.view()?, auto)?;
-        self.conv.backward_weight_into(&self.x, &self.dy, dw.view()?, auto)?;
+        let [by_input, by_weight] = self.algorithms;
+        self.conv.backward_input_into(&self.dy, &self.w, dx.view()?, by_input)?;
+        self.conv.backward_weight_into(&self.x, &self.dy, dw.view()?, by_weight)?;
         Ok(self.conv.backward_bias_into(&self.dy, db.view()?)?)
     }
 

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use convmat::{Layout, PaddingMode};
 
-use super::{CATALOGUE, Shape};
+use super::Shape;
 
 /// The flag that names or describes a layer.
 const FLAG: &str = "--shape";
@@ -68,7 +68,8 @@ impl FromStr for Shape {
         match words[..] {
             [] => Err(format!("expected the name of a layer, or a description such as {EXAMPLE}")),
             [name] => Shape::find(name).ok_or_else(|| {
-                let names = CATALOGUE.map(|shape| shape.name).join(", ");
+                let names: Vec<_> = Shape::named().map(|shape| shape.name).collect();
+                let names = names.join(", ");
                 format!(
                     "no layer has this name; there are {names}; a description is such as {EXAMPLE}"
                 )

@@ -77,6 +77,27 @@ pub const CATALOGUE: [Shape; 13] = [
     Shape { layout: Layout::ChannelsLast, ..image("notebook", [10, 8, 32, 16, 3, 1, 0, 1]) },
 ];
 
+/// Layers that the catalogue lacks and users have: of few channels, channels last; MobileNet's strided depthwise 3×3;
+/// a strided 1×1; a U-Net's; WaveNet's, dilated; a single image; odd numbers of channels.
+pub const OTHERS: [Shape; 9] = [
+    Shape { layout: Layout::ChannelsLast, ..image("small", [8, 16, 28, 32, 3, 1, 1, 1]) },
+    image("mobile", [8, 96, 112, 96, 3, 2, 1, 96]),
+    image("1x1s2", [8, 256, 56, 512, 1, 2, 0, 1]),
+    image("unet", [1, 64, 256, 64, 3, 1, 1, 1]),
+    Shape {
+        spatial: 1,
+        input: [1, 1, 16_000],
+        kernel: [1, 1, 2],
+        padding: [0; 3],
+        dilation: [1, 1, 8],
+        ..image("wavenet", [4, 64, 16_000, 128, 2, 1, 0, 1])
+    },
+    image("latency", [1, 256, 14, 256, 3, 1, 1, 1]),
+    image("odd3", [8, 3, 64, 17, 3, 1, 1, 1]),
+    image("odd17", [8, 17, 56, 100, 3, 1, 1, 1]),
+    image("odd100", [8, 100, 28, 100, 3, 1, 1, 1]),
+];
+
 /// The convolutions of ResNet-50, each once: `[channels, input, outputs, kernel, stride]`.
 pub const RESNET50: [Shape; 23] = {
     const SIZES: [[usize; 5]; 23] = [
@@ -119,9 +140,14 @@ pub const RESNET50: [Shape; 23] = {
 const MATRIX_LIMIT: usize = 120_000_000;
 
 impl Shape {
+    /// The layers that have names.
+    pub fn named() -> impl Iterator<Item = Shape> {
+        CATALOGUE.into_iter().chain(OTHERS)
+    }
+
     /// The layer of this name.
     pub fn find(name: &str) -> Option<Shape> {
-        CATALOGUE.into_iter().find(|shape| shape.name == name)
+        Shape::named().find(|shape| shape.name == name)
     }
 
     /// The last D of three extents.

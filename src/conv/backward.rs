@@ -195,8 +195,7 @@ impl<const D: usize> Conv<D> {
         let mut explanation = problem.describe::<T>("backward_weight", self, &operands);
         let steps = match device {
             Device::Cpu => {
-                let algorithm = options.algorithm;
-                Steps::on_cpu(cpu::BackwardWeight::new::<T>(&problem, algorithm, &mut explanation)?)
+                Steps::on_cpu(cpu::BackwardWeight::new::<T>(&problem, &options, &mut explanation)?)
             }
             #[cfg(gpu)]
             Device::Cuda(cuda) => {

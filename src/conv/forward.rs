@@ -145,9 +145,7 @@ impl<const D: usize> Conv<D> {
         let mut explanation = problem.describe::<T>("forward", self, &operands);
         let steps = match device {
             Device::Cpu => {
-                let made =
-                    cpu::Forward::new::<T>(&problem, bias, options.algorithm, &mut explanation)?;
-                Steps::on_cpu(made)
+                Steps::on_cpu(cpu::Forward::new::<T>(&problem, bias, &options, &mut explanation)?)
             }
             #[cfg(gpu)]
             Device::Cuda(cuda) => {

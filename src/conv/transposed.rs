@@ -211,8 +211,7 @@ fn adjoint_plan<T: Element, const D: usize>(
     let mut explanation = problem.describe::<T>(operation, conv, &operands);
     let steps = match device {
         Device::Cpu => {
-            let algorithm = options.algorithm;
-            let made = cpu::BackwardInput::new::<T>(&problem, bias, algorithm, &mut explanation)?;
+            let made = cpu::BackwardInput::new::<T>(&problem, bias, &options, &mut explanation)?;
             Steps::on_cpu(made)
         }
         #[cfg(gpu)]

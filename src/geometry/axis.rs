@@ -163,6 +163,12 @@ impl AxisMap {
         AxisMap::new(self.inputs, self.padded.len(), 1, 1, 1, self.low, self.mode)
     }
 
+    /// The same outputs and taps on an input that is padded already.
+    pub(crate) fn on_padded_input(&self) -> Result<AxisMap> {
+        let (inputs, mode) = (self.padded.len(), PaddingMode::Zeros);
+        AxisMap::new(inputs, self.outputs, self.taps, self.stride, self.dilation, 0, mode)
+    }
+
     /// What one tap alone reads: the map with one tap, at the same outputs.
     #[cfg(gpu)]
     pub(crate) fn tap_axis(&self, tap: usize) -> Result<AxisMap> {

@@ -36,6 +36,10 @@ pub enum Algorithm {
     /// The same for groups of one channel. On the CPU several lines of the result are computed at a
     /// time, where there are enough and their last axis is not strided.
     Depthwise,
+    /// Several outputs at a time, in fewer products (Winograd 1980; Lavin & Gray 2016): for 1, 3 or 5 taps on
+    /// each axis with strides and dilations of 1, on the CPU only. Rounding is coarser:
+    /// [`crate::PlanOptions::allow_winograd`] says by how much.
+    Winograd,
 }
 
 impl Algorithm {
@@ -49,7 +53,7 @@ impl Algorithm {
     ];
 
     /// Every algorithm, [`Algorithm::Auto`] first.
-    pub const ALL: [Algorithm; 7] = [
+    pub const ALL: [Algorithm; 8] = [
         Algorithm::Auto,
         Algorithm::Naive,
         Algorithm::Shifted,
@@ -57,6 +61,7 @@ impl Algorithm {
         Algorithm::Implicit,
         Algorithm::Direct,
         Algorithm::Depthwise,
+        Algorithm::Winograd,
     ];
 }
 
@@ -70,6 +75,7 @@ impl fmt::Display for Algorithm {
             Algorithm::Implicit => "implicit",
             Algorithm::Direct => "direct",
             Algorithm::Depthwise => "depthwise",
+            Algorithm::Winograd => "winograd",
         })
     }
 }
@@ -83,7 +89,7 @@ impl FromStr for Algorithm {
             Error::invalid(
                 "algorithm",
                 format!("{text:?}"),
-                "expected auto, naive, shifted, im2col, implicit, direct or depthwise",
+                "expected auto, naive, shifted, im2col, implicit, direct, depthwise or winograd",
             )
         })
     }

@@ -4,6 +4,7 @@ mod accelerators;
 mod direct;
 mod errors;
 mod tf32;
+mod winograd;
 
 use convmat::{
     Algorithm, Conv, DType, Device, Element, Error, Layout, PaddingMode, Tensor, with_axes,

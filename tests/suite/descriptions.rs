@@ -3,8 +3,8 @@
 use convmat::with_axes;
 use convmat::{Layout, PaddingMode};
 
+use crate::shapes::Shape;
 use crate::shapes::description::Given;
-use crate::shapes::{CATALOGUE, Shape};
 
 fn given(arguments: &[&str]) -> Result<Given, String> {
     Given::parse(arguments.iter().map(ToString::to_string))
@@ -44,7 +44,7 @@ fn a_layers_output_is_the_crates() {
 
 #[test]
 fn names_are_descriptions() {
-    for shape in CATALOGUE {
+    for shape in Shape::named() {
         assert_eq!(shape.name.parse::<Shape>().unwrap().name, shape.name);
     }
     let shape: Shape = " 8x64x56x56  64x64x3x3 p1\tg1 ".parse().unwrap();

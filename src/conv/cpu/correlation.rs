@@ -12,7 +12,7 @@ use crate::geometry::{Axes, Box3, ravel, volume};
 use crate::patches::pieces::{Pieces, digits};
 use crate::patches::slab::{Slab, boxes};
 use crate::plan::Pass;
-use crate::product::cpu::{Products, RegisterTiles, Step, tile};
+use crate::product::cpu::{RegisterTiles, Rows as Operands, Step, multiply_rows};
 use crate::workers::{Room, Shared, Workers};
 
 /// Rows of the result that a task computes, at most.
@@ -50,6 +50,7 @@ pub(super) struct Correlation {
 }
 
 /// What a correlation is made from.
+#[derive(Debug)]
 pub(super) struct Layer {
     pub batch: usize,
     pub groups: usize,
@@ -378,41 +379,17 @@ fn multiply<A: Accumulator>(
     sums: &mut [A],
     add: bool,
 ) {
-    let tiles = A::best_tiles();
-    let pitch = slab.block_len().next_multiple_of(tiles.lanes);
+    let pitch = slab.block_len().next_multiple_of(A::best_tiles().lanes);
     let row_pitch = slab.depth() * pitch;
-    let furthest = |field: fn(&Step) -> usize| steps.iter().map(field).max().unwrap_or(0);
-    let last_patch = furthest(|step| step.patch) + (slab.depth() - 1) * slab.depth_step() + pitch;
-    assert!(last_patch <= slabs.len() && rows * row_pitch <= sums.len());
-    assert!(furthest(|step| step.weight) + (rows - 1) * weights.row < weights.data.len());
     for d in 0..slab.depth() {
-        let patches = &slabs[d * slab.depth_step()..];
-        let mut row = 0;
-        while row < rows {
-            let tile = tile(tiles.products, rows - row);
-            let panels = (row..rows + 1 - tile.rows).step_by(tile.rows);
-            let mut column = 0;
-            while column < pitch {
-                let (vectors, kernel) = tile.kernel((pitch - column) / tiles.lanes);
-                for row in panels.clone() {
-                    let operands = Products {
-                        steps: steps.as_ptr(),
-                        count: steps.len(),
-                        weights: weights.data[row * weights.row..].as_ptr(),
-                        row: weights.row,
-                        patches: patches[column..].as_ptr(),
-                        sums: sums[row * row_pitch + d * pitch + column..].as_mut_ptr(),
-                        pitch: row_pitch,
-                        add,
-                    };
-                    // SAFETY: by the assertions above, all rows of weights and sums exist, and a block
-                    // rounded up to whole vectors may be read behind every step; this machine has the
-                    // instructions of its best tiles.
-                    unsafe { kernel(operands) };
-                }
-                column += vectors * tiles.lanes;
-            }
-            row += panels.len() * tile.rows;
-        }
+        let operands = Operands {
+            steps,
+            weights: weights.data,
+            row: weights.row,
+            patches: &slabs[d * slab.depth_step()..],
+            rows,
+            columns: pitch,
+        };
+        multiply_rows(&operands, &mut sums[d * pitch..], row_pitch, add);
     }
 }

@@ -44,8 +44,16 @@ pub(super) fn forward<T: Element>(
     by_lines: bool,
     passes: &mut Vec<Pass>,
 ) -> Result<(Correlations, Workers)> {
+    let (correlation, room) = Correlation::new::<T>(convolution(p), by_lines)?;
+    let workers = Workers::new(correlation.tasks(), room);
+    passes.push(correlation.explain::<T>(""));
+    Ok((Correlations { fill: None, each: vec![correlation] }, workers))
+}
+
+/// The convolution as a correlation.
+pub(super) fn convolution(p: &Problem) -> Layer {
     let strides = p.weight_strides();
-    let layer = Layer {
+    Layer {
         batch: p.batch,
         groups: p.groups,
         channels: p.channels_per_group(),
@@ -61,11 +69,7 @@ pub(super) fn forward<T: Element>(
             channel: strides.input,
             taps: (0..p.taps()).map(|tap| tap * strides.tap).collect(),
         },
-    };
-    let (correlation, room) = Correlation::new::<T>(layer, by_lines)?;
-    let workers = Workers::new(correlation.tasks(), room);
-    passes.push(correlation.explain::<T>(""));
-    Ok((Correlations { fill: None, each: vec![correlation] }, workers))
+    }
 }
 
 /// The plan of an input gradient with zero padding; by lines where `by_lines` and that pays.
@@ -97,7 +101,7 @@ pub(super) fn backward_input<T: Element>(
 }
 
 /// The correlation of dy with the taps that reach these phases of the inputs.
-fn phase(p: &Problem, phases: [&AdjointPhase; 3]) -> Layer {
+pub(super) fn phase(p: &Problem, phases: [&AdjointPhase; 3]) -> Layer {
     let strides = p.weight_strides();
     let axes = Axes::new(phases.map(|phase| phase.map.clone()));
     let tap = |at: [usize; 3]| {

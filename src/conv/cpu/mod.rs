@@ -7,6 +7,7 @@
 //! | im2col | `im2col.rs` | the same; small images together | per worker a tile of patches and what is summed up, a few MiB |
 //! | implicit | `implicit.rs`, `correlation.rs`, `dots.rs` | the same | per worker a slab and what is summed up, a few MiB |
 //! | depthwise | `implicit.rs`, `correlation.rs`, `depthwise.rs` | the same | the same |
+//! | winograd | `winograd/` | tiles of outputs, or channels | the factors of weights or inputs, and per worker what of the others it multiplies; of `dw` all products |
 //!
 //! `auto` is `depthwise` for groups of one channel and one output whose lines are many and fill vectors
 //! well. Else it is `implicit`, which stores less and takes groups in its stride, except where the shape
@@ -40,6 +41,7 @@ mod runs;
 mod shifted;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
 pub(crate) use bias::BackwardBias;
 
@@ -47,7 +49,7 @@ use super::problem::Problem;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::geometry::Layout;
-use crate::plan::{Algorithm, Explanation};
+use crate::plan::{Algorithm, Explanation, PlanOptions};
 use crate::workers::Workers;
 
 /// Why an algorithm that was asked for by name is taken.
@@ -68,12 +70,19 @@ enum Way {
     Implicit {
         by_lines: bool,
     },
+    Winograd,
 }
 
-/// The choice for `algorithm` if it was named, and else `auto`.
-fn choose(algorithm: Algorithm, auto: Choice) -> Result<Choice> {
+/// The choice for the algorithm if one was named, and else `auto`, or what is faster and allowed.
+fn choose(options: &PlanOptions, p: &Problem, auto: Choice) -> Result<Choice> {
+    let algorithm = options.algorithm;
     let way = match algorithm {
+        Algorithm::Auto if options.winograd && winograd::pays(p) => {
+            let reason = "it was allowed, and takes the fewest products";
+            return Ok(Choice { way: Way::Winograd, reason });
+        }
         Algorithm::Auto => return Ok(auto),
+        Algorithm::Winograd => Way::Winograd,
         Algorithm::Naive => Way::Naive,
         Algorithm::Shifted => Way::Shifted,
         Algorithm::Im2col => Way::Im2col,
@@ -118,7 +127,7 @@ fn by_shape_of_dx(p: &Problem) -> Choice {
         Way::Implicit { .. } if p.groups == 1 && !p.axes.is_dense() => {
             im2col("a stride: implicit would need a pass for each of its phases")
         }
-        Way::Implicit { .. } | Way::Im2col | Way::Shifted | Way::Naive => choice,
+        Way::Implicit { .. } | Way::Im2col | Way::Shifted | Way::Naive | Way::Winograd => choice,
     }
 }
 
@@ -129,7 +138,7 @@ fn by_shape_of_dw(p: &Problem) -> Choice {
         Way::Implicit { .. } if p.groups == 1 || p.outputs_per_group() > 64 => {
             Choice { way: Way::Im2col, reason: "long dot products by faer are the faster" }
         }
-        Way::Implicit { .. } | Way::Im2col | Way::Shifted | Way::Naive => choice,
+        Way::Implicit { .. } | Way::Im2col | Way::Shifted | Way::Naive | Way::Winograd => choice,
     }
 }
 
@@ -155,7 +164,8 @@ fn implicit_or_depthwise(
         | Algorithm::Shifted
         | Algorithm::Im2col
         | Algorithm::Implicit
-        | Algorithm::Direct => Ok((Algorithm::Implicit, reason)),
+        | Algorithm::Direct
+        | Algorithm::Winograd => Ok((Algorithm::Implicit, reason)),
     }
 }
 
@@ -176,6 +186,7 @@ pub(crate) enum Forward {
     Im2col(im2col::Forward),
     /// Depthwise too.
     Implicit(implicit::Correlations),
+    Winograd(winograd::Correlated),
 }
 
 /// The plan of `dx = convᵀ(dy, w) + bias`.
@@ -186,6 +197,7 @@ pub(crate) enum BackwardInput {
     Im2col(im2col::BackwardInput),
     /// Depthwise too.
     Implicit(implicit::Correlations),
+    Winograd(winograd::Correlated),
 }
 
 /// A plan of what a weight makes of an activation: the convolution, or its adjoint.
@@ -209,6 +221,7 @@ pub(crate) enum BackwardWeight {
     Shifted(shifted::BackwardWeight),
     Im2col(im2col::BackwardWeight),
     Implicit(dots::BackwardWeight),
+    Winograd(winograd::BackwardWeight),
 }
 
 impl Forward {
@@ -219,10 +232,10 @@ impl Forward {
     pub(super) fn new<T: Element>(
         p: &Problem,
         bias: bool,
-        algorithm: Algorithm,
+        options: &PlanOptions,
         explanation: &mut Explanation,
     ) -> Result<(Self, Workers)> {
-        let Choice { way, reason } = choose(algorithm, by_shape(p))?;
+        let Choice { way, reason } = choose(options, p, by_shape(p))?;
         let passes = &mut explanation.passes;
         let ((plan, workers), (algorithm, reason)) = match way {
             Way::Naive => {
@@ -239,8 +252,12 @@ impl Forward {
             }
             Way::Implicit { by_lines } => {
                 let (plan, workers) = implicit::forward::<T>(p, by_lines, passes)?;
-                let made = implicit_or_depthwise(&plan, algorithm, reason)?;
+                let made = implicit_or_depthwise(&plan, options.algorithm, reason)?;
                 ((Forward::Implicit(plan), workers), made)
+            }
+            Way::Winograd => {
+                let (plan, workers) = winograd::forward::<T>(p, passes)?;
+                ((Forward::Winograd(plan), workers), (Algorithm::Winograd, reason))
             }
         };
         explain(explanation, algorithm, reason, bias);
@@ -264,6 +281,7 @@ impl WithWeight for Forward {
             Forward::Shifted(plan) => plan.run(workers, x, w, bias, y, memory),
             Forward::Im2col(plan) => plan.run(workers, x, w, bias, y, memory),
             Forward::Implicit(plan) => plan.run(workers, x, w, bias, y, memory),
+            Forward::Winograd(plan) => plan.run(workers, x, w, bias, y, memory),
         }
     }
 }
@@ -276,10 +294,11 @@ impl BackwardInput {
     pub(super) fn new<T: Element>(
         p: &Problem,
         bias: bool,
-        algorithm: Algorithm,
+        options: &PlanOptions,
         explanation: &mut Explanation,
     ) -> Result<(Self, Workers)> {
-        let Choice { way, reason } = choose(algorithm, by_shape_of_dx(p))?;
+        let (algorithm, auto) = (options.algorithm, by_shape_of_dx(p));
+        let Choice { way, reason } = choose(options, p, auto)?;
         let replaced = matches!(way, Way::Implicit { .. }) && !p.axes.is_zero_padded();
         if replaced && algorithm == Algorithm::Depthwise {
             let reason = "it has no path for padding modes other than zeros";
@@ -312,6 +331,10 @@ impl BackwardInput {
                 let made = implicit_or_depthwise(&plan, algorithm, reason)?;
                 ((BackwardInput::Implicit(plan), workers), made)
             }
+            Way::Winograd => {
+                let (plan, workers) = winograd::backward_input::<T>(p, passes)?;
+                ((BackwardInput::Winograd(plan), workers), (Algorithm::Winograd, reason))
+            }
         };
         explain(explanation, algorithm, reason, bias);
         Ok((plan, workers))
@@ -334,6 +357,7 @@ impl WithWeight for BackwardInput {
             BackwardInput::Shifted(plan) => plan.run(workers, dy, w, bias, dx, memory),
             BackwardInput::Im2col(plan) => plan.run(workers, dy, w, bias, dx, memory),
             BackwardInput::Implicit(plan) => plan.run(workers, dy, w, bias, dx, memory),
+            BackwardInput::Winograd(plan) => plan.run(workers, dy, w, bias, dx, memory),
         }
     }
 }
@@ -345,13 +369,13 @@ impl BackwardWeight {
     /// [`Error::Invalid`] for a named algorithm that does not exist for this.
     pub(super) fn new<T: Element>(
         p: &Problem,
-        algorithm: Algorithm,
+        options: &PlanOptions,
         explanation: &mut Explanation,
     ) -> Result<(Self, Workers)> {
-        let Choice { way, reason } = choose(algorithm, by_shape_of_dw(p))?;
-        if algorithm == Algorithm::Depthwise {
+        let Choice { way, reason } = choose(options, p, by_shape_of_dw(p))?;
+        if options.algorithm == Algorithm::Depthwise {
             let reason = "it has no path for the weight gradient on the CPU";
-            return Err(Error::invalid("algorithm", algorithm, reason));
+            return Err(Error::invalid("algorithm", options.algorithm, reason));
         }
         let passes = &mut explanation.passes;
         let (plan, workers, algorithm) = match way {
@@ -370,6 +394,10 @@ impl BackwardWeight {
             Way::Implicit { .. } => {
                 let (plan, workers) = dots::BackwardWeight::new::<T>(p, passes);
                 (BackwardWeight::Implicit(plan), workers, Algorithm::Implicit)
+            }
+            Way::Winograd => {
+                let (plan, workers) = winograd::BackwardWeight::new::<T>(p, passes)?;
+                (BackwardWeight::Winograd(plan), workers, Algorithm::Winograd)
             }
         };
         explain(explanation, algorithm, reason, false);
@@ -390,6 +418,7 @@ impl BackwardWeight {
             BackwardWeight::Shifted(plan) => plan.run(workers, x, dy, dw, memory),
             BackwardWeight::Im2col(plan) => plan.run(workers, x, dy, dw, memory),
             BackwardWeight::Implicit(plan) => plan.run(workers, x, dy, dw, memory),
+            BackwardWeight::Winograd(plan) => plan.run(workers, x, dy, dw, memory),
         }
     }
 }

@@ -22,6 +22,10 @@ fn numbers<T: Element>(len: usize, seed: usize) -> Vec<T> {
     (0..len).map(|i| T::from_f64(number(i))).collect()
 }
 
+fn by(algorithm: Algorithm) -> PlanOptions {
+    PlanOptions::new().algorithm(algorithm)
+}
+
 /// What the run writes, in memory of these bytes.
 fn result<T: Element>(
     len: usize,
@@ -44,18 +48,18 @@ fn results<T: Element>(p: &Problem, byte: u8) -> Vec<Vec<T>> {
     let (b, c) = (numbers::<T>(p.outputs, 4), numbers::<T>(p.channels, 5));
     let mut all = Vec::new();
     for algorithm in Algorithm::ALL {
-        let explanation = &mut Explanation::default();
-        if let Ok((plan, workers)) = Forward::new::<T>(p, true, algorithm, explanation) {
+        let (options, explanation) = (&by(algorithm), &mut Explanation::default());
+        if let Ok((plan, workers)) = Forward::new::<T>(p, true, options, explanation) {
             all.push(result(y_len, &workers, byte, |y, memory| {
                 plan.run(&workers, &x, &w, Some(&b), y, memory).unwrap();
             }));
         }
-        if let Ok((plan, workers)) = BackwardInput::new::<T>(p, true, algorithm, explanation) {
+        if let Ok((plan, workers)) = BackwardInput::new::<T>(p, true, options, explanation) {
             all.push(result(x_len, &workers, byte, |dx, memory| {
                 plan.run(&workers, &dy, &w, Some(&c), dx, memory).unwrap();
             }));
         }
-        if let Ok((plan, workers)) = BackwardWeight::new::<T>(p, algorithm, explanation) {
+        if let Ok((plan, workers)) = BackwardWeight::new::<T>(p, options, explanation) {
             all.push(result(w.len(), &workers, byte, |dw, memory| {
                 plan.run(&workers, &x, &dy, dw, memory).unwrap();
             }));
@@ -97,9 +101,8 @@ fn one_image_is_divided_without_a_trace() {
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let explanation = &mut Explanation::default();
-            let (plan, workers) =
-                Forward::new::<f32>(&p, true, Algorithm::Implicit, explanation).unwrap();
+            let (options, explanation) = (&by(Algorithm::Implicit), &mut Explanation::default());
+            let (plan, workers) = Forward::new::<f32>(&p, true, options, explanation).unwrap();
             let y = result(64 * 3600, &workers, 0, |y, memory| {
                 plan.run(&workers, &x, &w, None, y, memory).unwrap();
             });
@@ -113,6 +116,7 @@ fn one_image_is_divided_without_a_trace() {
 
 /// The algorithm's name and the reason, for `y`, `dx` and `dw`.
 fn choices(p: &Problem, algorithm: Algorithm) -> [Result<(String, String)>; 3] {
+    let options = &by(algorithm);
     let told = |make: &dyn Fn(&mut Explanation) -> Result<()>| {
         let mut explanation = Explanation::default();
         make(&mut explanation)?;
@@ -120,9 +124,9 @@ fn choices(p: &Problem, algorithm: Algorithm) -> [Result<(String, String)>; 3] {
         Ok((explanation.algorithm, explanation.reason))
     };
     [
-        told(&|e| Forward::new::<f32>(p, false, algorithm, e).map(drop)),
-        told(&|e| BackwardInput::new::<f32>(p, true, algorithm, e).map(drop)),
-        told(&|e| BackwardWeight::new::<f32>(p, algorithm, e).map(drop)),
+        told(&|e| Forward::new::<f32>(p, false, options, e).map(drop)),
+        told(&|e| BackwardInput::new::<f32>(p, true, options, e).map(drop)),
+        told(&|e| BackwardWeight::new::<f32>(p, options, e).map(drop)),
     ]
 }
 

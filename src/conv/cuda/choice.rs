@@ -115,6 +115,7 @@ impl Candidates {
                 }
                 vec![Chosen::Direct]
             }
+            Algorithm::Winograd => return missing("it exists on the CPU only"),
             Algorithm::Auto => {
                 let direct = self.direct && has_small_groups(p);
                 let first = direct.then_some(Chosen::Direct);

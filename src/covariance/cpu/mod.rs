@@ -80,7 +80,10 @@ impl Covariance {
             Algorithm::Auto => Ways::All,
             Algorithm::Shifted => Ways::Lagged,
             Algorithm::Im2col => Ways::Unfolded,
-            Algorithm::Implicit | Algorithm::Direct | Algorithm::Depthwise => {
+            Algorithm::Implicit
+            | Algorithm::Direct
+            | Algorithm::Depthwise
+            | Algorithm::Winograd => {
                 let reason = "covariances know auto, naive, shifted and im2col";
                 return Err(Error::invalid("algorithm", options.algorithm, reason));
             }

@@ -12,6 +12,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m256d, __m512, __m512d};
 
+use super::vector::{Array, Instructions, Vector};
 use crate::element::Accumulator;
 
 /// One term of a sum of products: where its weights and its row of patches start, in elements.
@@ -125,121 +126,6 @@ pub trait RegisterTiles: Sized + 'static {
     #[doc(hidden)]
     fn best_tiles() -> &'static Tiles<Self>;
 }
-
-/// A vector register, as the loops see it. On x86-64 it is the register's own type: of arrays LLVM takes
-/// some loops for ones that it had better gather the rows in.
-///
-/// Functions are safe to call on a machine that has the vector's instructions, where what they point at
-/// exists.
-trait Vector<A>: Copy {
-    const LANES: usize;
-    unsafe fn zero() -> Self;
-    unsafe fn splat(value: A) -> Self;
-    unsafe fn load(from: *const A) -> Self;
-    unsafe fn store(self, to: *mut A);
-    unsafe fn plus(self, other: Self) -> Self;
-    /// `self + a·b`, rounded once if there is an instruction for that.
-    unsafe fn plus_product(self, a: Self, b: Self) -> Self;
-}
-
-/// What every machine has.
-#[derive(Clone, Copy)]
-struct Array<A, const L: usize>([A; L]);
-
-impl<A: Accumulator, const L: usize> Vector<A> for Array<A, L> {
-    const LANES: usize = L;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Array([A::ZERO; L])
-    }
-
-    #[inline(always)]
-    unsafe fn splat(value: A) -> Self {
-        Array([value; L])
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const A) -> Self {
-        // SAFETY: promised by the caller.
-        Array(unsafe { from.cast::<[A; L]>().read_unaligned() })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut A) {
-        // SAFETY: promised by the caller.
-        unsafe { to.cast::<[A; L]>().write_unaligned(self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn plus(mut self, other: Self) -> Self {
-        self.0.iter_mut().zip(other.0).for_each(|(sum, other)| *sum += other);
-        self
-    }
-
-    #[inline(always)]
-    unsafe fn plus_product(mut self, a: Self, b: Self) -> Self {
-        for lane in 0..L {
-            self.0[lane] += a.0[lane] * b.0[lane];
-        }
-        self
-    }
-}
-
-/// The registers of x86-64, by intrinsics.
-#[cfg(target_arch = "x86_64")]
-macro_rules! register {
-    ($register:ident, $t:ty, $lanes:literal, $zero:ident $splat:ident $load:ident $store:ident $add:ident $fma:ident) => {
-        impl Vector<$t> for $register {
-            const LANES: usize = $lanes;
-
-            #[inline(always)]
-            unsafe fn zero() -> Self {
-                // SAFETY: the machine has the instruction, as for all of these.
-                unsafe { std::arch::x86_64::$zero() }
-            }
-
-            #[inline(always)]
-            unsafe fn splat(value: $t) -> Self {
-                // SAFETY: as above.
-                unsafe { std::arch::x86_64::$splat(value) }
-            }
-
-            #[inline(always)]
-            unsafe fn load(from: *const $t) -> Self {
-                // SAFETY: promised by the caller.
-                unsafe { std::arch::x86_64::$load(from) }
-            }
-
-            #[inline(always)]
-            unsafe fn store(self, to: *mut $t) {
-                // SAFETY: promised by the caller.
-                unsafe { std::arch::x86_64::$store(to, self) }
-            }
-
-            #[inline(always)]
-            unsafe fn plus(self, other: Self) -> Self {
-                // SAFETY: as above.
-                unsafe { std::arch::x86_64::$add(self, other) }
-            }
-
-            #[inline(always)]
-            unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-                // SAFETY: as above.
-                unsafe { std::arch::x86_64::$fma(a, b, self) }
-            }
-        }
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-register!(__m512, f32, 16, _mm512_setzero_ps _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_add_ps _mm512_fmadd_ps);
-#[cfg(target_arch = "x86_64")]
-register!(__m512d, f64, 8, _mm512_setzero_pd _mm512_set1_pd _mm512_loadu_pd _mm512_storeu_pd _mm512_add_pd _mm512_fmadd_pd);
-#[cfg(target_arch = "x86_64")]
-register!(__m256, f32, 8, _mm256_setzero_ps _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_add_ps _mm256_fmadd_ps);
-#[cfg(target_arch = "x86_64")]
-register!(__m256d, f64, 4, _mm256_setzero_pd _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_add_pd _mm256_fmadd_pd);
 
 /// `sums[m] += left[m·row]·right` for those of the `M` rows that have the term.
 ///
@@ -471,17 +357,13 @@ macro_rules! best {
     ($t:ty, $avx512:ident, $avx2:ident, $baseline:ident) => {
         impl RegisterTiles for $t {
             fn best_tiles() -> &'static Tiles<$t> {
-                #[cfg(target_arch = "x86_64")]
-                {
-                    use std::arch::is_x86_feature_detected;
-                    if is_x86_feature_detected!("avx512f") {
-                        return &$avx512::TILES;
-                    }
-                    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                        return &$avx2::TILES;
-                    }
+                match Instructions::best() {
+                    #[cfg(target_arch = "x86_64")]
+                    Instructions::Avx512 => &$avx512::TILES,
+                    #[cfg(target_arch = "x86_64")]
+                    Instructions::Avx2 => &$avx2::TILES,
+                    Instructions::Portable => &$baseline::TILES,
                 }
-                &$baseline::TILES
             }
         }
     };
@@ -587,11 +469,11 @@ mod tests {
         check(&baseline_f64::TILES);
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if Instructions::Avx2.exist() {
                 check(&avx2_f32::TILES);
                 check(&avx2_f64::TILES);
             }
-            if is_x86_feature_detected!("avx512f") {
+            if Instructions::Avx512.exist() {
                 check(&avx512_f32::TILES);
                 check(&avx512_f64::TILES);
             }

@@ -4,7 +4,11 @@
 mod dots;
 mod gemm;
 mod micro;
+mod rows;
+mod vector;
 
 pub(crate) use dots::add_dots;
 pub(crate) use gemm::{Dimensions, Matrix, MatrixMut, Old, gemm};
 pub(crate) use micro::{Outer, Products, RegisterTiles, Run, Step, sum_of_lanes, tile};
+pub(crate) use rows::{Rows, multiply_rows};
+pub(crate) use vector::{Vector, VectorLoop, Vectorised};
