@@ -12,6 +12,7 @@
 //! rows of a tile. The weight gradient is in `dots.rs`.
 
 use super::correlation::{Correlation, Layer, Place, Weight};
+use super::pixels::Pixels;
 use crate::conv::problem::{Problem, Strides};
 use crate::element::Element;
 use crate::error::Result;
@@ -19,6 +20,8 @@ use crate::geometry::{AdjointPhase, Axes, Layout, ravel};
 use crate::plan::Pass;
 use crate::workers::{Room, Shared, Workers};
 
+/// Channels of a result that fill vectors well enough to be the columns of tiles.
+const LEAST_ROWS: usize = 8;
 /// Elements that a task fills with the bias.
 const FILLED: usize = 16 << 10;
 
@@ -27,7 +30,14 @@ const FILLED: usize = 16 << 10;
 pub(crate) struct Correlations {
     /// The result's strides, where some of it belongs to no correlation and gets the bias alone.
     fill: Option<Fill>,
-    each: Vec<Correlation>,
+    each: Vec<Each>,
+}
+
+/// A correlation, by what is in the rows of register tiles.
+#[derive(Debug)]
+enum Each {
+    Rows(Correlation),
+    Pixels(Pixels),
 }
 
 /// Which channel's bias an element gets.
@@ -44,10 +54,8 @@ pub(super) fn forward<T: Element>(
     by_lines: bool,
     passes: &mut Vec<Pass>,
 ) -> Result<(Correlations, Workers)> {
-    let (correlation, room) = Correlation::new::<T>(convolution(p), by_lines)?;
-    let workers = Workers::new(correlation.tasks(), room);
-    passes.push(correlation.explain::<T>(""));
-    Ok((Correlations { fill: None, each: vec![correlation] }, workers))
+    let (each, workers) = Each::new::<T>(convolution(p), p.layout, by_lines, "", passes)?;
+    Ok((Correlations { fill: None, each: vec![each] }, workers))
 }
 
 /// The convolution as a correlation.
@@ -79,25 +87,25 @@ pub(super) fn backward_input<T: Element>(
     passes: &mut Vec<Pass>,
 ) -> Result<(Correlations, Workers)> {
     let phases = p.axes.adjoint_phases()?;
-    let (mut tasks, mut room, mut each) = (0, Room::default(), Vec::new());
+    let (mut workers, mut each) = (Workers::none(), Vec::new());
     let mut fill = None;
     if !phases.cover_all() {
         let (layout, strides, channels) = (p.layout, p.input_strides(), p.channels);
         fill = Some(Fill { layout, strides, channels });
-        tasks = (p.batch * strides.image).div_ceil(FILLED);
+        let tasks = (p.batch * strides.image).div_ceil(FILLED);
+        workers = Workers::new(tasks, Room::default());
         passes.push(Pass::on_cpu("fill with the bias", tasks).by("inputs that no output reads"));
     }
     for phases in phases.each() {
-        let (correlation, its_room) = Correlation::new::<T>(phase(p, phases), by_lines)?;
         let [d, h, w] = phases.map(|phase| phase.first);
         let strided = !p.axes.is_dense();
         let which = if strided { format!(", inputs from {d}, {h}, {w} on") } else { String::new() };
-        passes.push(correlation.explain::<T>(&which));
-        tasks = tasks.max(correlation.tasks());
-        room = room.or(its_room);
+        let layer = phase(p, phases);
+        let (correlation, more) = Each::new::<T>(layer, p.layout, by_lines, &which, passes)?;
+        workers = workers.or(more);
         each.push(correlation);
     }
-    Ok((Correlations { fill, each }, Workers::new(tasks, room)))
+    Ok((Correlations { fill, each }, workers))
 }
 
 /// The correlation of dy with the taps that reach these phases of the inputs.
@@ -126,10 +134,31 @@ pub(super) fn phase(p: &Problem, phases: [&AdjointPhase; 3]) -> Layer {
     }
 }
 
+impl Each {
+    fn new<T: Element>(
+        layer: Layer,
+        layout: Layout,
+        by_lines: bool,
+        which: &str,
+        passes: &mut Vec<Pass>,
+    ) -> Result<(Self, Workers)> {
+        if layout == Layout::ChannelsLast && layer.rows >= LEAST_ROWS {
+            let pixels = Pixels::new::<T>(layer);
+            let workers = pixels.workers::<T>();
+            passes.push(pixels.explain::<T>(which));
+            return Ok((Each::Pixels(pixels), workers));
+        }
+        let (correlation, room) = Correlation::new::<T>(layer, by_lines)?;
+        passes.push(correlation.explain::<T>(which));
+        let workers = Workers::new(correlation.tasks(), room);
+        Ok((Each::Rows(correlation), workers))
+    }
+}
+
 impl Correlations {
     /// Whether any box is computed by lines.
     pub fn by_lines(&self) -> bool {
-        self.each.iter().any(Correlation::by_lines)
+        self.each.iter().any(|each| matches!(each, Each::Rows(rows) if rows.by_lines()))
     }
 
     pub fn run<T: Element>(
@@ -149,8 +178,15 @@ impl Correlations {
             })?;
         }
         let target = Shared::new(target);
-        let run = |each: &Correlation| each.run(workers, source, weight, bias, &target, memory);
-        self.each.iter().try_for_each(run)
+        self.each.iter().try_for_each(|each| {
+            let (mut common, memory) = workers.split(memory);
+            match each {
+                Each::Rows(rows) => rows.run(workers, source, weight, bias, &target, memory),
+                Each::Pixels(pixels) => {
+                    pixels.run(workers, source, weight, bias, &target, &mut common, memory)
+                }
+            }
+        })
     }
 }
 

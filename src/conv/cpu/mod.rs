@@ -6,6 +6,7 @@
 //! | shifted | `shifted.rs` | images, groups, channels, boxes of positions | per worker a slab and what is summed up, a few MiB; a copy of the weight with its taps outermost |
 //! | im2col | `im2col.rs` | the same; small images together | per worker a tile of patches and what is summed up, a few MiB |
 //! | implicit | `implicit.rs`, `correlation.rs`, `dots.rs` | the same | per worker a slab and what is summed up, a few MiB |
+//! | implicit, channels last | `pixels.rs`, `pixel_sums.rs` | images, groups, boxes of lines | per worker a copy of what some lines read, and a line of sums; of `dw` a group's weight |
 //! | depthwise | `implicit.rs`, `correlation.rs`, `depthwise.rs` | the same | the same |
 //! | winograd | `winograd/` | tiles of outputs, or channels | the factors of weights or inputs, and per worker what of the others it multiplies; of `dw` all products |
 //!
@@ -15,7 +16,7 @@
 //!
 //! | im2col for | because |
 //! |---|---|
-//! | channels last, unless groups have few channels | its tiles are contiguous as they lie; implicit reads channels one at a time |
+//! | channels last, lines of few outputs and many terms | several lines fill a tile; `pixels.rs` takes them one at a time, or joined by what lies between them |
 //! | one long axis: taps on the last axis only | a slab then is as large as the patches, and im2col's products use larger tiles |
 //! | few output positions that fill vectors badly, as 7×7 | im2col puts several images in a tile |
 //! | `dx` with a stride, one group | implicit needs a pass for each phase of the stride |
@@ -37,6 +38,8 @@ mod im2col;
 mod implicit;
 mod naive;
 mod parts;
+mod pixel_sums;
+mod pixels;
 mod runs;
 mod shifted;
 #[cfg(test)]
@@ -73,12 +76,16 @@ enum Way {
     Winograd,
 }
 
+/// Outputs of a line, channels last, that fill tiles well, and terms of an output that make up for fewer.
+const NARROW: usize = 16;
+const TERMS: usize = 1024;
+
 /// The choice for the algorithm if one was named, and else `auto`, or what is faster and allowed.
 fn choose(options: &PlanOptions, p: &Problem, auto: Choice) -> Result<Choice> {
     let algorithm = options.algorithm;
     let way = match algorithm {
         Algorithm::Auto if options.winograd && winograd::pays(p) => {
-            let reason = "it was allowed, and takes the fewest products";
+            let reason = "it was allowed, and is expected to be the fastest";
             return Ok(Choice { way: Way::Winograd, reason });
         }
         Algorithm::Auto => return Ok(auto),
@@ -103,9 +110,14 @@ fn by_shape(p: &Problem) -> Choice {
         return implicit("groups of few channels cost it nothing extra");
     }
     let [d, h, w] = p.tap_extents();
-    let positions = p.output_positions();
+    let (positions, [_, _, w_outputs]) = (p.output_positions(), p.output_extents());
     match p.layout {
-        Layout::ChannelsLast => im2col("channels last: its tiles are contiguous as they lie"),
+        Layout::ChannelsLast if w_outputs < NARROW && p.channels_per_group() * p.taps() > TERMS => {
+            im2col(
+                "many terms and narrow lines, that fill tiles badly: it puts several lines in a tile",
+            )
+        }
+        Layout::ChannelsLast => implicit("channels last: pixels are multiplied where they lie"),
         Layout::ChannelsFirst if d * h == 1 && w > 1 => {
             im2col("taps on the last axis only: a slab would be as large as the patches")
         }
@@ -134,6 +146,10 @@ fn by_shape_of_dx(p: &Problem) -> Choice {
 /// What `auto` is for the weight gradient.
 fn by_shape_of_dw(p: &Problem) -> Choice {
     let choice = by_shape(p);
+    if p.layout == Layout::ChannelsLast && p.outputs_per_group() > 1 && pixel_sums::fits(p) {
+        let reason = "channels last: pixels are multiplied where they lie";
+        return Choice { way: Way::Implicit { by_lines: true }, reason };
+    }
     match choice.way {
         Way::Implicit { .. } if p.groups == 1 || p.outputs_per_group() > 64 => {
             Choice { way: Way::Im2col, reason: "long dot products by faer are the faster" }
@@ -221,6 +237,7 @@ pub(crate) enum BackwardWeight {
     Shifted(shifted::BackwardWeight),
     Im2col(im2col::BackwardWeight),
     Implicit(dots::BackwardWeight),
+    Pixels(pixel_sums::PixelSums),
     Winograd(winograd::BackwardWeight),
 }
 
@@ -391,6 +408,10 @@ impl BackwardWeight {
                 let (plan, workers) = im2col::BackwardWeight::new::<T>(p, passes);
                 (BackwardWeight::Im2col(plan), workers, Algorithm::Im2col)
             }
+            Way::Implicit { .. } if p.layout == Layout::ChannelsLast && pixel_sums::fits(p) => {
+                let (plan, workers) = pixel_sums::PixelSums::new::<T>(p, passes);
+                (BackwardWeight::Pixels(plan), workers, Algorithm::Implicit)
+            }
             Way::Implicit { .. } => {
                 let (plan, workers) = dots::BackwardWeight::new::<T>(p, passes);
                 (BackwardWeight::Implicit(plan), workers, Algorithm::Implicit)
@@ -418,6 +439,7 @@ impl BackwardWeight {
             BackwardWeight::Shifted(plan) => plan.run(workers, x, dy, dw, memory),
             BackwardWeight::Im2col(plan) => plan.run(workers, x, dy, dw, memory),
             BackwardWeight::Implicit(plan) => plan.run(workers, x, dy, dw, memory),
+            BackwardWeight::Pixels(plan) => plan.run(workers, x, dy, dw, memory),
             BackwardWeight::Winograd(plan) => plan.run(workers, x, dy, dw, memory),
         }
     }

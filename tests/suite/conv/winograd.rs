@@ -180,7 +180,7 @@ fn auto_takes_it_where_it_is_allowed_and_pays() {
 /// Where its factors have no room, `auto` is what it is without.
 #[test]
 fn a_workspace_limit_is_kept() {
-    let (conv, x, w) = (Conv::new([3, 3]).padding([1, 1]), [2, 64, 56, 56], [64, 64, 3, 3]);
+    let (conv, x, w) = (Conv::new([3, 3]).padding([1, 1]), [8, 512, 14, 14], [512, 512, 3, 3]);
     let plan = |options: PlanOptions| {
         let plan = conv.plan_forward::<f32>(&Device::Cpu, &x, &w, false, options).unwrap();
         (plan.explanation().algorithm.clone(), plan.workspace())

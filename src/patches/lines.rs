@@ -1,0 +1,121 @@
+//! Copies of what boxes of whole lines of outputs read, channels last, with the padding around it.
+
+use crate::element::{Accumulator, Element};
+use crate::geometry::{Axes, AxisMap, Box3, ravel, volume};
+use crate::patches::slab::boxes;
+
+/// Boxes of whole lines of outputs, and where the copies of what they read have each pixel: all of them at the
+/// distances that the largest needs.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    axes: Axes,
+    /// Channels of a group, at each pixel.
+    channels: usize,
+    boxes: Vec<Box3>,
+    /// Planes, lines and pixels of a copy.
+    extents: [usize; 3],
+}
+
+/// Padded positions of an outer axis that so many outputs read.
+fn held(map: &AxisMap, outputs: usize) -> usize {
+    (outputs - 1) * map.stride() + (map.taps() - 1) * map.dilation() + 1
+}
+
+impl Lines {
+    /// Of at most so many outputs, and so many elements of a copy, unless those of a single line are more.
+    pub(crate) fn new(axes: &Axes, channels: usize, outputs: usize, copied: usize) -> Self {
+        let ([d, h, w], extents) = (&**axes, axes.output_extents());
+        let line = w.padded_extent() * channels;
+        let boxes = boxes(extents, |part| {
+            let [depth, height] = [part[0].len(), part[1].len()];
+            let small =
+                held(d, depth) * held(h, height) * line <= copied && volume(part) <= outputs;
+            part[2].len() == extents[2] && (small || depth * height == 1)
+        });
+        let longest = |axis: usize| boxes.iter().map(|part| part[axis].len()).max().unwrap_or(1);
+        let extents = [held(d, longest(0)), held(h, longest(1)), w.padded_extent()];
+        Lines { axes: axes.clone(), channels, boxes, extents }
+    }
+
+    pub(crate) fn boxes(&self) -> &[Box3] {
+        &self.boxes
+    }
+
+    /// Lines of outputs in a plane of the largest box.
+    pub(crate) fn longest(&self) -> usize {
+        self.boxes.iter().map(|part| part[1].len()).max().unwrap_or(0)
+    }
+
+    /// Outputs of the largest box.
+    pub(crate) fn largest(&self) -> usize {
+        self.boxes.iter().map(volume).max().unwrap_or(0)
+    }
+
+    /// Elements of a copy.
+    pub(crate) fn copy_len(&self) -> usize {
+        self.extents.iter().product::<usize>() * self.channels
+    }
+
+    /// Elements from one pixel that a line of outputs reads to the next.
+    pub(crate) fn step(&self) -> usize {
+        self.axes[2].stride() * self.channels
+    }
+
+    /// Pixels of a line.
+    pub(crate) fn width(&self) -> usize {
+        self.extents[2]
+    }
+
+    /// Where the first output of a line reads its first tap, counted from the box's first line.
+    pub(crate) fn line(&self, d: usize, h: usize) -> usize {
+        let at = [d * self.axes[0].stride(), h * self.axes[1].stride(), 0];
+        ravel(at, self.extents) * self.channels
+    }
+
+    /// How far each tap is from the first, in row-major order.
+    pub(crate) fn taps(&self) -> impl Iterator<Item = usize> + '_ {
+        self.axes.each_tap().map(|tap| {
+            let at = [0, 1, 2].map(|axis| tap[axis] * self.axes[axis].dilation());
+            ravel(at, self.extents) * self.channels
+        })
+    }
+
+    /// Copies what a box reads of an image, whose pixels are `step` apart; `source` starts at the group's channels of
+    /// the first.
+    pub(crate) fn copy<T: Element>(
+        &self,
+        source: &[T],
+        step: usize,
+        outputs: &Box3,
+        copy: &mut [T::Acc],
+    ) {
+        let (axes, channels, [_, height, width]) = (&self.axes, self.channels, self.extents);
+        let first = [0, 1].map(|axis| outputs[axis].start * axes[axis].stride());
+        let [depth, lines] = [0, 1].map(|axis| held(&axes[axis], outputs[axis].len()));
+        let inside = axes[2].inside();
+        for (d, h) in (0..depth).flat_map(|d| (0..lines).map(move |h| (d, h))) {
+            let line = &mut copy[(d * height + h) * width * channels..][..width * channels];
+            let at = [axes[0].padded_source(first[0] + d), axes[1].padded_source(first[1] + h)];
+            let [Some(d), Some(h)] = at else {
+                line.fill(T::Acc::ZERO);
+                continue;
+            };
+            let from = &source[ravel([d, h, 0], axes.input_extents()) * step..];
+            let pixel = |q: usize, line: &mut [T::Acc]| {
+                let to = &mut line[q * channels..][..channels];
+                match axes[2].padded_source(q) {
+                    Some(w) => T::widen(&from[w * step..][..channels], to),
+                    None => to.fill(T::Acc::ZERO),
+                }
+            };
+            if step == channels && !inside.is_empty() {
+                (0..inside.start).chain(inside.end..width).for_each(|q| pixel(q, line));
+                let w = axes[2].padded_source(inside.start).unwrap_or(0);
+                let run = inside.start * channels..inside.end * channels;
+                T::widen(&from[w * channels..][..run.len()], &mut line[run]);
+            } else {
+                (0..width).for_each(|q| pixel(q, line));
+            }
+        }
+    }
+}
