@@ -178,9 +178,59 @@ impl AxisMap {
 
     /// For each input, the number of (output, tap) pairs that read it.
     pub fn overlap(&self) -> Vec<usize> {
-        let mut counts = vec![0; self.inputs];
-        for o in 0..self.outputs {
-            (0..self.taps).filter_map(|k| self.source(o, k)).for_each(|i| counts[i] += 1);
+        // Through one tap, outputs that follow each other read inputs a stride apart: where they begin and end is
+        // enough to know.
+        let (mut counts, mut ends) = (vec![0; self.inputs], vec![0; self.inputs]);
+        let mut folded = Vec::new();
+        for k in 0..self.taps {
+            let reading = self.outputs_reading(k, &self.inside);
+            if !reading.is_empty() {
+                let first = (self.padded_position(reading.start, k) as i64 - self.low) as usize;
+                counts[first] += 1;
+                if let Some(end) = ends.get_mut(first + reading.len() * self.stride) {
+                    *end += 1;
+                }
+            }
+            // What the padding mode makes of positions outside.
+            if self.mode != PaddingMode::Zeros {
+                let others = (0..reading.start).chain(reading.end..self.outputs);
+                others.filter_map(|o| self.source(o, k)).for_each(|i| folded.push(i));
+            }
+        }
+        for i in self.stride..self.inputs {
+            counts[i] = counts[i] + counts[i - self.stride] - ends[i];
+        }
+        folded.into_iter().for_each(|i| counts[i] += 1);
+        counts
+    }
+
+    /// The outputs that read something through tap `k`.
+    #[cfg(gpu)]
+    fn reading(&self, k: usize) -> Range<usize> {
+        match self.mode {
+            PaddingMode::Zeros => self.outputs_reading(k, &self.inside),
+            _ => 0..self.outputs,
+        }
+    }
+
+    /// For each tap, the number of outputs that read something through it.
+    #[cfg(gpu)]
+    pub(crate) fn outputs_of_taps(&self) -> Vec<usize> {
+        (0..self.taps).map(|k| self.reading(k).len()).collect()
+    }
+
+    /// For each output, the number of taps through which it reads something.
+    #[cfg(gpu)]
+    pub(crate) fn taps_of_outputs(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.outputs];
+        let mut ends = vec![0; self.outputs + 1];
+        for reading in (0..self.taps).map(|k| self.reading(k)).filter(|reading| !reading.is_empty())
+        {
+            counts[reading.start] += 1;
+            ends[reading.end] += 1;
+        }
+        for o in 1..self.outputs {
+            counts[o] = counts[o] + counts[o - 1] - ends[o];
         }
         counts
     }

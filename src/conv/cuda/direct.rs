@@ -9,12 +9,13 @@ use tiles::{Operation, Tile};
 
 use super::arguments::spec;
 use super::finish::{Sums, finish};
+use super::sectors::{WARP, WeightsApart, neighbours, sectors};
 use crate::conv::problem::Problem;
 use crate::device::cuda::LOADS_AT_A_TIME;
 use crate::device::cuda::structs::{Convolution, DirectArgs};
 use crate::device::cuda::{
-    CudaDevice, Divisor, Draft, Pointer, Region, Spec, THREADS, Work, blocks, is_specialised,
-    vector,
+    CudaDevice, Divisor, Draft, Pointer, Region, SECTOR, Spec, THREADS, Work, blocks,
+    is_specialised, vector,
 };
 use crate::element::{DType, Element};
 use crate::error::Result;
@@ -104,6 +105,54 @@ impl Columns {
             .define("INS", self.ins)
             .define("ROWS", self.rows)
     }
+
+    /// What so many threads are expected to do for `y` or `dx`.
+    fn work<T: Element>(self, p: &Problem, threads: usize, read: &Read) -> Work {
+        let [depth, height, width] = p.tap_extents();
+        let channels = if self.depthwise { 1 } else { read.channels.max(1) };
+        let columns = depth * width * (channels / self.ins.min(channels));
+        let weights = columns * height * self.outs * if self.depthwise { 1 } else { self.ins };
+        let columns = columns * read.span;
+        let (warps, size) = (threads.div_ceil(WARP) as f64, size_of::<T>());
+        let moved = (p.input_len() + p.output_len() + p.weight_len()) * size;
+        let mut work = Work::moving(threads.div_ceil(THREADS as usize), moved as f64);
+        // Neighbouring threads have vectors of channels, and positions.
+        let [vectors, positions] =
+            neighbours(p.layout, WARP, read.results / self.outs, read.positions);
+        let groups = (vectors * self.outs).div_ceil(read.per_group.max(1));
+        let of_weights = read.weights.sectors(vectors, self.outs);
+        let of_columns = match p.layout {
+            Layout::ChannelsFirst => groups as f64 * sectors(size, positions, read.position),
+            Layout::ChannelsLast => {
+                let apart = if self.depthwise { self.outs } else { read.channels };
+                let each = if self.depthwise { vectors } else { groups };
+                let vector = (self.ins * size) as f64 / SECTOR as f64;
+                positions as f64 * (sectors(size, each, apart) - 1.0 + vector.max(1.0))
+            }
+        };
+        let loads = (columns + weights) as f64;
+        work.l1 += warps * (columns as f64 * of_columns + weights as f64 * of_weights) / 4.0;
+        work.instructions += warps * loads + p.flop() as f64 / 64.0;
+        *if words(T::Acc::DTYPE) > 1 { &mut work.f64_flop } else { &mut work.f32_flop } =
+            p.flop() as f64;
+        work.waits = (loads / LOADS_AT_A_TIME).max(1.0);
+        work.resident = 4.0;
+        work
+    }
+}
+
+/// What threads read for an activation.
+struct Read {
+    /// Rows of a column, and channels of a group.
+    span: usize,
+    channels: usize,
+    /// Channels of the result, and of a group of it; and neighbours that are at the same place.
+    results: usize,
+    per_group: usize,
+    positions: usize,
+    weights: WeightsApart,
+    /// How far what neighbouring positions read is apart.
+    position: usize,
 }
 
 /// Registers that a sum takes.
@@ -221,7 +270,6 @@ pub(super) fn forward<T: Element>(
     let specialise = draft.device().options().specialise;
     let alignments = [x.alignment(), y.alignment()];
     if let Some(tile) = Tile::new::<T>(p, specialise, Operation::Forward, alignments) {
-        draft.expect(work::<T>(p, 0));
         return tile.launch(draft, p, Operation::Forward, [x, w, y], bias);
     }
     let [depths, heights, columns] = p.output_extents();
@@ -242,9 +290,18 @@ pub(super) fn forward<T: Element>(
         result: y.pointer(),
         ..arguments(p, [depths, blocks_of_rows, columns], vectors, (per_group / outs).max(1))
     };
+    let read = Read {
+        span,
+        channels: p.channels_per_group(),
+        results: p.outputs,
+        per_group,
+        positions: depths * blocks_of_rows * columns,
+        weights: WeightsApart::of_outputs::<T>(p),
+        position: p.axes[2].stride(),
+    };
     // SAFETY: the operands have the problem's extents, outside of which the kernel does not reach; it
     // writes `y` only.
-    unsafe { launch::<T>(draft, p, tile, "direct_forward", &arguments) }
+    unsafe { launch::<T>(draft, p, tile, &read, "direct_forward", &arguments) }
 }
 
 /// Computes `dx`, where [`has_backward_input`].
@@ -259,7 +316,6 @@ pub(super) fn backward_input<T: Element>(
     let specialise = draft.device().options().specialise;
     let alignments = [dy.alignment(), dx.alignment()];
     if let Some(tile) = Tile::new::<T>(p, specialise, Operation::BackwardInput, alignments) {
-        draft.expect(work::<T>(p, 0));
         return tile.launch(draft, p, Operation::BackwardInput, [dy, w, dx], bias);
     }
     let cell = p.axes[1].stride() * p.axes[2].stride();
@@ -289,8 +345,22 @@ pub(super) fn backward_input<T: Element>(
         cells: [first_row as i64, first_column as i64],
         ..arguments(p, [depths, blocks_of_rows, columns], vectors, (per_group / outs).max(1))
     };
+    let read = Read {
+        span,
+        channels: p.outputs_per_group(),
+        results: p.channels,
+        per_group,
+        positions: depths * blocks_of_rows * columns,
+        // Of groups of one channel, the weights lie as their outputs do.
+        weights: if is_depthwise(p) {
+            WeightsApart::of_outputs::<T>(p)
+        } else {
+            WeightsApart::of_inputs::<T>(p)
+        },
+        position: 1,
+    };
     // SAFETY: as in `forward`; it writes `dx` only.
-    unsafe { launch::<T>(draft, p, tile, "direct_backward_input", &arguments) }
+    unsafe { launch::<T>(draft, p, tile, &read, "direct_backward_input", &arguments) }
 }
 
 /// # Safety
@@ -299,12 +369,13 @@ unsafe fn launch<T: Element>(
     draft: &mut Draft,
     p: &Problem,
     tile: Columns,
+    read: &Read,
     entry: &'static str,
     arguments: &DirectArgs,
 ) -> Result<()> {
     let count = arguments.count as usize;
     let spec = tile.spec(spec::<T>(draft.device(), p, "direct.cu", entry, count), p);
-    draft.expect(work::<T>(p, count));
+    draft.expect(tile.work::<T>(p, count, read));
     // SAFETY: passed on to the caller.
     unsafe { draft.launch(spec, blocks(count, THREADS)?, THREADS, arguments) };
     Ok(())

@@ -14,7 +14,7 @@ use crate::conv::problem::Problem;
 use crate::device::cuda::{Draft, Region, THREADS, Work};
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{Axes, Layout, unravel};
+use crate::geometry::{Axes, AxisMap, Layout, unravel};
 use crate::{fold, unfold};
 
 /// Bytes of workspace, unless a single image takes more or the caller says otherwise. Enough for products that fill the largest GPU:
@@ -287,7 +287,9 @@ impl<'a> Lowering<'a> {
                 let target = if is_sum::<T>() { dx.cast() } else { sums.slice(0..dx.len()) };
                 match &self.blocks[..] {
                     [block] => {
-                        draft.expect(moving::<T::Acc>(products.len() + target.len()));
+                        // Products of taps that padding drops are not read.
+                        let read = products.len() as f64 * inside(&block.maps);
+                        draft.expect(moving::<T::Acc>(read as usize + target.len()));
                         let patching = self.patching(block, tile.len());
                         fold::cuda::fold(draft, &patching, products, target, false)?;
                     }
@@ -338,6 +340,15 @@ impl<'a> Lowering<'a> {
 /// What a kernel is expected to do that reads and writes so many elements.
 fn moving<T>(elements: usize) -> Work {
     Work::moving(elements.div_ceil(8 * THREADS as usize), (elements * size_of::<T>()) as f64)
+}
+
+/// The part of all taps of all outputs that padding does not drop.
+fn inside(maps: &Axes) -> f64 {
+    let part = |map: &AxisMap| {
+        let read: usize = map.outputs_of_taps().iter().sum();
+        read as f64 / (map.outputs() * map.taps()).max(1) as f64
+    };
+    maps.iter().map(part).product()
 }
 
 /// Whether elements of this type are sums themselves.

@@ -31,6 +31,7 @@ mod landing;
 mod lowering;
 mod naive;
 mod products;
+mod sectors;
 #[cfg(all(test, feature = "simulator", unix))]
 mod testing;
 

@@ -60,7 +60,7 @@ use rehearsal::Rehearsal;
 #[cfg(feature = "simulator")]
 pub use simulation::{Machine, Simulation};
 use tables::Tables;
-use target::Target;
+pub(crate) use target::Target;
 
 use crate::device::Device;
 use crate::error::{Error, Result};

@@ -190,7 +190,6 @@ impl Target {
     }
 
     /// Blocks of a kernel that a multiprocessor holds at a time; at least one.
-    #[cfg(feature = "simulator")]
     pub fn resident_blocks(&self, threads: u32, registers: Option<u32>, shared_bytes: u64) -> u32 {
         /// Registers of a multiprocessor, and what they are given out by to a warp.
         const REGISTERS: u32 = 65536;

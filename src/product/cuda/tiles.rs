@@ -104,7 +104,7 @@ impl Engine {
 
     /// Blocks that a multiprocessor holds at a time, about: what the registers of their threads leave room for.
     fn resident(self, tile: [usize; 2], whole: bool) -> u32 {
-        let few = self.instruction.is_none() && self.sums == DType::F32 && tile != [64, 64];
+        let few = self.instruction.is_none() && self.sums == DType::F32;
         let threads = if few { 384 } else { 256 };
         (threads / self.threads(tile, whole)).max(1)
     }
@@ -283,8 +283,8 @@ impl Product {
                 let mut main = of_step.times((blocks * parts * part_steps) as f64);
                 main.blocks = (blocks * parts) as f64;
                 main.resident = f64::from(engine.resident(tile, operands.is_whole()));
-                // The first step is read before anything can be done.
-                main.waits = 1.0 + of_step.waits * part_steps as f64;
+                // Even where the next steps are read in the background, the first has to be there.
+                main.waits = (of_step.waits * part_steps as f64).max(1.0);
                 let written = if parts > 1 { parts * bytes } else { 0 };
                 main.memory += (operands.bytes + written) as f64;
                 let sum = Work::moving(count.div_ceil(THREADS as usize), (written + bytes) as f64);

@@ -3,12 +3,13 @@
 use half::f16;
 
 use crate::device::Device;
+use crate::device::cuda::{LOADS_AT_A_TIME, Work};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::geometry::{Conv, Layout};
 use crate::plan::{Algorithm, Explanation, PlanOptions, Workspace};
 use crate::tensor::Tensor;
-use crate::{Profiling, Simulation, Target};
+use crate::{LaunchProfile, Limiter, Profiling, Simulation, Target};
 
 /// Numbers that look random, the same each time.
 struct Draw(u64);
@@ -86,13 +87,13 @@ impl Layer {
         }
     }
 
-    /// What the plan is, and modelled seconds of a run if there is to be one; `None` for what does not exist.
+    /// What the plan is, and the launches of a run if there is to be one; `None` for what does not exist.
     fn plan<T: Element>(
         &self,
         device: &Device,
         algorithm: Algorithm,
         run: bool,
-    ) -> Result<Option<(Explanation, f64)>> {
+    ) -> Result<Option<(Explanation, Vec<LaunchProfile>)>> {
         let Layer { conv, size, batch, channels, outputs, operation } = *self;
         let order = conv.axis_order();
         let output = conv.bind(size)?.output();
@@ -133,59 +134,141 @@ impl Layer {
                 })
             }
         };
-        let seconds = device.take_profile().iter().map(|launch| launch.model.seconds).sum();
-        Ok(Some((explanation, seconds)))
+        Ok(Some((explanation, device.take_profile())))
     }
 }
 
-/// Prints a line for a layer; gives by how much what `auto` takes is slower than the best, of which each is sampled
-/// once.
-fn try_layer<T: Element>(device: &Device, layer: &Layer) -> f64 {
+/// A run of an algorithm.
+struct Tried {
+    name: String,
+    /// Seconds, and what binds the longest launch.
+    modelled: f64,
+    limiter: Limiter,
+    expected: f64,
+}
+
+impl Layer {
+    /// What a run is modelled to take at least: the profiler's formula for what the algorithm cannot do without.
+    fn least<T: Element>(&self, target: &Target, algorithm: Algorithm) -> f64 {
+        let Layer { conv, size, batch, channels, outputs, operation } = *self;
+        let axes = conv.bind(size).unwrap().axes().unwrap();
+        let per_group = channels / conv.group_count();
+        let results = match operation {
+            Operation::Forward => batch * outputs * axes.outputs(),
+            Operation::BackwardInput => batch * channels * axes.inputs(),
+            Operation::BackwardWeight => outputs * per_group * axes.taps(),
+        };
+        let moving = |elements: usize| {
+            let memory = (elements * size_of::<T>()) as f64;
+            Work { blocks: 1.0, resident: 1.0, memory, ..Work::default() }.seconds(target).0
+        };
+        match algorithm {
+            // The products that padding leaves, each of two loads. A block waits for the thread that has the most,
+            // which are no fewer than they are on average; a multiprocessor holds at most 8 blocks of 256.
+            Algorithm::Naive => {
+                let met = axes.each_ref().map(|axis| axis.overlap().iter().sum::<usize>() as f64);
+                let products = (batch * outputs * per_group) as f64 * met.iter().product::<f64>();
+                let work = Work {
+                    blocks: results.div_ceil(256) as f64,
+                    resident: 8.0,
+                    instructions: 3.0 * products / 32.0,
+                    waits: 2.0 * products / results as f64 / LOADS_AT_A_TIME,
+                    ..Work::default()
+                };
+                work.seconds(target).0
+            }
+            // A product for each tap.
+            Algorithm::Shifted => axes.taps() as f64 * moving(0),
+            // Patches are written, or read, besides the product.
+            Algorithm::Im2col if !axes.is_identity() => {
+                moving(results) + moving(batch * channels * axes.taps() * axes.outputs())
+            }
+            _ => moving(results),
+        }
+    }
+}
+
+/// By how much what `auto` takes is slower than the best, and a line about it. What cannot be the best is not run.
+fn try_layer<T: Element>(device: &Device, layer: &Layer) -> (f64, String) {
+    let target: Target = TARGET.parse().unwrap();
     let (auto, _) = layer.plan::<T>(device, Algorithm::Auto, false).unwrap().unwrap();
-    let (mut chosen, mut best, mut line) = (f64::NAN, f64::INFINITY, String::new());
-    for algorithm in [
+    let mut algorithms = [
         Algorithm::Direct,
-        Algorithm::Depthwise,
         Algorithm::Implicit,
         Algorithm::Im2col,
         Algorithm::Naive,
-    ] {
-        let Some((explanation, seconds)) = layer.plan::<T>(device, algorithm, true).unwrap() else {
+        Algorithm::Shifted,
+    ];
+    // The one that is compared first. (Direct is called depthwise where it is that.)
+    algorithms.sort_by_key(|algorithm| {
+        *algorithm != Algorithm::Direct && algorithm.to_string() != auto.algorithm
+    });
+    let (mut all, mut best) = (Vec::new(), f64::INFINITY);
+    for algorithm in algorithms {
+        if layer.least::<T>(&target, algorithm) >= best {
+            continue;
+        }
+        let Some((explanation, launches)) = layer.plan::<T>(device, algorithm, true).unwrap()
+        else {
             continue;
         };
-        if explanation.algorithm == auto.algorithm {
-            chosen = seconds;
-        }
-        best = best.min(seconds);
-        let expected = explanation.expected_seconds.unwrap();
-        line += &format!(", {algorithm} {:.1} (expected {:.1})", 1e6 * seconds, 1e6 * expected);
+        let models = launches.iter().map(|launch| launch.model);
+        let modelled = models.clone().map(|model| model.seconds).sum();
+        let longest = models.max_by(|a, b| a.seconds.total_cmp(&b.seconds)).unwrap();
+        best = best.min(modelled);
+        all.push(Tried {
+            name: explanation.algorithm,
+            modelled,
+            limiter: longest.limiter,
+            expected: explanation.expected_seconds.unwrap(),
+        });
     }
-    println!("{:.2} of {} us{line}: {}", chosen / best, auto.algorithm, auto.subject);
-    chosen / best
+    let chosen = all.iter().find(|tried| tried.name == auto.algorithm);
+    let ratio = chosen.map_or(f64::NAN, |chosen| chosen.modelled / best);
+    let mut line = format!("{ratio:.3} of {}", auto.algorithm);
+    for Tried { name, modelled, limiter, expected } in &all {
+        let [modelled, expected] = [modelled, expected].map(|seconds| 1e6 * seconds);
+        line += &format!(", {name} {modelled:.1} us by {limiter} (expected {expected:.1})");
+    }
+    (ratio, format!("{line}: {}", auto.subject))
 }
 
-/// `CONVMAT_LAYERS` and `CONVMAT_SEED` try more, and others.
+const TARGET: &str = "h100";
+
+/// All of the suite's few layers, and most of any. `CONVMAT_LAYERS` and `CONVMAT_SEED` try more, and others.
 #[test]
 fn auto_is_as_good_as_the_best() {
-    let target: Target = "h100".parse().unwrap();
-    let profiling = Some(Profiling { target, blocks: Some(8) });
+    let profiling = Some(Profiling { target: TARGET.parse().unwrap(), blocks: Some(8) });
     let simulation = Simulation { profiling, specialise: true, ..Simulation::default() };
-    let device = Device::simulator_with(simulation).unwrap();
     let number = |name: &str, default| {
         std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
     };
-    let layers = number("CONVMAT_LAYERS", 6);
+    let count = number("CONVMAT_LAYERS", 6);
     let mut draw = Draw(number("CONVMAT_SEED", 1) as u64);
-    let ratios: Vec<f64> = (0..layers)
-        .map(|number| {
-            let layer = Layer::draw(&mut draw);
-            match number % 3 {
-                2 => try_layer::<f16>(&device, &layer),
-                _ => try_layer::<f32>(&device, &layer),
-            }
+    let layers: Vec<Layer> = (0..count).map(|_| Layer::draw(&mut draw)).collect();
+    // Compilers take most of the time. Each device has layers of its own, for which it draws the same blocks each time.
+    const DEVICES: usize = 2;
+    let of_device = |first: usize| -> Vec<f64> {
+        let device = Device::simulator_with(simulation).unwrap();
+        let its = layers.iter().enumerate().skip(first).step_by(DEVICES);
+        its.map(|(number, layer)| {
+            let (ratio, line) = match number % 3 {
+                2 => try_layer::<f16>(&device, layer),
+                _ => try_layer::<f32>(&device, layer),
+            };
+            println!("{line}");
+            ratio
         })
-        .collect();
-    let worse = ratios.iter().filter(|&&ratio| ratio.is_nan() || ratio > 1.05).count();
-    println!("{worse} of {layers} layers are more than 5% from the best");
-    assert!(worse <= layers / 20, "{worse} of {layers}");
+        .collect()
+    };
+    let of_device = &of_device;
+    let ratios: Vec<f64> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..DEVICES).map(|first| scope.spawn(move || of_device(first))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let within = ratios.iter().filter(|&&ratio| ratio <= 1.05).count();
+    let worst = ratios.iter().copied().fold(1.0, f64::max);
+    println!("{within} of {count} layers are within 5% of the best, the worst is {worst:.2} times");
+    assert!(20 * within >= 19 * count, "{within} of {count}");
 }
