@@ -7,7 +7,7 @@
 //! | `slab.rs` | what a box of outputs reads of a plane, unfolded on the last axis only |
 //! | `gather.rs` | entries × outputs of a box, copied out of slabs, or images if channels are last |
 //! | `landing.rs` | where the outputs of a box land in a box of inputs |
-//! | `lines.rs` | what a box of whole lines of outputs reads of images, channels last, copied with its padding |
+//! | `padded.rs` | what a box of whole lines of outputs reads of images, channels last, copied with its padding |
 //! | `pieces.rs` | ranges cut into pieces, and tasks numbered over several of them |
 //! | `cuda.rs` | how CUDA kernels are told of patches, which they read where they lie |
 
@@ -16,7 +16,7 @@ pub(crate) mod cuda;
 pub(crate) mod entries;
 pub(crate) mod gather;
 pub(crate) mod landing;
-pub(crate) mod lines;
+pub(crate) mod padded;
 pub(crate) mod pieces;
 pub(crate) mod slab;
 

@@ -7,7 +7,7 @@ use crate::conv::problem::Problem;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::geometry::{Box3, ravel};
-use crate::patches::lines::Lines;
+use crate::patches::padded::PaddedLines;
 use crate::patches::pieces::digits;
 use crate::plan::Pass;
 use crate::product::cpu::{RegisterTiles, Rows, Step, multiply_rows};
@@ -28,7 +28,7 @@ const LANES: usize = 16;
 pub(crate) struct PixelSums {
     problem: Problem,
     parts: Parts,
-    lines: Lines,
+    lines: PaddedLines,
     /// Distance between neighbouring pixels of dy.
     pitch: usize,
     /// The outputs of a plane.
@@ -49,7 +49,7 @@ fn columns<T: Element>(p: &Problem) -> usize {
 
 impl PixelSums {
     pub fn new<T: Element>(p: &Problem, passes: &mut Vec<Pass>) -> (Self, Workers) {
-        let lines = Lines::new(&p.axes, p.channels_per_group(), OUTPUTS, COPIED);
+        let lines = PaddedLines::new(&p.axes, p.channels_per_group(), OUTPUTS, COPIED);
         let parts = Parts::new::<T>(p, p.groups, p.batch * lines.boxes().len());
         let columns = columns::<T>(p);
         let in_place = !widens::<T>() && columns == p.outputs_per_group();

@@ -8,7 +8,7 @@ use super::correlation::{Layer, Place};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::geometry::ravel;
-use crate::patches::lines::Lines;
+use crate::patches::padded::PaddedLines;
 use crate::patches::pieces::digits;
 use crate::plan::Pass;
 use crate::product::cpu::{RegisterTiles, Rows, Step, multiply_rows};
@@ -30,7 +30,7 @@ const PACKED: usize = 64;
 #[derive(Debug)]
 pub(super) struct Pixels {
     layer: Layer,
-    lines: Lines,
+    lines: PaddedLines,
     /// Distance between the weights of neighbouring terms, where they are packed.
     pitch: Option<usize>,
     /// Whether the lines of a plane are multiplied as one, with the outputs between their ends that there are not.
@@ -46,7 +46,7 @@ impl Pixels {
         let threads = rayon::current_num_threads();
         let wanted = if threads > 1 { TASKS * threads } else { 1 };
         let share = (layer.axes.outputs() * layer.batch * layer.groups).div_ceil(wanted);
-        let lines = Lines::new(&layer.axes, layer.channels, share.min(OUTPUTS), COPIED);
+        let lines = PaddedLines::new(&layer.axes, layer.channels, share.min(OUTPUTS), COPIED);
         // In place, where vectors of rows side by side end where rows do.
         let in_place = !super::runs::widens::<T>()
             && layer.weight.row == 1

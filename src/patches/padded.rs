@@ -7,7 +7,7 @@ use crate::patches::slab::boxes;
 /// Boxes of whole lines of outputs, and where the copies of what they read have each pixel: all of them at the
 /// distances that the largest needs.
 #[derive(Debug)]
-pub(crate) struct Lines {
+pub(crate) struct PaddedLines {
     axes: Axes,
     /// Channels of a group, at each pixel.
     channels: usize,
@@ -21,7 +21,7 @@ fn held(map: &AxisMap, outputs: usize) -> usize {
     (outputs - 1) * map.stride() + (map.taps() - 1) * map.dilation() + 1
 }
 
-impl Lines {
+impl PaddedLines {
     /// Of at most so many outputs, and so many elements of a copy, unless those of a single line are more.
     pub(crate) fn new(axes: &Axes, channels: usize, outputs: usize, copied: usize) -> Self {
         let ([d, h, w], extents) = (&**axes, axes.output_extents());
@@ -34,14 +34,14 @@ impl Lines {
         });
         let longest = |axis: usize| boxes.iter().map(|part| part[axis].len()).max().unwrap_or(1);
         let extents = [held(d, longest(0)), held(h, longest(1)), w.padded_extent()];
-        Lines { axes: axes.clone(), channels, boxes, extents }
+        PaddedLines { axes: axes.clone(), channels, boxes, extents }
     }
 
     pub(crate) fn boxes(&self) -> &[Box3] {
         &self.boxes
     }
 
-    /// Lines of outputs in a plane of the largest box.
+    /// PaddedLines of outputs in a plane of the largest box.
     pub(crate) fn longest(&self) -> usize {
         self.boxes.iter().map(|part| part[1].len()).max().unwrap_or(0)
     }
