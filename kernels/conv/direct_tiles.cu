@@ -9,15 +9,17 @@
 // columns, reading each once for all the positions and taps that share it. So an element is loaded and
 // converted a few times for all its products, which take most instructions.
 //
-// Every sum adds up planes of taps, in each of them input channels, in each of them columns of taps, from top
-// to bottom, MIRRORED with the last row and column of taps first.
+// For the weight, dy has a tile as well, and threads keep sums in the place of weights.
+//
+// Every sum of a result adds up planes of taps, in each of them input channels, in each of them columns of
+// taps, from top to bottom, MIRRORED with the last row and column of taps first.
 //
 // Channels last, threads that follow each other have neighbouring channels, else positions.
 #include "convolution.cuh"
 #include "element.cuh"
 
 SWITCHES(MIRRORED, WEIGHT, ALL_GROUPS, CHANNELS, OUTS, SLICES, GROUPS, ROWS, COLUMNS, DOWN, ACROSS, COPY,
-         SHIFT, PITCH, STORED)
+         SHIFT, PITCH, STORED, DY_PITCH, NEIGHBOURS, DY_NEIGHBOURS)
 
 HOST struct DirectTilesArgs {
     const ELEMENT* operand; // x, or dy
@@ -99,16 +101,18 @@ template <int A> DEVICE Index operand_source(const Axes& axes, Index first, Inde
 DEVICE Index operand_plane(const Axes& axes, Index depth, int kd) { return source<0>(axes, depth, kd); }
 #endif
 
-// COPY elements, or zeros.
-DEVICE void copy(ELEMENT* to, const ELEMENT* from, bool valid) {
-    if constexpr (COPY * sizeof(ELEMENT) == 16) {
+// N elements, or zeros.
+template <int N> DEVICE void copy(ELEMENT* to, const ELEMENT* from, bool valid) {
+    if constexpr (N * sizeof(ELEMENT) == 16) {
         copy_async_16(to, from, valid);
-    } else if constexpr (COPY * sizeof(ELEMENT) == 4) {
+    } else if constexpr (N * sizeof(ELEMENT) == 8) {
+        copy_async_8(to, from, valid);
+    } else if constexpr (N * sizeof(ELEMENT) == 4) {
         copy_async_4(to, from, valid);
     } else {
-        Pack<ELEMENT, COPY> moved = {};
-        if (valid) moved = load_pack<ELEMENT, COPY>(from);
-        store_pack<ELEMENT, COPY>(to, moved);
+        Pack<ELEMENT, N> moved = {};
+        if (valid) moved = load_pack<ELEMENT, N>(from);
+        store_pack<ELEMENT, N>(to, moved);
     }
 }
 
@@ -138,7 +142,7 @@ DEVICE void copy_tile(ELEMENT* tile, const DirectTilesArgs& args, Index image, I
         UNROLL
         for (int i = 0; i < COPIES; ++i) {
             int slot = lane + i * LANES;
-            if (slot < SLOTS) copy(tile + line * PITCH + slot * COPY, columns[i] + start, inside && valid[i]);
+            if (slot < SLOTS) copy<COPY>(tile + line * PITCH + slot * COPY, columns[i] + start, inside && valid[i]);
         }
     }
     copy_async_commit();
@@ -197,20 +201,6 @@ DEVICE void store_lines(const DirectTilesArgs& args, const ELEMENT* tile, Index 
 }
 #else
 constexpr int RESULTS = 0;
-#endif
-
-#if WEIGHT
-// OUTS channels of dy at a position.
-DEVICE void read_gradients(Acc (&values)[OUTS], const ELEMENT* from, const Strides& ys) {
-#if LAYOUT == CHANNELS_LAST
-    Pack<ELEMENT, OUTS> read = load_pack<ELEMENT, OUTS>(from);
-    UNROLL
-    for (int o = 0; o < OUTS; ++o) values[o] = to_acc(read.at[o]);
-#else
-    UNROLL
-    for (int o = 0; o < OUTS; ++o) values[o] = to_acc(load(from + offset(ys, 0, o, 0)));
-#endif
-}
 #endif
 
 #if !WEIGHT
@@ -328,82 +318,175 @@ HOST struct DirectTilesWeightArgs {
     DirectTilesArgs tiles; // the operand is x
     const ELEMENT* gradient; // dy
     Acc* partial;          // sums of each chunk
-    i64 count;             // tiles, over all images
+    i32* counters;         // one for each block of groups
     i64 length;            // of a chunk, in tiles
+    i64 longer;            // how many chunks have one more
+    i64 parts;             // chunks that the last block adds up; 0 where another launch does that
     i64 elements;          // of the weight
 };
 
+// The tile of dy, as that of x: rows of columns of channels, or a plane for each channel, copied STORED at a time.
+constexpr int DY_ROWS = DOWN * ROWS, DY_COLUMNS = ACROSS * COLUMNS;
+#if LAYOUT == CHANNELS_LAST
+constexpr int DY_CHANNEL = 1, DY_COLUMN = GROUPS * OUTPUTS, DY_LINES = DY_ROWS;
+#else
+constexpr int DY_CHANNEL = DY_ROWS * DY_PITCH, DY_COLUMN = 1, DY_LINES = GROUPS * OUTPUTS * DY_ROWS;
+#endif
+DEVICE void copy_gradients(ELEMENT* tile, const DirectTilesWeightArgs& args, Index image, Index group,
+                           Index depth, Index row, Index column) {
+    constexpr int SLOTS = DY_COLUMNS * DY_COLUMN / STORED, LANES = lanes(SLOTS);
+    const Axes& axes = args.tiles.conv.axes;
+    const Strides& ys = args.tiles.conv.y;
+    Index channels = (ALL_GROUPS - group) * OUTPUTS, rows = outputs<1>(axes) - row;
+    Index columns = outputs<2>(axes) - column;
+    const ELEMENT* from = args.gradient + offset(ys, image, group * OUTPUTS, output_at(axes, depth, row, column));
+    UNROLL_BY(4)
+    for (int line = (int)threadIdx.x / LANES; line < DY_LINES; line += THREADS / LANES) {
+        int channel = line / DY_ROWS, its_row = line - channel * DY_ROWS;
+        const ELEMENT* start = from + offset(ys, 0, channel, its_row * outputs<2>(axes));
+        UNROLL
+        for (int slot = (int)threadIdx.x % LANES; slot < SLOTS; slot += LANES) {
+            int at = slot * STORED, ahead = at / DY_COLUMN, ahead_channel = at % DY_COLUMN;
+            bool valid = its_row < rows && ahead < columns && channel + ahead_channel < channels;
+            const ELEMENT* its = valid ? start + offset(ys, 0, ahead_channel, ahead) : args.gradient;
+            copy<STORED>(tile + line * DY_PITCH + at, its, valid);
+        }
+    }
+    copy_async_commit();
+}
+
+// OUTS channels of dy at a position.
+DEVICE void read_gradient(Acc (&values)[OUTS], const ELEMENT* from) {
+#if LAYOUT == CHANNELS_LAST
+    Pack<ELEMENT, OUTS> read = load_whole((const Pack<ELEMENT, OUTS>*)from);
+    UNROLL
+    for (int o = 0; o < OUTS; ++o) values[o] = to_acc(read.at[o]);
+#else
+    UNROLL
+    for (int o = 0; o < OUTS; ++o) values[o] = to_acc(from[o * DY_CHANNEL]);
+#endif
+}
+
+// Reads some columns of a line of a tile from `first` on, in vectors of so many from `line`, which is a multiple of
+// them: where lanes are that far apart, one after the other they fill all banks. (Channels last, columns are no
+// neighbours.)
+template <int VECTOR, int FIRST, int COUNT, int STEP>
+DEVICE void read_line(Acc (&values)[COUNT], const ELEMENT* line) {
+    if constexpr (VECTOR == 1) {
+        UNROLL
+        for (int at = 0; at < COUNT; ++at) values[at] = to_acc(line[(FIRST + at) * STEP]);
+    } else {
+        UNROLL
+        for (int from = FIRST / VECTOR * VECTOR; from < FIRST + COUNT; from += VECTOR) {
+            Pack<ELEMENT, VECTOR> read = load_whole((const Pack<ELEMENT, VECTOR>*)(line + from));
+            UNROLL
+            for (int i = 0; i < VECTOR; ++i)
+                if (from + i >= FIRST && from + i < FIRST + COUNT) values[from + i - FIRST] = to_acc(read.at[i]);
+        }
+    }
+}
+
+// The products of a plane of taps at all of a thread's positions, row by row of x.
+DEVICE void add_products(Acc (&sums)[KH][KW][OUTS], const ELEMENT* x, const ELEMENT* dy) {
+    Acc gradients[ROWS][OUTS][COLUMNS];
+    UNROLL
+    for (int row = 0; row < SPAN_ROWS; ++row) {
+        if (row % SH == 0 && row / SH < ROWS) {
+            int y = row / SH;
+#if LAYOUT == CHANNELS_LAST
+            UNROLL
+            for (int column = 0; column < COLUMNS; ++column) {
+                Acc values[OUTS];
+                read_gradient(values, dy + y * DY_PITCH + column * DY_COLUMN);
+                UNROLL
+                for (int o = 0; o < OUTS; ++o) gradients[y][o][column] = values[o];
+            }
+#else
+            UNROLL
+            for (int o = 0; o < OUTS; ++o)
+                read_line<DY_NEIGHBOURS, 0, COLUMNS, 1>(gradients[y][o], dy + o * DY_CHANNEL + y * DY_PITCH);
+#endif
+        }
+        Acc values[SPAN_COLUMNS];
+        read_line<NEIGHBOURS, SHIFT, SPAN_COLUMNS, COLUMN>(values, x + row * PITCH);
+        UNROLL
+        for (int kh = 0; kh < KH; ++kh) {
+            // The position on this axis that reads the row through tap kh.
+            int ahead = row - kh * DH, y = ahead / SH;
+            if (ahead < 0 || ahead % SH != 0 || y >= ROWS) continue;
+            UNROLL
+            for (int kw = 0; kw < KW; ++kw) {
+                UNROLL
+                for (int column = 0; column < COLUMNS; ++column) {
+                    UNROLL
+                    for (int o = 0; o < OUTS; ++o)
+                        sums[kh][kw][o] =
+                            fused(gradients[y][o][column], values[column * SW + kw * DW], sums[kh][kw][o]);
+                }
+            }
+        }
+    }
+}
+
 // The products of a thread's OUTS channels by an input channel, at its positions of the block's tiles one
-// after the other; then the sums of the threads are added up in their order.
+// after the other; then the sums of the threads are added up in their order, and, by the last block that has some
+// for the same groups, those of all chunks in theirs.
 KERNEL(direct_tiles_weight, DirectTilesWeightArgs, THREADS) {
     constexpr int TAPS_IN_ALL = KD * KH * KW, ENTRIES = TAPS_IN_ALL * OUTS, PLACES = DOWN * ACROSS;
-    constexpr int TILE_BYTES = LINES * PITCH * (int)sizeof(ELEMENT);
+    constexpr int TILE_BYTES = (LINES * PITCH * (int)sizeof(ELEMENT) + 15) / 16 * 16;
+    constexpr int DY_BYTES = DY_LINES * DY_PITCH * (int)sizeof(ELEMENT), READ_BYTES = TILE_BYTES + DY_BYTES;
     constexpr int SUM_PITCH = THREADS + 1, SUM_BYTES = ENTRIES * SUM_PITCH * (int)sizeof(Acc);
-    SHARED(char, memory, TILE_BYTES > SUM_BYTES ? TILE_BYTES : SUM_BYTES);
-    ELEMENT* tile = (ELEMENT*)memory;
+    SHARED(char, memory, READ_BYTES > SUM_BYTES ? READ_BYTES : SUM_BYTES);
+    ELEMENT *tile = (ELEMENT*)memory, *dy_tile = (ELEMENT*)(memory + TILE_BYTES);
     const DirectTilesArgs& tiles = args.tiles;
     const Axes& axes = tiles.conv.axes;
-    const Strides& ys = tiles.conv.y;
     int thread = (int)threadIdx.x;
-    Index chunk = (Index)blockIdx.x, first_group = take(chunk, tiles.group_blocks) * GROUPS;
+    Index chunk = (Index)blockIdx.x, group_block = take(chunk, tiles.group_blocks);
+    Index first_group = group_block * GROUPS;
 #if LAYOUT == CHANNELS_LAST
     int unit = thread % UNITS, place = thread / UNITS;
 #else
     int unit = thread / PLACES, place = thread % PLACES;
 #endif
     int its_row = place / ACROSS * ROWS, its_column = place % ACROSS * COLUMNS;
-    int its_channel = unit / (SLICES * CHANNELS) * CHANNELS + unit % CHANNELS;
-    Index group = first_group + unit / (SLICES * CHANNELS);
-    Index channel = group * OUTPUTS + unit / CHANNELS % SLICES * OUTS;
-    const ELEMENT* from =
-        tile + its_channel * CHANNEL + its_row * SH * PITCH + (SHIFT + its_column * SW) * COLUMN;
+    int its_group = unit / (SLICES * CHANNELS), its_channel = its_group * CHANNELS + unit % CHANNELS;
+    int its_output = its_group * OUTPUTS + unit / CHANNELS % SLICES * OUTS;
+    const ELEMENT* from = tile + its_channel * CHANNEL + its_row * SH * PITCH + its_column * SW * COLUMN;
+    const ELEMENT* dy = dy_tile + its_output * DY_CHANNEL + its_row * DY_PITCH + its_column * DY_COLUMN;
 
     Acc sums[KD][KH][KW][OUTS] = {};
-    Index end = smaller((Index)args.count, (chunk + 1) * (Index)args.length);
-    for (Index at = chunk * (Index)args.length; at < end; ++at) {
+    Index start = chunk * (Index)args.length + smaller(chunk, (Index)args.longer);
+    Index end = start + (Index)args.length + (chunk < (Index)args.longer ? 1 : 0);
+    for (Index at = start; at < end; ++at) {
         Index image = at;
-        Index column = take(image, tiles.columns) * (ACROSS * COLUMNS);
-        Index row = take(image, tiles.rows) * (DOWN * ROWS);
+        Index column = take(image, tiles.columns) * DY_COLUMNS;
+        Index row = take(image, tiles.rows) * DY_ROWS;
         Index depth = take(image, tiles.depths);
-        Index rows = group < ALL_GROUPS ? outputs<1>(axes) - row - its_row : 0;
+        Index rows = first_group + its_group < ALL_GROUPS ? outputs<1>(axes) - row - its_row : 0;
         Index columns = outputs<2>(axes) - column - its_column;
-        const ELEMENT* dy = args.gradient
-            + offset(ys, image, channel, output_at(axes, depth, row + its_row, column + its_column));
-        bool whole = rows >= ROWS && columns >= COLUMNS;
-        Acc gradients[ROWS][COLUMNS][OUTS];
-        if (whole) {
-            UNROLL
-            for (int y = 0; y < ROWS; ++y) {
-                UNROLL
-                for (int x = 0; x < COLUMNS; ++x)
-                    read_gradients(gradients[y][x], dy + offset(ys, 0, 0, y * outputs<2>(axes) + x), ys);
-            }
-        }
+        barrier();
+        copy_gradients(dy_tile, args, image, first_group, depth, row, column);
         UNROLL
         for (int kd = 0; kd < KD; ++kd) {
             Index plane = source<0>(axes, depth, kd);
             if (plane < 0) continue;
-            barrier();
+            if (kd > 0) barrier();
             copy_tile(tile, tiles, image, first_group, plane, row, column);
             copy_async_wait<0>();
             barrier();
-            if (whole) {
-                each_read(from, [&](int kh, int kw, int y, int x, Acc value) {
-                    UNROLL
-                    for (int o = 0; o < OUTS; ++o)
-                        sums[kd][kh][kw][o] = fused(gradients[y][x][o], value, sums[kd][kh][kw][o]);
-                });
+            if (rows >= ROWS && columns >= COLUMNS) {
+                add_products(sums[kd], from, dy);
                 continue;
             }
             // At the end of an axis, position by position in the same order: what others read may be
             // infinite.
             UNROLL_BY(1)
-            for (int x = 0; x < smaller<Index>(columns, COLUMNS); ++x) {
+            for (int y = 0; y < smaller<Index>(rows, ROWS); ++y) {
                 UNROLL_BY(1)
-                for (int y = 0; y < smaller<Index>(rows, ROWS); ++y) {
+                for (int x = 0; x < smaller<Index>(columns, COLUMNS); ++x) {
                     Acc gradient[OUTS];
-                    read_gradients(gradient, dy + offset(ys, 0, 0, y * outputs<2>(axes) + x), ys);
-                    const ELEMENT* its = from + y * SH * PITCH + x * SW * COLUMN;
+                    read_gradient(gradient, dy + y * DY_PITCH + x * DY_COLUMN);
+                    const ELEMENT* its = from + y * SH * PITCH + (SHIFT + x * SW) * COLUMN;
                     UNROLL
                     for (int tap = 0; tap < KH * KW; ++tap) {
                         int kh = tap / KW, kw = tap % KW;
@@ -415,6 +498,8 @@ KERNEL(direct_tiles_weight, DirectTilesWeightArgs, THREADS) {
                 }
             }
         }
+        // Where no plane of x was waited for.
+        copy_async_wait<0>();
     }
 
     barrier();
@@ -426,22 +511,36 @@ KERNEL(direct_tiles_weight, DirectTilesWeightArgs, THREADS) {
             shared[(tap * OUTS + o) * SUM_PITCH + thread] = sums[tap / (KH * KW)][tap / KW % KH][tap % KW][o];
     }
     barrier();
-    for (int at = thread; at < ENTRIES * UNITS; at += THREADS) {
-        // Neighbours in the weight follow each other.
-#if LAYOUT == CHANNELS_LAST
-        constexpr int STEP = UNITS;
-        int its = at % UNITS, entry = at / UNITS, first = its;
-#else
-        constexpr int STEP = 1;
-        int its = at / ENTRIES, entry = at % ENTRIES, first = its * PLACES;
-#endif
-        Acc sum = shared[entry * SUM_PITCH + first];
-        for (int other = 1; other < PLACES; ++other) sum += shared[entry * SUM_PITCH + first + other * STEP];
+    // Neighbours in the weight follow each other: entry `at % ENTRIES` or `at / UNITS` of a unit.
+    auto unit_of = [](int at) { return LAYOUT == CHANNELS_LAST ? at % UNITS : at / ENTRIES; };
+    auto entry_of = [](int at) { return LAYOUT == CHANNELS_LAST ? at / UNITS : at % ENTRIES; };
+    auto weight_of = [&](int at) {
+        int its = unit_of(at), entry = entry_of(at);
         Index of = first_group + its / (SLICES * CHANNELS);
-        if (of >= ALL_GROUPS) continue;
         Index out = of * OUTPUTS + its / CHANNELS % SLICES * OUTS + entry % OUTS;
-        Index to = offset(tiles.conv.weight, out, its % CHANNELS, entry / OUTS);
-        args.partial[chunk * (Index)args.elements + to] = sum;
+        return of < ALL_GROUPS ? offset(tiles.conv.weight, out, its % CHANNELS, entry / OUTS) : -1;
+    };
+    Index parts = (Index)args.parts, part = (Index)args.elements;
+    for (int at = thread; at < ENTRIES * UNITS; at += THREADS) {
+        constexpr int STEP = LAYOUT == CHANNELS_LAST ? UNITS : 1;
+        int first = entry_of(at) * SUM_PITCH + unit_of(at) * (LAYOUT == CHANNELS_LAST ? 1 : PLACES);
+        Acc sum = shared[first];
+        for (int other = 1; other < PLACES; ++other) sum += shared[first + other * STEP];
+        Index to = weight_of(at);
+        if (to < 0) continue;
+        if (parts == 1)
+            tiles.result[to] = from_acc<ELEMENT>(sum);
+        else
+            args.partial[chunk * part + to] = sum;
+    }
+    if (parts <= 1 || !last_to_arrive(args.counters + group_block, (i32)parts)) return;
+    for (int at = thread; at < ENTRIES * UNITS; at += THREADS) {
+        Index to = weight_of(at);
+        if (to < 0) continue;
+        Acc sum = args.partial[to];
+        UNROLL_BY(8)
+        for (Index other = 1; other < parts; ++other) sum += args.partial[other * part + to];
+        tiles.result[to] = from_acc<ELEMENT>(sum);
     }
 }
 #endif

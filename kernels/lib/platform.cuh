@@ -60,6 +60,22 @@ DEVICE i64 atomic_add(i64* target, i64 value) {
     return (i64)atomicAdd((unsigned long long*)target, (unsigned long long)value);
 }
 
+// Whether this block is the last of `count` that come here with the same counter; all threads of a block come
+// together. What the others wrote before they came is there for all threads of the last, by plain reads. The counter is
+// zero before the first of them and, as the last one clears it, for the next launch.
+DEVICE bool last_to_arrive(i32* counter, i32 count) {
+    __syncthreads();
+    bool last = false;
+    if (threadIdx.x == 0) {
+        // Behind the barrier this holds for what all threads of the block have written, and will read.
+        __threadfence();
+        last = atomicAdd(counter, 1) == count - 1;
+        if (last) atomicExch(counter, 0);
+        __threadfence();
+    }
+    return __syncthreads_or(last);
+}
+
 // Keeps a value in a register: the compiler would work out again and again what is cheap.
 DEVICE void keep(u32& value) { asm volatile("" : "+r"(value)); }
 DEVICE void keep(i32& value) { asm volatile("" : "+r"(value)); }

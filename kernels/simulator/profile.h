@@ -50,6 +50,12 @@ struct Allocation {
     Cell* cells;
 };
 
+// What a block did between these times was done when it arrived at a counter. Mirrored by the host, too.
+struct Arrival {
+    u64 counter;
+    u32 begun, arrived;
+};
+
 #if defined(CONVMAT_SIMULATOR_PROFILE) || defined(CONVMAT_SIMULATOR_SANITIZER)
 #define SEES_ACCESSES
 inline void record(Kind kind, u64 address, u32 bytes, u32 site);

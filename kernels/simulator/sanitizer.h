@@ -5,7 +5,8 @@
 // Errors are:
 //  - a race: two accesses of different threads, one of them a write and not both atomic, that no barrier
 //    separates (between lanes of a warp: no warp_barrier() either, as shuffles order no memory); of
-//    different blocks, any such two accesses of a launch;
+//    different blocks, any such two accesses of a launch, but for what the last block to arrive at a counter
+//    does after what the others did before;
 //  - a read of a byte that nothing has written, as far as the host's copies and clearings, earlier launches
 //    and this one's threads go;
 //  - an access to what an asynchronous copy is bringing;
@@ -105,12 +106,33 @@ struct Who {
     }
 };
 
+// The running block has arrived at a counter.
+UNCHECKED inline void note_arrival(u64 counter) {
+    Block* block = here;
+    Launch* launch = block->launch;
+    if (launch->arrival_count == launch->arrival_capacity) fail("more arrivals than the sanitizer has room for");
+    launch->arrivals[launch->arrival_count++] = Arrival{counter, block->begun, block->clock};
+    if (block->last) block->joined = counter;
+}
+
+// Whether it was done by another block that had then to arrive at the counter at which this one was the last.
+UNCHECKED inline bool joined(u32 time) {
+    const Block* block = here;
+    if (!block->joined) return false;
+    const Launch* launch = block->launch;
+    for (u32 i = 0; i < launch->arrival_count; ++i) {
+        const Arrival& other = launch->arrivals[i];
+        if (time >= other.begun && time < other.arrived && other.counter == block->joined) return true;
+    }
+    return false;
+}
+
 // Whether what was done at this time is ordered before what the running thread does now.
 UNCHECKED inline bool ordered(const Since& since, u32 time, u16 accessor, u32 thread) {
     if (time < since.launch) return true;
-    if (time < since.block) return false;
     u32 kind = accessor & 0xf000;
     if (kind == BY_BLOCKS || kind == BY_ATOMICS_OF_BLOCKS) return false;
+    if (time < since.block) return joined(time);
     if (time < since.barrier) return true;
     if (kind == 0 && accessor == thread) return true;
     u32 warp = kind == 0 ? accessor / WARP : kind == BY_LANES ? accessor & 0xfffu : NONE;

@@ -57,6 +57,9 @@ struct Launch {
     const Allocation* allocations;
     u32 allocation_count;
     u32 clock, begun;
+    // Likewise: of the launch's blocks so far, what had arrived where.
+    Arrival* arrivals;
+    u32 arrival_count, arrival_capacity;
     // Of shared memory, what a block may have.
     u32 most_shared_bytes;
 };
@@ -117,6 +120,8 @@ struct Block {
     u32 arrays_used;
     u64 arena_used, shared_bytes;
     u32 copies_used, free_copy;
+    bool last;   // of those that arrived at a counter
+    u64 joined;  // the counter that it was the last to arrive at, for the sanitizer
     u32 pauses;  // accesses are not the kernel's meanwhile
     u32 clock, begun, barrier_passed;
     u32 allocation;                // that was accessed last
@@ -386,6 +391,7 @@ inline void begin(Block* block, Launch* launch, void (*kernel)(const void*)) {
     block->upwards = policy == 0;
     block->ended = block->runnable_count = block->fibers_used = block->idle_count = 0;
     block->arrays_used = block->copies_used = block->pauses = 0;
+    block->joined = 0;
     block->arena_used = block->shared_bytes = 0;
     block->free_copy = NONE;
     for (u32 i = 0; i < block->threads; ++i) {

@@ -46,6 +46,19 @@ DEVICE void barrier(SIMULATOR_HERE) {
     simulator::wait(simulator::here, {simulator::BARRIER, file, line});
 }
 
+namespace simulator {
+// One thread's part of last_to_arrive(), between barriers.
+UNCHECKED inline void arrive(i32* counter, i32 count, int line) {
+    RECORD(ATOMIC, (u64)counter, sizeof(i32), (u32)line);
+    Block* block = here;
+    block->last = __atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL) == count - 1;
+    if (block->last) __atomic_store_n(counter, 0, __ATOMIC_RELAXED);
+#ifdef CONVMAT_SIMULATOR_SANITIZER
+    note_arrival((u64)counter);
+#endif
+}
+}  // namespace simulator
+
 DEVICE void trap(const char* what, SIMULATOR_HERE) { simulator::fail("%s (%s:%d)", what, file, line); }
 
 namespace simulator {
@@ -109,6 +122,13 @@ template <typename T> UNCHECKED T atomic_add_here(T* target, T value, int line) 
 }
 DEVICE i32 atomic_add(i32* target, i32 value, SIMULATOR_HERE) { return atomic_add_here(target, value, line); }
 DEVICE i64 atomic_add(i64* target, i64 value, SIMULATOR_HERE) { return atomic_add_here(target, value, line); }
+
+DEVICE bool last_to_arrive(i32* counter, i32 count, SIMULATOR_HERE) {
+    barrier(file, line);
+    if (threadIdx.x == 0) simulator::arrive(counter, count, line);
+    barrier(file, line);
+    return simulator::here->last;
+}
 
 template <typename T> DEVICE void keep(T&) {}
 template <typename T> DEVICE void keep_shared(T&) {}

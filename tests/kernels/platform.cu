@@ -168,3 +168,15 @@ KERNEL(counters, Args, 64) {
     to[2 + 2 * at] = atomic_add((i32*)to, 1);
     to[3 + 2 * at] = atomic_add(to + 1, -((i64)1 << 40));
 }
+
+// Blocks take turns at two counters, three at each, in a grid of 6: each brings the numbers of its threads, times
+// `count`, and the last at a counter adds up what the three have brought. Counters are left as they were.
+KERNEL(arrivals, Args, 64) {
+    i32 thread = (i32)threadIdx.x, block = (i32)blockIdx.x, of = block % 2;
+    i32 *counters = (i32*)args.to, *sums = counters + 2, *parts = sums + 2 * 64;
+    parts[block * 64 + thread] = (i32)args.count * (block * 64 + thread);
+    if (!last_to_arrive(counters + of, 3)) return;
+    i32 sum = 0;
+    for (int other = of; other < 6; other += 2) sum += parts[other * 64 + 63 - thread];
+    sums[of * 64 + thread] += sum;
+}

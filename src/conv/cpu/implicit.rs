@@ -178,14 +178,12 @@ impl Correlations {
             })?;
         }
         let target = Shared::new(target);
-        self.each.iter().try_for_each(|each| {
-            let (mut common, memory) = workers.split(memory);
-            match each {
-                Each::Rows(rows) => rows.run(workers, source, weight, bias, &target, memory),
-                Each::Pixels(pixels) => {
-                    pixels.run(workers, source, weight, bias, &target, &mut common, memory)
-                }
+        self.each.iter().try_for_each(|each| match each {
+            Each::Rows(rows) => {
+                let (_, memory) = workers.split(memory);
+                rows.run(workers, source, weight, bias, &target, memory)
             }
+            Each::Pixels(pixels) => pixels.run(workers, source, weight, bias, &target, memory),
         })
     }
 }

@@ -202,7 +202,7 @@ pub(crate) enum Forward {
     Im2col(im2col::Forward),
     /// Depthwise too.
     Implicit(implicit::Correlations),
-    Winograd(winograd::Correlated),
+    Winograd(Box<winograd::Correlated>),
 }
 
 /// The plan of `dx = convᵀ(dy, w) + bias`.
@@ -213,7 +213,7 @@ pub(crate) enum BackwardInput {
     Im2col(im2col::BackwardInput),
     /// Depthwise too.
     Implicit(implicit::Correlations),
-    Winograd(winograd::Correlated),
+    Winograd(Box<winograd::Correlated>),
 }
 
 /// A plan of what a weight makes of an activation: the convolution, or its adjoint.
@@ -274,7 +274,7 @@ impl Forward {
             }
             Way::Winograd => {
                 let (plan, workers) = winograd::forward::<T>(p, passes)?;
-                ((Forward::Winograd(plan), workers), (Algorithm::Winograd, reason))
+                ((Forward::Winograd(Box::new(plan)), workers), (Algorithm::Winograd, reason))
             }
         };
         explain(explanation, algorithm, reason, bias);
@@ -350,7 +350,7 @@ impl BackwardInput {
             }
             Way::Winograd => {
                 let (plan, workers) = winograd::backward_input::<T>(p, passes)?;
-                ((BackwardInput::Winograd(plan), workers), (Algorithm::Winograd, reason))
+                ((BackwardInput::Winograd(Box::new(plan)), workers), (Algorithm::Winograd, reason))
             }
         };
         explain(explanation, algorithm, reason, bias);

@@ -12,7 +12,7 @@ use crate::patches::padded::PaddedLines;
 use crate::patches::pieces::digits;
 use crate::plan::Pass;
 use crate::product::cpu::{RegisterTiles, Rows, Step, multiply_rows};
-use crate::workers::{Room, Scratch, Shared, Workers};
+use crate::workers::{Room, Shared, Workers};
 
 /// Elements of the copy of a source that a task makes, at most, unless those of a single line are more.
 const COPIED: usize = 32 << 10;
@@ -111,9 +111,9 @@ impl Pixels {
         weight: &[T],
         bias: Option<&[T]>,
         target: &Shared<T>,
-        common: &mut Scratch<'_>,
         memory: &mut [u8],
     ) -> Result<()> {
+        let (mut common, memory) = workers.split(memory);
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let Layer { batch, groups, channels, rows, axes, .. } = &self.layer;
         let packed = common.take::<T::Acc>(self.packed_len());

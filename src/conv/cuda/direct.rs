@@ -391,10 +391,8 @@ pub(super) fn backward_weight<T: Element>(
 ) -> Result<()> {
     let specialise = draft.device().options().specialise;
     let alignments = [x.alignment(), dy.alignment()];
-    // With several input channels in a group, threads of a tile would share them out and read `dy` for each.
     let tile = Tile::new::<T>(p, specialise, Operation::BackwardWeight, alignments);
-    if let Some(tile) = tile.filter(|_| p.channels_per_group() == 1) {
-        draft.expect(work::<T>(p, 0));
+    if let Some(tile) = tile {
         return tile.launch_weight(draft, p, [x, dy, dw]);
     }
     let plan = WeightPlan::new::<T>(p, &alignments);

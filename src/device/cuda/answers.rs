@@ -37,6 +37,7 @@ pub(super) fn check(driver: &dyn Driver) {
     on.conversions();
     on.moves();
     on.counters();
+    on.arrivals();
 }
 
 fn f16_of(value: f32) -> u32 {
@@ -270,6 +271,23 @@ impl On<'_> {
             // Each thread finds another number.
             found.sort_unstable();
             assert!(found.iter().copied().eq(0..THREADS as i64), "atomic_add {which}: {found:?}");
+        }
+    }
+
+    fn arrivals(&self) {
+        // Counters, sums and parts.
+        let mut to = vec![0; 2 + 2 * 64 + 6 * 64];
+        let mut expected = [0; 2 * 64];
+        // Counters are good for the next launch.
+        for factor in [1, 10] {
+            self.run("arrivals", [6, 1, 1], 64, &[0], &mut to, factor);
+            for (at, sum) in expected.iter_mut().enumerate() {
+                let (of, thread) = (at as u32 / 64, at as u32 % 64);
+                *sum +=
+                    (0..3).map(|i| (2 * i + of) * 64 + 63 - thread).sum::<u32>() * factor as u32;
+            }
+            assert_eq!(to[..2], [0; 2], "last_to_arrive clears counters");
+            assert_eq!(to[2..][..2 * 64], expected, "last_to_arrive, times {factor}");
         }
     }
 }

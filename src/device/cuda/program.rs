@@ -87,12 +87,21 @@ pub(crate) struct Draft {
     steps: Vec<DraftStep>,
     operands: u8,
     numbers: u8,
-    tables: Vec<(&'static str, Vec<i32>)>,
+    tables: Vec<Numbers>,
     /// Bytes of the workspace that are in use, and the most that were.
     held: usize,
     workspace: usize,
     /// Seconds that all steps are expected to take.
     seconds: f64,
+}
+
+/// What a program has on the device from when it is prepared.
+#[derive(Debug)]
+enum Numbers {
+    /// Only read, so that programs may share it.
+    Table(&'static str, Vec<i32>),
+    /// So many zeros of its own.
+    Counters(&'static str, usize),
 }
 
 #[derive(Debug)]
@@ -234,7 +243,18 @@ impl Draft {
 
     /// Numbers that kernels read, on the device from when the program is prepared.
     pub(crate) fn table(&mut self, what: &'static str, table: Vec<i32>) -> Pointer {
-        self.tables.push((what, table));
+        self.numbers_on_device(Numbers::Table(what, table))
+    }
+
+    /// Counters that are zero when the program is prepared, and that launches leave at zero: the runs of a program,
+    /// and of graphs that have it, follow each other on its device's stream, so that nothing has to clear them in
+    /// between.
+    pub(crate) fn counters(&mut self, what: &'static str, len: usize) -> Pointer {
+        self.numbers_on_device(Numbers::Counters(what, len))
+    }
+
+    fn numbers_on_device(&mut self, numbers: Numbers) -> Pointer {
+        self.tables.push(numbers);
         let slot = usize::from(FIRST_TABLE) + self.tables.len() - 1;
         Pointer::slot(u8::try_from(slot).expect("programs have few tables"))
     }
@@ -287,7 +307,10 @@ impl Draft {
     /// [`Error::Compile`], [`Error::Device`], [`Error::Allocation`].
     pub(crate) fn prepare(self) -> Result<Program> {
         let device = self.device;
-        let tables = self.tables.iter().map(|(what, table)| device.table(what, table));
+        let tables = self.tables.iter().map(|numbers| match numbers {
+            Numbers::Table(what, table) => device.table(what, table),
+            Numbers::Counters(what, len) => device.counters(what, *len),
+        });
         let tables = tables.collect::<Result<Vec<Table>>>()?;
         let known = |pointer: Pointer| match pointer.unresolved() {
             Some(slot) if slot >= usize::from(FIRST_TABLE) => {

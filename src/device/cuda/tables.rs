@@ -52,6 +52,14 @@ impl CudaDevice {
         kept.insert(table.into(), address);
         Ok(Table::Kept(address))
     }
+
+    /// So many zeros for one program, which its kernels count with.
+    ///
+    /// # Errors
+    /// [`crate::Error::Allocation`], [`crate::Error::Device`].
+    pub(super) fn counters(&self, what: &str, len: usize) -> Result<Table> {
+        Ok(Table::Own(DeviceBuffer::zeros(self, what, len)?))
+    }
 }
 
 impl Tables {

@@ -202,6 +202,7 @@ impl Correlation {
     }
 
     /// Writes all of `target`, whose elements are those of the source or their accumulators.
+    #[allow(clippy::too_many_arguments)]
     pub fn run<T: Element, U: Element<Acc = T::Acc>>(
         &self,
         workers: &Workers,
@@ -296,7 +297,7 @@ impl Correlation {
                     rest.fill(T::Acc::ZERO);
                 }
                 let to = &mut factors[channel * pitch + start..];
-                cube.to_factors(&self.grid.tiles, Direction::Taps, to, plane);
+                cube.factors_of_values(&self.grid.tiles, Direction::Taps, to, plane);
             }
         }
     }
@@ -326,7 +327,7 @@ impl Correlation {
                         let (channel, values) = (first + channel, &mut *cube.values);
                         self.grid.read_tiles(source, strides, channel, lanes, line, values);
                         let to = &mut factors[number * self.tile_pitch() + at..];
-                        cube.to_factors(of, Direction::Inputs, to, plane);
+                        cube.factors_of_values(of, Direction::Inputs, to, plane);
                     }
                 }
             }
@@ -337,7 +338,7 @@ impl Correlation {
                         let lanes = start..(first + channels.end).min(start + LANES);
                         self.grid.read_channels(source, strides, lanes, tile, cube.values);
                         let to = &mut factors[number * self.channel_pitch() + at..];
-                        cube.to_factors(of, Direction::Inputs, to, plane);
+                        cube.factors_of_values(of, Direction::Inputs, to, plane);
                     }
                 }
             }
@@ -399,7 +400,7 @@ impl Correlation {
                     let bias = bias.map_or(T::Acc::ZERO, |bias| bias[first + row].to_acc());
                     for at in (0..tiles.len()).step_by(LANES) {
                         let from = &products[row * pitch + at..];
-                        cube.of_products(tiles_of, Direction::Outputs, from, plane);
+                        cube.values_of_products(tiles_of, Direction::Outputs, from, plane);
                         let lanes = tiles.start + at..tiles.end.min(tiles.start + at + LANES);
                         // SAFETY: promised by the caller.
                         unsafe {
@@ -422,7 +423,7 @@ impl Correlation {
                     let channels = first + at..first + rows.len().min(at + LANES);
                     for (number, tile) in tiles.clone().enumerate() {
                         let from = &products[number * pitch + at..];
-                        cube.of_products(tiles_of, Direction::Outputs, from, plane);
+                        cube.values_of_products(tiles_of, Direction::Outputs, from, plane);
                         if let Some(bias) = bias {
                             for lanes in cube.values.chunks_exact_mut(LANES) {
                                 let bias = &bias[channels.clone()];

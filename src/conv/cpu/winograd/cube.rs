@@ -63,7 +63,13 @@ impl<'m, A: Accumulator> Cube<'m, A> {
     }
 
     /// Makes factors of the values: number p of lane l goes to `to[p·plane + l]`.
-    pub fn to_factors(&mut self, tiles: &Tiles, direction: Direction, to: &mut [A], plane: usize) {
+    pub fn factors_of_values(
+        &mut self,
+        tiles: &Tiles,
+        direction: Direction,
+        to: &mut [A],
+        plane: usize,
+    ) {
         assert!((tiles.products() - 1) * plane + LANES <= to.len());
         let mut extents = tiles.extents(direction);
         let mut axes = tiles.axes().rev().peekable();
@@ -99,7 +105,13 @@ impl<'m, A: Accumulator> Cube<'m, A> {
     }
 
     /// Makes values of products: that numbered p of lane l is `from[p·plane + l]`.
-    pub fn of_products(&mut self, tiles: &Tiles, direction: Direction, from: &[A], plane: usize) {
+    pub fn values_of_products(
+        &mut self,
+        tiles: &Tiles,
+        direction: Direction,
+        from: &[A],
+        plane: usize,
+    ) {
         assert!((tiles.products() - 1) * plane + LANES <= from.len());
         let mut extents = tiles.inputs();
         let results = tiles.extents(direction);

@@ -349,8 +349,9 @@ impl<A: Accumulator> Deal<A> {
                 let count = STEP.min(self.inputs - first);
                 if count == STEP {
                     let line = line.cast::<[[A; STEP]; LEN]>().read_unaligned();
-                    for i in 0..STEP {
-                        let lanes: [A; LEN] = std::array::from_fn(|s| line[s][i]);
+                    let columns: [[A; LEN]; STEP] =
+                        std::array::from_fn(|i| std::array::from_fn(|s| line[s][i]));
+                    for (i, lanes) in columns.into_iter().enumerate() {
                         values.add(i * PITCH).cast::<[A; LEN]>().write_unaligned(lanes);
                     }
                 } else {

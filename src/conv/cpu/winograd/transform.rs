@@ -385,8 +385,8 @@ where
             // Of a pair of columns the first is their sum now, and the second their difference.
             let (first, second) = (T::COLUMN_PAIRS[j], j > 0 && T::COLUMN_PAIRS[j - 1]);
             let factor = match (first, second) {
-                (true, _) if i % 2 == 1 => 0.0,
-                (_, true) if i % 2 == 0 => 0.0,
+                (true, _) if !i.is_multiple_of(2) => 0.0,
+                (_, true) if i.is_multiple_of(2) => 0.0,
                 (_, true) => T::ROWS[i][j - 1],
                 _ => T::ROWS[i][j],
             };

@@ -189,7 +189,7 @@ impl BackwardWeight {
             Operand::Gradients => Direction::Gradients,
         };
         let mut make = |cube: &mut Cube<'_, T::Acc>, start: usize| {
-            cube.to_factors(&grid.tiles, direction, of_tile, LANES);
+            cube.factors_of_values(&grid.tiles, direction, of_tile, LANES);
             for (number, lanes) in of_tile.chunks_exact(LANES).enumerate() {
                 // SAFETY: promised by the caller.
                 unsafe { factors.run(start + number * plane, LANES) }.copy_from_slice(lanes);
@@ -288,7 +288,7 @@ impl BackwardWeight {
             for start in (0..channels).step_by(LANES) {
                 let len = LANES.min(channels - start);
                 let from = &products[output * pitch + start..];
-                cube.of_products(&self.grid.tiles, Direction::TapGradients, from, plane);
+                cube.values_of_products(&self.grid.tiles, Direction::TapGradients, from, plane);
                 for (tap, lanes) in (0..p.taps()).zip(cube.values.chunks_exact(LANES)) {
                     // SAFETY: a task has an output channel of its own.
                     unsafe { dw.scatter(of.at(output, start, tap), of.input, &lanes[..len]) };

@@ -108,6 +108,38 @@ fn other_paddings_axes_and_indices() {
     check::<f32, 2>(wide, Conv::new([3, 3]).padding([1, 1]).groups(8), [9, 8], 1, [16, 8]);
 }
 
+/// Where blocks of few groups have many tiles each, so that another launch adds up their sums.
+#[test]
+fn many_sums_of_few_groups() {
+    let device = &specialising(Simulation::default());
+    check::<f32, 1>(device, Conv::new([3]).padding([1]).groups(2), [40_000], 2, [2, 2]);
+}
+
+/// Blocks leave their counters as the next run of the same program needs them.
+#[test]
+fn programs_run_again() {
+    let device = &specialising(Simulation::default());
+    for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+        let conv = Conv::new([3, 3]).padding([1, 1]).groups(8).layout(layout);
+        let Definition { p, x, y, expected_dw, .. } =
+            Definition::<f32>::new(conv, [40, 48], 3, [32, 32]);
+        let upload = |data: &[f32]| DeviceBuffer::from_slice(device, "a test", data).unwrap();
+        let (x, y, dw) = (upload(&x), upload(&y), upload(&vec![f32::NAN; expected_dw.len()]));
+        let addresses = [&x, &y, &dw].map(|buffer| buffer.view().address());
+        let mut draft = Draft::for_addresses(device, &addresses);
+        let [x_at, y_at, dw_at] = [&x, &y, &dw].map(|buffer| draft.operand(buffer.len()));
+        backward_weight::<f32>(&mut draft, &p, x_at, y_at, dw_at).unwrap();
+        let program = draft.prepare().unwrap();
+        assert_eq!(program.queued().count(), 1, "nothing but the kernel");
+        let workspace = DeviceBuffer::<u8>::new(device, "a test", program.workspace()).unwrap();
+        for run in 0..3 {
+            // SAFETY: operands and workspace are as large as planned.
+            unsafe { program.run(&addresses, &[], workspace.view().address()).unwrap() };
+            assert!(dw.to_vec().unwrap() == expected_dw, "run {run} {layout}");
+        }
+    }
+}
+
 /// `y`, `dx` and `dw` by tiles on an H100, with as much for a thread as it has room for.
 fn profiles<T: Element>(
     layout: Layout,
@@ -160,7 +192,9 @@ fn check_profile(profile: &LaunchProfile, what: &str, products: f64, sectors: f6
         assert_eq!(global.store_sectors, sectors, "{what}");
         assert!(global.load_sectors_past_l1 < 4.0 * sectors, "{what}");
     }
-    assert!(products / 32.0 / shared.wavefronts > 2.5, "{what}");
+    // The gradient by the weight adds up the sums of threads as well, for only one image here.
+    let least = if profile.kernel == "direct_tiles" { 2.5 } else { 1.25 };
+    assert!(products / 32.0 / shared.wavefronts > least, "{what}");
 }
 
 #[test]

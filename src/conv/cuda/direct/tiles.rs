@@ -24,6 +24,8 @@ const REGISTERS: usize = 112;
 /// Threads of a block, and bytes of its tile: so that a multiprocessor has several.
 const THREADS: std::ops::RangeInclusive<usize> = 32..=256;
 const TILE_BYTES: usize = 44 << 10;
+/// Bytes that are copied at a time, at most.
+const FULL_COPY: usize = 16;
 /// Threads that are worth having, before each of them computes more.
 const ENOUGH_THREADS: usize = 1 << 15;
 /// Instructions, about, to read an element of a tile and convert it; to copy some neighbours into it; to store a
@@ -36,9 +38,20 @@ const THREAD: usize = 200;
 /// Registers of a thread that hold addresses and the like, about.
 const ADDRESSES: usize = 24;
 
-/// Blocks of the weight's kernel that are worth having, and bytes of their partial sums.
-const WEIGHT_BLOCKS: usize = 1024;
+/// Blocks of the weight's kernel for each multiprocessor that are worth having, at least and at most, where GPUs have
+/// about as many as an H100; and bytes of their partial sums.
+const BLOCKS: [usize; 2] = [2, 7];
+const MULTIPROCESSORS: usize = 132;
 const PARTIAL_BYTES: usize = 32 << 20;
+/// Shared memory of a multiprocessor for all its blocks, and threads that have registers at a time, about.
+const SHARED_BYTES: usize = 200 << 10;
+const RESIDENT_THREADS: usize = 512;
+/// Chunks that the last block adds up: each thread reads an element of each; and blocks that are enough, where
+/// these are no more.
+const PARTS: usize = 64;
+/// Instructions of threads in the time of another launch, about.
+const SECOND_LAUNCH: f64 = 8e7;
+const ENOUGH_BLOCKS: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Operation {
@@ -65,6 +78,43 @@ struct Shape<'p> {
     /// Bytes of an element, and registers of a sum.
     size: usize,
     words: usize,
+}
+
+/// What a thread reads of tiles in shared memory.
+struct Reads {
+    requests: usize,
+    /// Passes of the banks, for its warp.
+    passes: usize,
+    /// Elements that are no sums' yet.
+    converted: usize,
+}
+
+impl Reads {
+    /// Instructions of a thread with so many products, about, or what takes as long: a pass, as one of four warps each.
+    fn instructions(&self, products: usize) -> usize {
+        (products + self.requests + self.converted).max(4 * self.passes)
+    }
+}
+
+/// The least from `line` on, in steps of what is copied, that spares threads conflicts in the banks of shared memory.
+fn pitch_without_conflicts(
+    line: usize,
+    copy: usize,
+    size: usize,
+    passes: impl Fn(usize) -> usize,
+) -> usize {
+    let mut best: Option<(usize, usize)> = None;
+    for pitch in (line.next_multiple_of(copy)..line + BANKS * BANK_BYTES / size).step_by(copy) {
+        let next = (passes(pitch), pitch);
+        if best.is_none_or(|best| next.0 < best.0) {
+            best = Some(next);
+        }
+        // There is nothing better.
+        if next.0 == 1 {
+            break;
+        }
+    }
+    best.map_or(line, |(_, pitch)| pitch)
 }
 
 impl<'p> Shape<'p> {
@@ -105,9 +155,58 @@ impl<'p> Shape<'p> {
     /// Instructions of a thread for a plane of the operand, about, with so many passes for each read.
     fn plane(&self, [rows, columns]: [usize; 2], outs: usize, passes: usize) -> usize {
         let taps = self.taps[0] * self.taps[1];
+        let products = rows * columns * outs * taps;
+        if self.weight() {
+            let steps = [columns * self.strides[1], columns];
+            let neighbours = steps.map(|step| self.neighbours(&[step]));
+            // Lanes that are a multiple of several banks apart keep the others waiting.
+            let passes = steps.map(|step| match self.p.layout {
+                Layout::ChannelsFirst => {
+                    (gcd(step * self.size, 32 * BANK_BYTES) / BANK_BYTES).max(1)
+                }
+                Layout::ChannelsLast => 1,
+            });
+            return self.reads([rows, columns], outs, neighbours, passes).instructions(products);
+        }
         let reads = self.span(0, rows) * self.span(1, columns) * READ * passes;
-        let weights = if self.weight() { 0 } else { taps * outs * READ };
-        self.summed() * (rows * columns * outs * taps + reads + weights)
+        self.summed() * (products + reads + taps * outs * READ)
+    }
+
+    /// What a thread of the weight's kernel reads for a plane of x, so many neighbours of x and of `dy` at a time.
+    fn reads(
+        &self,
+        [rows, columns]: [usize; 2],
+        outs: usize,
+        neighbours: [usize; 2],
+        passes: [usize; 2],
+    ) -> Reads {
+        let span = [self.span(0, rows), self.span(1, columns)];
+        // Those of x begin anywhere.
+        let x = span[0] * (span[1] + neighbours[0] - 1).div_ceil(neighbours[0]);
+        let dy = match self.p.layout {
+            Layout::ChannelsFirst => rows * outs * columns / neighbours[1],
+            Layout::ChannelsLast => rows * columns,
+        };
+        // Vectors fill the banks several times.
+        let full = neighbours.map(|neighbours| neighbours * self.size / BANK_BYTES);
+        Reads {
+            requests: x + dy,
+            passes: x * passes[0].max(full[0]) + dy * passes[1].max(full[1]),
+            converted: if self.size < BANK_BYTES {
+                span[0] * span[1] + rows * columns * outs
+            } else {
+                0
+            },
+        }
+    }
+
+    /// Neighbours on a line of a tile that a thread of the weight's kernel reads at a time, if all of these lengths
+    /// are multiples.
+    fn neighbours(&self, lengths: &[usize]) -> usize {
+        match self.p.layout {
+            Layout::ChannelsFirst => vector(self.size, lengths, &[]),
+            Layout::ChannelsLast => 1,
+        }
     }
 
     /// Positions of the operand that so many neighbours of the result read on one of the inner axes.
@@ -129,8 +228,10 @@ pub(super) struct Tile {
     shift: usize,
     /// Elements from one line of the tile to the next.
     pitch: usize,
-    /// Neighbours of the result that are stored at a time (channels first).
+    /// Neighbours of the result that are stored at a time (channels first); of `dy`, that are copied.
     store: usize,
+    /// The pitch of the tile of `dy` (the gradient by the weight).
+    dy_pitch: usize,
 }
 
 /// What a tile depends on.
@@ -199,7 +300,7 @@ impl Tile {
         let mut best: Option<(f64, Tile)> = None;
         for groups in [1, 2, 4, 8, 16, 32] {
             for down in [1, 2, 4, 8] {
-                for across in [1, 2, 4, 8, 16] {
+                for across in [1, 2, 4, 7, 8, 14, 16] {
                     let threads = [down, across];
                     let tile = Tile {
                         outs,
@@ -210,6 +311,7 @@ impl Tile {
                         shift: 0,
                         pitch: 0,
                         store: 1,
+                        dy_pitch: 0,
                     };
                     // Before its pitch is looked for, which takes the longest.
                     if !tile.has_enough(shape) {
@@ -232,11 +334,20 @@ impl Tile {
     /// With the widest copies and stores that alignments allow.
     fn aligned(mut self, shape: &Shape, [operand, result]: [u64; 2]) -> Tile {
         [self.copy, self.shift] = self.copies(shape, operand);
-        if shape.p.layout == Layout::ChannelsFirst {
-            let lengths = [shape.extents[2], self.threads[1] * self.positions[1]];
+        let lengths = match shape.p.layout {
+            Layout::ChannelsFirst => [shape.extents[2], self.threads[1] * self.positions[1]],
+            Layout::ChannelsLast => [self.groups, shape.p.groups].map(|of| of * shape.outputs),
+        };
+        if shape.p.layout == Layout::ChannelsFirst || shape.weight() {
             self.store = vector(shape.size, &lengths, &[result]);
         }
-        self.pitch = self.pitch_without_conflicts(shape);
+        if shape.weight() {
+            let passes = |dy_pitch| Tile { dy_pitch, ..self }.passes_of_dy(shape);
+            self.dy_pitch =
+                pitch_without_conflicts(self.dy_lines(shape)[1], self.store, shape.size, passes);
+        }
+        let passes = |pitch| Tile { pitch, ..self }.passes(shape);
+        self.pitch = pitch_without_conflicts(self.lines(shape)[1], self.copy, shape.size, passes);
         self
     }
 
@@ -248,7 +359,9 @@ impl Tile {
         let mut best: Option<(f64, [usize; 2])> = None;
         for [rows, bands] in (1..=most).map(|limit| pieces(height, limit)) {
             for [columns, strips] in (1..=most).map(|limit| pieces(width, limit)) {
-                let results = rows * columns * outs;
+                // The gradient by the weight keeps those of `dy` that a row of x meets.
+                let kept = if shape.weight() { rows.min(shape.taps[0]) } else { rows };
+                let results = kept * columns * outs;
                 let registers = (results + shape.held * outs + shape.span(0, rows)) * shape.words;
                 if registers > REGISTERS && results > 1 {
                     continue;
@@ -314,6 +427,16 @@ impl Tile {
         }
     }
 
+    /// The same of the tile of `dy`.
+    fn dy_lines(&self, shape: &Shape) -> [usize; 2] {
+        let [rows, columns] = [0, 1].map(|axis| self.threads[axis] * self.positions[axis]);
+        let channels = self.groups * shape.outputs;
+        match shape.p.layout {
+            Layout::ChannelsFirst => [channels * rows, columns],
+            Layout::ChannelsLast => [rows, columns * channels],
+        }
+    }
+
     /// What the threads at a place of the block share out, and threads of the block.
     fn units(&self, shape: &Shape) -> usize {
         self.groups * (shape.outputs / self.outs) * (shape.channels / shape.summed())
@@ -344,7 +467,11 @@ impl Tile {
 
     /// Bytes of shared memory.
     fn bytes(&self, shape: &Shape) -> usize {
-        let tile = self.lines(shape)[0] * self.pitch * shape.size;
+        let mut tile = self.lines(shape)[0] * self.pitch * shape.size;
+        if shape.weight() {
+            let dy = self.dy_lines(shape)[0] * self.dy_pitch * shape.size;
+            tile = tile.next_multiple_of(FULL_COPY) + dy;
+        }
         let results = if shape.weight() {
             shape.held * self.outs * (self.block(shape) + 1) * shape.words * BANK_BYTES
         } else if shape.p.layout == Layout::ChannelsFirst {
@@ -356,49 +483,58 @@ impl Tile {
         tile.max(results)
     }
 
-    /// As little as spares threads conflicts in the banks of shared memory.
-    fn pitch_without_conflicts(&self, shape: &Shape) -> usize {
-        let line = self.lines(shape)[1];
-        let pitches = (line..line + BANKS * BANK_BYTES / shape.size).step_by(self.copy);
-        let passes = |pitch| Tile { pitch, ..*self }.passes(shape);
-        let fits = |pitch: &usize| Tile { pitch: *pitch, ..*self }.bytes(shape) <= TILE_BYTES;
-        let mut best: Option<(usize, usize)> = None;
-        for pitch in pitches.take_while(fits) {
-            let next = (passes(pitch), pitch);
-            if best.is_none_or(|best| next.0 < best.0) {
-                best = Some(next);
-            }
-            // There is nothing better.
-            if next.0 == 1 {
-                break;
-            }
-        }
-        best.map_or(line, |(_, pitch)| pitch)
+    /// Passes of the banks that a read of a warp's takes, of the operand.
+    fn passes(&self, shape: &Shape) -> usize {
+        let rows = shape.span(0, self.threads[0] * self.positions[0]);
+        let [channel, column] = match shape.p.layout {
+            Layout::ChannelsFirst => [rows * self.pitch, 1],
+            Layout::ChannelsLast => [1, self.groups * shape.channels],
+        };
+        self.bank_passes(shape, |unit, [row, its]| {
+            let group = unit / (self.units(shape) / self.groups) * shape.channels;
+            let of = group + if shape.summed() == 1 { unit % shape.channels } else { 0 };
+            let [row, its] = [row * shape.strides[0], its * shape.strides[1]];
+            of * channel + row * self.pitch + its * column
+        })
     }
 
-    /// Passes of the banks that a read of a warp's takes.
-    fn passes(&self, shape: &Shape) -> usize {
+    /// The same of `dy`.
+    fn passes_of_dy(&self, shape: &Shape) -> usize {
+        let rows = self.threads[0] * self.positions[0];
+        let [channel, column] = match shape.p.layout {
+            Layout::ChannelsFirst => [rows * self.dy_pitch, 1],
+            Layout::ChannelsLast => [1, self.groups * shape.outputs],
+        };
+        self.bank_passes(shape, |unit, [row, its]| {
+            unit / shape.channels * self.outs * channel + row * self.dy_pitch + its * column
+        })
+    }
+
+    /// Passes of a read of the element that a unit has at a thread's first position.
+    fn bank_passes(&self, shape: &Shape, element: impl Fn(usize, [usize; 2]) -> usize) -> usize {
         let [down, across] = self.threads;
         let (places, units) = (down * across, self.units(shape));
-        let first = shape.p.layout == Layout::ChannelsFirst;
-        let rows = shape.span(0, down * self.positions[0]);
-        let [channel, column] = match first {
-            true => [rows * self.pitch, 1],
-            false => [1, self.groups * shape.channels],
-        };
         let words: [usize; BANKS] = std::array::from_fn(|thread| {
-            let (unit, place) = match first {
-                true => (thread / places, thread % places),
-                false => (thread % units, thread / units),
+            let (unit, place) = match shape.p.layout {
+                Layout::ChannelsFirst => (thread / places, thread % places),
+                Layout::ChannelsLast => (thread % units, thread / units),
             };
-            let row = place / across * self.positions[0] * shape.strides[0];
-            let its = place % across * self.positions[1] * shape.strides[1];
-            let summed = shape.summed();
-            let group = unit / (units / self.groups) * shape.channels;
-            let of = group + if summed == 1 { unit % shape.channels } else { 0 };
-            (of * channel + row * self.pitch + its * column) * shape.size / BANK_BYTES
+            let position = [place / across * self.positions[0], place % across * self.positions[1]];
+            element(unit, position) * shape.size / BANK_BYTES
         });
         bank_passes(words)
+    }
+
+    /// Neighbours of x and of `dy` that a thread of the weight's kernel reads at a time. Lines of x end with a copy.
+    fn neighbours(&self, shape: &Shape) -> [usize; 2] {
+        let columns = self.positions[1];
+        let x = [columns * shape.strides[1], self.pitch, self.copy];
+        [shape.neighbours(&x), shape.neighbours(&[columns, self.dy_pitch])]
+    }
+
+    fn reads(&self, shape: &Shape) -> Reads {
+        let passes = [self.passes(shape), self.passes_of_dy(shape)];
+        shape.reads(self.positions, self.outs, self.neighbours(shape), passes)
     }
 
     /// Instructions of all threads, about.
@@ -406,15 +542,46 @@ impl Tile {
         let [lines, line] = self.lines(shape);
         let results = self.positions[0] * self.positions[1] * self.outs;
         let planes = shape.p.axes[0].taps();
-        let plane = shape.plane(self.positions, self.outs, self.passes(shape));
-        let thread = planes * plane + results * STORED + THREAD;
-        // Lanes of a warp have a line each as far as it is short.
-        let slots = (line / self.copy).next_multiple_of(4);
-        let copied = planes * lines * slots.next_power_of_two().min(slots.next_multiple_of(32));
+        let plane = match shape.weight() {
+            true => self.reads(shape).instructions(results * shape.taps[0] * shape.taps[1]),
+            false => shape.plane(self.positions, self.outs, self.passes(shape)),
+        };
+        let stored = if shape.weight() { 0 } else { results * STORED };
+        let thread = planes * plane + stored + THREAD;
+        let copied = self.copied(shape);
         // Bytes from and to the L2 cache take as long as an instruction of a thread, about, at another place.
         let bytes = planes * lines * line * shape.size + self.stored(shape);
         let blocks = self.grid(shape).iter().product::<usize>() as f64;
-        blocks * (self.block(shape) * thread + copied * COPIED + bytes) as f64
+        let tile = (self.block(shape) * thread + copied * COPIED + bytes) as f64;
+        if !shape.weight() {
+            return blocks * tile;
+        }
+        let chunks = self.chunks(shape);
+        let finish = (self.sums(shape) * READ + self.part(shape)) as f64;
+        let another = if chunks.together { 0.0 } else { SECOND_LAUNCH };
+        let busy = (chunks.rounds() * MULTIPROCESSORS) as f64;
+        busy * (chunks.length as f64 * tile + finish) + another
+    }
+
+    /// Instructions of threads that copy a tile of all planes, in all: lanes of a warp have a line each as far as it is
+    /// short.
+    fn copied(&self, shape: &Shape) -> usize {
+        let copies = |[lines, line]: [usize; 2], copy: usize| {
+            let slots = (line / copy).next_multiple_of(4);
+            lines * slots.next_power_of_two().min(slots.next_multiple_of(32))
+        };
+        let dy = if shape.weight() { copies(self.dy_lines(shape), self.store) } else { 0 };
+        shape.p.axes[0].taps() * copies(self.lines(shape), self.copy) + dy
+    }
+
+    /// Of the weight's kernel, sums of a block's threads that are stored, and read by others; and bytes of those that
+    /// are left, stored and read as well.
+    fn sums(&self, shape: &Shape) -> usize {
+        2 * shape.held * self.outs * self.block(shape)
+    }
+
+    fn part(&self, shape: &Shape) -> usize {
+        2 * shape.held * self.outs * self.units(shape) * shape.words * BANK_BYTES
     }
 
     /// Bytes of all sectors that a block stores to: channels first, its lines may begin and end in the middle.
@@ -523,6 +690,9 @@ impl Tile {
             .define("SHIFT", self.shift)
             .define("PITCH", self.pitch)
             .define("STORED", self.store)
+            .define("DY_PITCH", self.dy_pitch)
+            .define("NEIGHBOURS", self.neighbours(shape)[0])
+            .define("DY_NEIGHBOURS", self.neighbours(shape)[1])
     }
 
     fn arguments(&self, shape: &Shape) -> DirectTilesArgs {
@@ -575,22 +745,29 @@ impl Tile {
         [x, dy, dw]: [Region<T>; 3],
     ) -> Result<()> {
         let shape = &Shape::new::<T>(p, Operation::BackwardWeight);
-        let [groups, tiles @ ..] = self.grid(shape);
-        let count = tiles.iter().product::<usize>() * p.batch;
+        let shared_out = self.chunks(shape);
+        draft.expect(self.weight_work(shape, &shared_out));
+        let Chunks { groups, count, length, chunks, together } = shared_out;
         let elements = dw.len();
-        let chunks = (WEIGHT_BLOCKS / groups)
-            .min(PARTIAL_BYTES / (elements * size_of::<T::Acc>()))
-            .clamp(1, count);
-        let length = count.div_ceil(chunks);
-        let chunks = count.div_ceil(length);
         let held = draft.held();
-        let partial = draft.workspace::<T::Acc>("partial weight gradients", chunks * elements)?;
+        let partials = if chunks > 1 { chunks * elements } else { 0 };
+        let partial = draft.workspace::<T::Acc>("partial weight gradients", partials)?;
+        let counters = match chunks > 1 && together {
+            true => draft.counters("counters of blocks", groups),
+            false => Pointer::NULL,
+        };
         let arguments = DirectTilesWeightArgs {
-            tiles: DirectTilesArgs { operand: x.pointer(), ..self.arguments(shape) },
+            tiles: DirectTilesArgs {
+                operand: x.pointer(),
+                result: dw.pointer(),
+                ..self.arguments(shape)
+            },
             gradient: dy.pointer(),
             partial: partial.pointer(),
-            count: count as i64,
-            length: length as i64,
+            counters,
+            length: (count / chunks) as i64,
+            longer: (count % chunks) as i64,
+            parts: if together { chunks as i64 } else { 0 },
             elements: elements as i64,
         };
         let largest = (chunks + 1) * length.max(elements).max(groups);
@@ -598,12 +775,93 @@ impl Tile {
         let spec = self.spec(spec, shape).define("WEIGHT", 1);
         let threads = self.block(shape) as u32;
         // SAFETY: the operands have the problem's extents, outside of which the kernel does not reach; it
-        // writes the partial sums, a weight's length for each chunk.
+        // writes the partial sums, a weight's length for each chunk, and `dw` where it adds them up.
         unsafe { draft.launch(spec, blocks(groups * chunks, 1)?, threads, &arguments) };
-        let sums = Sums { parts: chunks, part: elements, ..Sums::whole(partial.into()) };
-        // SAFETY: as above.
-        unsafe { finish(draft, sums, None, dw)? };
+        if !together {
+            let sums = Sums { parts: chunks, part: elements, ..Sums::whole(partial.into()) };
+            // SAFETY: as above.
+            unsafe { finish(draft, sums, None, dw)? };
+        }
         draft.release(held);
         Ok(())
+    }
+
+    /// How the tiles of the weight's kernel are shared out.
+    fn chunks(&self, shape: &Shape) -> Chunks {
+        let [groups, tiles @ ..] = self.grid(shape);
+        let count = tiles.iter().product::<usize>() * shape.p.batch;
+        let bytes = shape.p.weight_len() * shape.words * BANK_BYTES;
+        let most = (PARTIAL_BYTES / bytes.max(1)).clamp(1, count.max(1));
+        let together = most <= PARTS || groups * PARTS >= ENOUGH_BLOCKS;
+        // Another launch where the last block would have too much left to do.
+        let most = if together { most.min(PARTS) } else { most };
+        let [few, many] = BLOCKS.map(|blocks| (blocks * MULTIPROCESSORS / groups).clamp(1, most));
+        // As few tiles for a multiprocessor as can be.
+        let chunks_of = |length: usize| {
+            let chunks = count.div_ceil(length).max(1);
+            Chunks { groups, count, length, chunks, together: together || chunks == 1 }
+        };
+        let shortest = count.div_ceil(many).max(1);
+        let best = (shortest..=count.div_ceil(few)).min_by_key(|&length| {
+            let chunks = chunks_of(length);
+            chunks.rounds() * (chunks.length + 1)
+        });
+        chunks_of(best.unwrap_or(shortest))
+    }
+
+    /// What the weight's kernel is expected to do.
+    fn weight_work(&self, shape: &Shape, chunks: &Chunks) -> Work {
+        let p = shape.p;
+        let (planes, warps) = (p.axes[0].taps(), self.block(shape) / 32);
+        let blocks = chunks.groups * chunks.chunks;
+        let tiles = (chunks.groups * chunks.count) as f64;
+        let reads = self.reads(shape);
+        let [[x, dy], [sums, part]] = [
+            [self.lines(shape), self.dy_lines(shape)]
+                .map(|[lines, line]| lines * line * shape.size),
+            [self.sums(shape) / 32, self.part(shape)],
+        ];
+        let copied = planes * x + dy;
+        let products = p.flop() as f64 / 64.0;
+        let operands = (p.input_len() + p.output_len()) * shape.size;
+        let requests = warps * planes * reads.requests + self.copied(shape) / 32;
+        let passes = warps * planes * reads.passes + copied / 128;
+        let [f32_flop, f64_flop] = match shape.words {
+            1 => [p.flop() as f64, 0.0],
+            _ => [0.0, p.flop() as f64],
+        };
+        let resident =
+            (SHARED_BYTES / self.bytes(shape)).min(RESIDENT_THREADS / self.block(shape)).max(1);
+        Work {
+            blocks: blocks as f64,
+            resident: resident as f64,
+            memory: 1.03 * operands as f64 + (blocks * part) as f64 / 2.0,
+            l2: tiles * copied as f64 + (blocks * part) as f64,
+            l1: tiles * passes as f64 + (blocks * sums * shape.words) as f64,
+            instructions: products + tiles * requests as f64 + (blocks * sums) as f64,
+            f32_flop,
+            f64_flop,
+            waits: 2.0,
+            ..Work::default()
+        }
+    }
+}
+
+/// Tiles of the weight's kernel.
+struct Chunks {
+    /// Blocks over groups.
+    groups: usize,
+    /// Tiles of each over all images, in a chunk at most, and chunks.
+    count: usize,
+    length: usize,
+    chunks: usize,
+    /// Whether the last block of each group adds up its chunks, and no other launch.
+    together: bool,
+}
+
+impl Chunks {
+    /// How many blocks a multiprocessor has to run, one after the other or together.
+    fn rounds(&self) -> usize {
+        (self.groups * self.chunks).div_ceil(MULTIPROCESSORS)
     }
 }

@@ -37,6 +37,9 @@ pub(super) struct Launch {
     allocation_count: u32,
     clock: u32,
     begun: u32,
+    arrivals: *mut Arrival,
+    arrival_count: u32,
+    arrival_capacity: u32,
     most_shared_bytes: u32,
 }
 
@@ -84,6 +87,9 @@ impl Launch {
             allocation_count: 0,
             clock: 0,
             begun: 0,
+            arrivals: ptr::null_mut(),
+            arrival_count: 0,
+            arrival_capacity: 0,
             most_shared_bytes,
         }
     }
@@ -172,12 +178,26 @@ pub(super) unsafe fn run(run: RunBlock, mut launch: Launch) -> Outcome {
     unsafe { run_launch(run, &mut launch) }
 }
 
-/// Time as the sanitizer has it: it goes on at each barrier.
+/// A block that has arrived at a counter. Mirrors `Arrival` in `kernels/simulator/profile.h`.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    counter: u64,
+    begun: u32,
+    arrived: u32,
+}
+
+/// Arrivals of a block, at most.
+const MOST_ARRIVALS: usize = 4;
+
+/// Time as the sanitizer has it: it goes on at each barrier.
+#[derive(Debug)]
 pub(super) struct Clock {
     pub now: u32,
     /// When the launch began.
     pub begun: u32,
+    /// Of its blocks so far.
+    pub arrivals: Vec<Arrival>,
 }
 
 /// [`run`] of a kernel that was compiled for the sanitizer, alone on the device; the allocations are all there
@@ -194,8 +214,14 @@ pub(super) unsafe fn run_watched(
     (launch.allocations, launch.allocation_count) =
         (allocations.as_ptr(), allocations.len() as u32);
     (launch.clock, launch.begun) = (clock.now, clock.begun);
+    clock.arrivals.reserve(MOST_ARRIVALS);
+    launch.arrivals = clock.arrivals.as_mut_ptr();
+    launch.arrival_count = clock.arrivals.len() as u32;
+    launch.arrival_capacity = launch.arrival_count + MOST_ARRIVALS as u32;
     // SAFETY: the caller's promise.
     let outcome = unsafe { run_launch(run, &mut launch) };
+    // SAFETY: there was room for so many, and these were written.
+    unsafe { clock.arrivals.set_len(launch.arrival_count as usize) };
     clock.now = launch.clock;
     outcome
 }

@@ -171,7 +171,7 @@ impl Shared {
             *clock = FIRST;
         }
         let places = self.memory.places();
-        let mut time = Clock { now: *clock, begun: *clock + 1 };
+        let mut time = Clock { now: *clock, begun: *clock + 1, arrivals: Vec::new() };
         let order = Order::new(launched.blocks, seed);
         let done = (0..launched.blocks).map(|i| order.at(i)).try_for_each(|at| {
             let launch = self.block(launched, at, seed);

@@ -134,7 +134,7 @@ fn the_platforms_kernels_compile_for_every_architecture() {
             .unwrap_or_else(|failure| panic!("{toolchain}: {}", failure.log));
         assert!(is_whole(&image) && !log.contains("warning"), "{toolchain}: {log}");
         if toolchain.target.cubin {
-            let kernels = if capability < 80 { 7 } else { 10 };
+            let kernels = if capability < 80 { 8 } else { 11 };
             assert_eq!(needs(&log).len(), kernels, "{toolchain}: {log}");
         }
     }

@@ -80,6 +80,14 @@ KERNEL(counters, Args, 32) {
     atomic_add(counter, 1);
     if (args.wrong && blockIdx.x == 1 && threadIdx.x == 5) args.y[0] = (f32)*counter;
 }
+KERNEL(arrivals, Args, 32) {
+    // Each block brings a part, and the last of those at a counter adds up all of them.
+    u32 block = blockIdx.x, other = args.wrong ? 3 - block : block ^ 1;
+    if (threadIdx.x == 5) args.x[block] = 1;
+    i32* counters = (i32*)(args.y + 62);
+    if (last_to_arrive(counters + block / 2, 2) && threadIdx.x == 0)
+        args.y[block / 2] = args.x[block] + args.x[other];
+}
 KERNEL(part_of_a_tile, Args, 64) {
     SHARED(f32, part, 64);
     u32 t = threadIdx.x;
@@ -178,6 +186,7 @@ fn faults_of_every_kind_are_found() {
         ("blocks_later", 2, 32, "race: "),
         ("barrier_of_a_block", 1, 64, ""),
         ("counters", 2, 32, "race: "),
+        ("arrivals", 4, 32, "race: "),
         (
             "part_of_a_tile",
             1,
@@ -209,6 +218,8 @@ fn faults_of_every_kind_are_found() {
             let go = |wrong: u64| {
                 let x = Buffer::of(&simulator, &[1f32; 65]);
                 let y = Buffer::fresh(&simulator, 4 * 64);
+                // SAFETY: its last bytes, for counters.
+                unsafe { simulator.clear(y.address + 4 * 62, 8)? };
                 launch(&*kernel, blocks, threads, &[x.address, y.address, wrong])?;
                 simulator.synchronize()
             };
