@@ -199,9 +199,10 @@ fn try_layer<T: Element>(device: &Device, layer: &Layer) -> (f64, String) {
         Algorithm::Naive,
         Algorithm::Shifted,
     ];
-    // The one that is compared first. (Direct is called depthwise where it is that.)
-    algorithms.sort_by_key(|algorithm| {
-        *algorithm != Algorithm::Direct && algorithm.to_string() != auto.algorithm
+    // The one that is compared comes first, so that it is always run. (Direct has another name where it is depthwise.)
+    algorithms.sort_by_key(|algorithm| match algorithm {
+        Algorithm::Direct => !["direct", "depthwise"].contains(&&*auto.algorithm),
+        _ => algorithm.to_string() != auto.algorithm,
     });
     let (mut all, mut best) = (Vec::new(), f64::INFINITY);
     for algorithm in algorithms {
