@@ -17,7 +17,7 @@ pub(in crate::conv::cpu) fn pays(p: &Problem) -> bool {
 }
 
 /// What is saved has to be worth the transforms' memory.
-const DIRECT: f64 = 0.8;
+const DIRECT: f64 = 0.7;
 /// Products in whose time a value of a tile is read or written, and transformed.
 const VALUE: f64 = 24.0;
 
