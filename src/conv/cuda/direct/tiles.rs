@@ -298,9 +298,12 @@ impl Tile {
     /// The block that takes the fewest instructions, where operands are aligned.
     fn block_of(shape: &Shape, outs: usize, positions: [usize; 2]) -> Option<Tile> {
         let mut best: Option<(f64, Tile)> = None;
+        // Sevenths of lines are for the weight: what other operations read of them is modelled to take longer.
+        let across: &[usize] =
+            if shape.weight() { &[1, 2, 4, 7, 8, 14, 16] } else { &[1, 2, 4, 8, 16] };
         for groups in [1, 2, 4, 8, 16, 32] {
             for down in [1, 2, 4, 8] {
-                for across in [1, 2, 4, 7, 8, 14, 16] {
+                for &across in across {
                     let threads = [down, across];
                     let tile = Tile {
                         outs,
