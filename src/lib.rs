@@ -177,6 +177,7 @@ mod patches;
 mod per_example;
 mod plan;
 mod product;
+mod sparse;
 mod spectrum;
 mod stream;
 mod tensor;
@@ -220,6 +221,10 @@ pub use per_example::{
     PerExampleOptions, RotatedSecondMomentPlan,
 };
 pub use plan::{Algorithm, Alternative, Explanation, Pass, PlanOptions, Workspace};
+pub use sparse::{
+    Pruning, SparseBackwardInputPlan, SparseBackwardWeightPlan, SparseForwardPlan,
+    SparseTransposedPlan, SparseWeight,
+};
 pub use spectrum::{
     CircularSpectrum, CircularTriplets, DensityOptions, Estimate, Method, Norm, NormBound,
     NormOptions, Progress, SmallestValue, SpectralDensity, Spectrum, SpectrumOptions, Top,

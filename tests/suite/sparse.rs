@@ -1,0 +1,6 @@
+//! Sparse weights: how they are made, and that convolving with them is convolving with the dense weight that
+//! has zeros where nothing is stored.
+
+mod operations;
+mod plans;
+mod weights;
