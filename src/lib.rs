@@ -15,6 +15,7 @@
 //! | its gradients | `dx = fold(Wᵀ·dY)`, `dW = dY·Aᵀ`, `db = Σ dY` | [`Conv::backward_input`], [`Conv::backward_weight`], [`Conv::backward_bias`] |
 //! | transposed convolution | the adjoint of the convolution | [`Conv::transposed`] |
 //! | matrix | sparse `M` with `M·[x; 1] = y` | [`Conv::matrix`], [`Conv::transposed_matrix`] |
+//! | sparse weights | the same with a weight of which only some entries are stored | [`SparseWeight`], [`Conv::sparse_forward`] |
 //! | operator | `A·x` and `Aᵀ·y` of a layer without its bias, nothing assembled | [`Conv::operator`], [`Conv::transposed_operator`] |
 //! | covariance | `Σ a·aᵀ` over patches and `Σ g·gᵀ` over output gradients, and what K-FAC makes of them | [`Conv::covariance`], [`Conv::gradient_covariance`], [`KfacState`] |
 //!

@@ -142,10 +142,8 @@ proptest! {
     #[test]
     fn transposed_is_that_of_the_dense_weight(c in cases(), seed: u64, extra in 0usize..3) {
         with_axes!(c.spatial, D => {
-            for device in [Device::Cpu] {
-                check_transposed::<f32, D>(&c, &device, seed, extra);
-                check_transposed::<f16, D>(&c, &device, seed, extra);
-            }
+            check_transposed::<f32, D>(&c, &Device::Cpu, seed, extra);
+            check_transposed::<f16, D>(&c, &Device::Cpu, seed, extra);
             Ok::<(), Error>(())
         })?;
     }
