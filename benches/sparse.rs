@@ -21,8 +21,8 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 /// Parts of the weight that are not stored.
 const SPARSITIES: [f64; 3] = [0.5, 0.7, 0.9];
 /// Rounds in which the sides take turns, and seconds of a side's turn, after one run that does not count.
-const ROUNDS: usize = 7;
-const TURN: f64 = 0.08;
+const ROUNDS: usize = 15;
+const TURN: f64 = 0.04;
 
 fn main() -> Result<()> {
     let Given { mut shapes, others } = Given::from_command_line("sparse");
@@ -41,11 +41,9 @@ fn main() -> Result<()> {
             vec![Shape { batch: 1, channels: 8, outputs: 12, input: [1, 9, 14], ..CATALOGUE[1] }];
     }
     let threads = rayon::current_num_threads();
-    println!("f32, {threads} threads, {ROUNDS} rounds: median of all runs\n");
-    println!(
-        "| layer | weight | dense or unfold, ms | sparse, ms | times as fast | GFLOP/s of stored entries |"
-    );
-    println!("|---|---|---:|---:|---:|---:|");
+    println!("f32, {threads} threads, {ROUNDS} rounds: median (shortest) of all runs\n");
+    println!("| layer | weight | dense or unfold, ms | sparse, ms | times as fast |");
+    println!("|---|---|---:|---:|---:|");
     for shape in shapes {
         with_axes!(shape.spatial, D => Ok::<_, convmat::Error>(layer(&shape, shape.conv::<D>(), test)))??;
     }
@@ -84,7 +82,7 @@ fn layer<const D: usize>(shape: &Shape, conv: Conv<D>, test: bool) -> Result<()>
             return Err(format!("{}: the sparse result is another one", shape.name).into());
         }
         let name = format!("{:.0}% random", 100.0 * sparsity);
-        row(shape.name, &name, times, plan.explanation().flop);
+        row(shape.name, &name, times);
     }
     let filter = SparseWeight::from_coo(&conv, &conv.gathering_filter_coo::<f32>(shape.channels)?)?;
     let plan = conv.plan_sparse_forward::<f32>(&device, &x_shape, &filter, false, options)?;
@@ -100,7 +98,7 @@ fn layer<const D: usize>(shape: &Shape, conv: Conv<D>, test: bool) -> Result<()>
     if y.as_slice() != patches.as_slice() && shape.layout == Layout::ChannelsFirst {
         return Err(format!("{}: the gathering filter does not unfold", shape.name).into());
     }
-    row(shape.name, "gathering filter", times, plan.explanation().flop);
+    row(shape.name, "gathering filter", times);
     Ok(())
 }
 
@@ -110,12 +108,12 @@ fn rank(at: u64) -> u64 {
     1 + ((mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40)
 }
 
-/// Median seconds of a run of either side.
+/// Median and shortest seconds of a run, of either side.
 fn take_turns(
     test: bool,
     mut first: impl FnMut() -> Result<()>,
     mut second: impl FnMut() -> Result<()>,
-) -> Result<[f64; 2]> {
+) -> Result<[[f64; 2]; 2]> {
     let mut times = [Vec::new(), Vec::new()];
     let rounds = if test { 1 } else { ROUNDS };
     for _ in 0..rounds {
@@ -124,7 +122,7 @@ fn take_turns(
     }
     Ok(times.map(|mut times| {
         times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
+        [times[times.len() / 2], times[0]]
     }))
 }
 
@@ -141,11 +139,9 @@ fn turn(test: bool, run: &mut impl FnMut() -> Result<()>, times: &mut Vec<f64>) 
     }
 }
 
-fn row(layer: &str, weight: &str, [dense, sparse]: [f64; 2], flop: u64) {
-    let (ratio, rate) = (dense / sparse, flop as f64 / sparse / 1e9);
-    println!(
-        "| {layer} | {weight} | {:.2} | {:.2} | {ratio:.2} | {rate:.1} |",
-        1e3 * dense,
-        1e3 * sparse
-    );
+fn row(layer: &str, weight: &str, [dense, sparse]: [[f64; 2]; 2]) {
+    let shown = |[median, shortest]: [f64; 2]| format!("{median:.2} ({shortest:.2})");
+    let [dense_ms, sparse_ms] = [dense, sparse].map(|times| shown(times.map(|s| 1e3 * s)));
+    let ratio = shown([dense[0] / sparse[0], dense[1] / sparse[1]]);
+    println!("| {layer} | {weight} | {dense_ms} | {sparse_ms} | {ratio} |");
 }

@@ -118,7 +118,8 @@ HOST struct SparseAdjointArgs {
     SparseStrides x, y;
 };
 
-KERNEL(sparse_backward_input, SparseAdjointArgs, 256) {
+// Without a word on residency the compiler spills registers to have more blocks.
+KERNEL_RESIDENT(sparse_backward_input, SparseAdjointArgs, 256, 2) {
     const Axes& axes = args.axes;
     Index channel = divide((Index)blockIdx.x, args.tiles);
     Index tile = (Index)blockIdx.x - channel * (Index)args.tiles.by;

@@ -7,4 +7,6 @@ mod micro;
 
 pub(crate) use dots::add_dots;
 pub(crate) use gemm::{Dimensions, Matrix, MatrixMut, Old, gemm};
-pub(crate) use micro::{Outer, Products, RegisterTiles, Run, Step, sum_of_lanes, tile};
+pub(crate) use micro::{
+    Entries, Outer, Products, RegisterTiles, Run, Step, Tiles, sum_of_lanes, tile,
+};

@@ -2,7 +2,7 @@
 
 use super::WithValues;
 use super::sums::{Sums, Target, copy_rows};
-use super::table::{Table, widen, widened};
+use super::table::{RowSums, Table, arrange, room};
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{Box3, Layout, volume};
@@ -11,7 +11,7 @@ use crate::patches::landing::Landing;
 use crate::patches::pieces::{Pieces, digits, shift};
 use crate::patches::slab::{boxes, largest, positions};
 use crate::plan::Pass;
-use crate::product::cpu::RegisterTiles;
+use crate::product::cpu::{Old, RegisterTiles};
 use crate::sparse::problem::Problem;
 use crate::workers::{Room, Shared, Workers};
 
@@ -36,6 +36,7 @@ pub(in crate::sparse) struct BackwardInput {
     channels: Pieces,
     /// Entries by (input channel over all groups, tap), which multiply rows of dy `pitch` apart.
     table: Table,
+    order: Vec<usize>,
     pitch: usize,
 }
 
@@ -60,17 +61,18 @@ impl BackwardInput {
         let order = p.transposed()?;
         let table = Table::new(&order, |entry| order.row_of[entry] % rows * pitch)?;
 
-        let room = Room::default()
+        let own = Room::default()
             .and::<T::Acc>(channels.longest() * largest(&inputs))
             .and::<T::Acc>(rows * pitch)
             .and::<T::Acc>(pitch);
-        let common = Room::default().and::<T::Acc>(widened::<T>(p.pattern.len()));
         let tile = [channels.longest(), largest(&inputs)];
         let problem = p.clone();
-        let plan = BackwardInput { problem, outputs, inputs, landings, channels, table, pitch };
+        let order = order.order;
+        let plan =
+            BackwardInput { problem, outputs, inputs, landings, channels, table, order, pitch };
         let pass = Pass::on_cpu("multiply entries and fold tap by tap", plan.tasks());
         passes.push(pass.by(format!("{lanes} lanes")).with_tile(tile));
-        let workers = Workers::new(plan.tasks(), room).with_common(common);
+        let workers = Workers::new(plan.tasks(), own).with_common(room::<T>(p.pattern.len()));
         Ok((plan, workers))
     }
 
@@ -90,15 +92,17 @@ impl WithValues for BackwardInput {
         dx: &mut [T],
         memory: &mut [u8],
     ) -> Result<()> {
-        let BackwardInput { problem: p, outputs, inputs, landings, channels, table, pitch } = self;
+        let BackwardInput { problem: p, outputs, inputs, landings, channels, table, order, pitch } =
+            self;
         let (mut common, memory) = workers.split(memory);
-        let values = widen(workers, values, &mut common)?;
+        let values = arrange(workers, values, order, &mut common)?;
         let (rows, taps) = (p.outputs_per_group(), p.axes.taps());
         let extents = p.axes.output_extents();
         let (layout, strides) = (p.layout, p.input_strides());
         // Boxes cover consecutive positions, so the target is one line.
         let line = [1, 1, p.axes.inputs()];
-        let target = Target { data: Shared::new(dx), layout, strides, extents: line };
+        let (data, streaming) = (Shared::new(dx), false);
+        let target = Target { data, layout, strides, extents: line, streaming };
         let radices = [p.batch, p.groups, channels.count(), inputs.len()];
         workers.share_out(self.tasks(), memory, |task, scratch| {
             let [image, group, piece, number] = digits(task, radices);
@@ -119,15 +123,16 @@ impl WithValues for BackwardInput {
                         if table.is_empty(row) {
                             continue;
                         }
-                        let add = false;
-                        table.multiply(row..row + 1, values, gradients, count, product, 0, add);
+                        let sums_of_tap =
+                            RowSums { data: &mut *product, pitch: 0, old: Old::Replaced };
+                        table.multiply(row..row + 1, values, gradients, count, sums_of_tap);
                         landing.add(tap, 1, count, product, len, sums);
                     }
                 }
             }
             let range = positions(area, p.axes.input_extents());
             let place = [0..1, 0..1, range];
-            let sums = Sums { data: sums, pitch: len, block: len, line: len, place: &place };
+            let sums = Sums { data: sums, pitch: len, line: len, place: &place };
             // SAFETY: each task has channels and inputs of its own.
             unsafe { target.write(image, channels, sums, bias) };
             Ok(())

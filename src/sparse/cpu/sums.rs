@@ -5,17 +5,17 @@ use std::ops::Range;
 use crate::element::Element;
 use crate::geometry::{Box3, Layout, ravel};
 use crate::sparse::problem::Strides;
+use crate::stream;
 use crate::workers::Shared;
 
 /// Positions, channels last, whose sums are read together: the lanes of a cache line.
 const TOGETHER: usize = 16;
 
-/// Sums of some channels at the positions of a box: channel r's begin at `r·pitch`, and in there line h of
-/// outer position d at `d·block + h·line`.
+/// Sums of some channels at the positions of a box with one outer position: channel r's begin at `r·pitch`,
+/// and in there line h at `h·line`.
 pub(super) struct Sums<'s, A> {
     pub data: &'s mut [A],
     pub pitch: usize,
-    pub block: usize,
     pub line: usize,
     pub place: &'s Box3,
 }
@@ -26,6 +26,8 @@ pub(super) struct Target<'t, T> {
     pub layout: Layout,
     pub strides: Strides,
     pub extents: [usize; 3],
+    /// Whether it is written past the caches, channels first: elements are accumulators then.
+    pub streaming: bool,
 }
 
 impl<T: Element> Target<'_, T> {
@@ -41,55 +43,70 @@ impl<T: Element> Target<'_, T> {
         sums: Sums<'_, T::Acc>,
         bias: Option<&[T]>,
     ) {
-        let [place_d, place_h, place_w] = sums.place;
-        // Lines that follow each other in both are one run.
-        let together = sums.line == place_w.len() && place_w.len() == self.extents[2];
-        let (lines, len) = match together {
-            true => (1, place_h.len() * place_w.len()),
-            false => (place_h.len(), place_w.len()),
-        };
-        for d in 0..place_d.len() {
-            for h in 0..lines {
-                let at = [place_d.start + d, place_h.start + h, place_w.start];
-                let first = self.strides.at(image, channels.start, ravel(at, self.extents));
-                let from = d * sums.block + h * sums.line;
-                let run = Run { first, from, len, pitch: sums.pitch, channels: channels.clone() };
+        let Sums { data, pitch, line, place } = sums;
+        let [d, h, w] = place.each_ref().map(|range| range.start);
+        let (lines, width) = (place[1].len(), place[2].len());
+        // Lines of the target that follow each other are written together.
+        let whole = width == self.extents[2];
+        for (number, channel) in channels.clone().enumerate() {
+            if self.layout == Layout::ChannelsLast {
+                break;
+            }
+            let sums = &mut data[number * pitch..][..(lines - 1) * line + width];
+            if whole && line != width {
+                (1..lines).for_each(|h| sums.copy_within(h * line..h * line + width, h * width));
+            }
+            let (count, len, step) =
+                if whole { (1, lines * width, 0) } else { (lines, width, line) };
+            for number in 0..count {
+                let at = ravel([d, h + number, w], self.extents);
+                let sums = &mut sums[number * step..][..len];
+                if let Some(bias) = bias {
+                    let bias = bias[channel].to_acc();
+                    sums.iter_mut().for_each(|sum| *sum += bias);
+                }
                 // SAFETY: promised by the caller.
-                unsafe {
-                    match self.layout {
-                        Layout::ChannelsFirst => self.write_first(run, sums.data, bias),
-                        Layout::ChannelsLast => self.write_last(run, sums.data, bias),
-                    }
+                let target = unsafe { self.data.run(self.strides.at(image, channel, at), len) };
+                match self.streaming {
+                    true => match T::as_acc_mut(target) {
+                        Some(target) => stream::copy(target, sums, true),
+                        None => T::narrow(sums, target),
+                    },
+                    false => T::narrow(sums, target),
                 }
             }
         }
-    }
-
-    /// # Safety
-    /// As [`Target::write`].
-    unsafe fn write_first(&self, run: Run, sums: &mut [T::Acc], bias: Option<&[T]>) {
-        for (row, channel) in run.channels.enumerate() {
-            let sums = &mut sums[row * run.pitch + run.from..][..run.len];
-            if let Some(bias) = bias {
-                let bias = bias[channel].to_acc();
-                sums.iter_mut().for_each(|sum| *sum += bias);
+        if self.layout == Layout::ChannelsLast {
+            let bias = bias.map(|bias| &bias[channels.clone()]);
+            for number in 0..lines {
+                let at = ravel([d, h + number, w], self.extents);
+                let first = self.strides.at(image, channels.start, at);
+                let run = LastRun { first, len: width, channels: channels.len(), pitch };
+                // SAFETY: promised by the caller.
+                unsafe { self.write_last(run, &data[number * line..], bias) };
             }
-            // SAFETY: promised by the caller.
-            let target = unsafe { self.data.run(run.first + row * self.strides.channel, run.len) };
-            T::narrow(sums, target);
         }
     }
 
+    /// Has what was written past the caches seen by whoever waits for the task.
+    pub fn finish(&self) {
+        if self.streaming {
+            stream::fence();
+        }
+    }
+
+    /// Writes consecutive positions of consecutive channels, which are neighbours.
+    ///
     /// # Safety
     /// As [`Target::write`].
-    unsafe fn write_last(&self, run: Run, sums: &[T::Acc], bias: Option<&[T]>) {
-        let bias = bias.map(|bias| &bias[run.channels.clone()]);
-        for start in (0..run.len).step_by(TOGETHER) {
-            for position in start..run.len.min(start + TOGETHER) {
-                let first = run.first + position * self.strides.position;
+    unsafe fn write_last(&self, run: LastRun, sums: &[T::Acc], bias: Option<&[T]>) {
+        let LastRun { first, len, channels, pitch } = run;
+        for start in (0..len).step_by(TOGETHER) {
+            for position in start..len.min(start + TOGETHER) {
+                let first = first + position * self.strides.position;
                 // SAFETY: promised by the caller.
-                let target = unsafe { self.data.run(first, run.channels.len()) };
-                let sums = sums[run.from + position..].iter().step_by(run.pitch);
+                let target = unsafe { self.data.run(first, channels) };
+                let sums = sums[position..].iter().step_by(pitch);
                 match bias {
                     Some(bias) => {
                         for ((target, &sum), bias) in target.iter_mut().zip(sums).zip(bias) {
@@ -105,15 +122,14 @@ impl<T: Element> Target<'_, T> {
     }
 }
 
-/// Consecutive positions of some channels.
-struct Run {
+/// Consecutive positions of some channels, channels last.
+struct LastRun {
     /// Where the first channel's first position is in the target.
     first: usize,
-    /// Where its sum is behind the start of a channel's sums.
-    from: usize,
     len: usize,
+    channels: usize,
+    /// From a channel's sums to the next one's.
     pitch: usize,
-    channels: Range<usize>,
 }
 
 /// Copies consecutive positions of some channels of an activation as rows of accumulators, `pitch` apart.
@@ -129,10 +145,8 @@ pub(super) fn copy_rows<T: Element>(
     let len = positions.len();
     if strides.position == 1 {
         for (channel, row) in channels.zip(rows.chunks_mut(pitch)) {
-            T::widen(
-                &source[strides.at(image, channel, positions.start)..][..len],
-                &mut row[..len],
-            );
+            let source = &source[strides.at(image, channel, positions.start)..][..len];
+            T::widen(source, &mut row[..len]);
         }
         return;
     }

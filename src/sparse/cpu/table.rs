@@ -3,40 +3,51 @@
 use std::ops::Range;
 
 use crate::element::{Accumulator, Element};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::try_with_capacity;
-use crate::product::cpu::{Products, Step, tile};
+use crate::product::cpu::{Entries, Old};
 use crate::sparse::order::Order;
-use crate::workers::{Scratch, Workers};
+use crate::workers::{Room, Scratch, Workers};
 
 const WHAT: &str = "the table of a sparse weight's entries";
+
+/// Values that a task copies.
+const VALUES: usize = 16 << 10;
 
 /// Entries by the row that sums them up, in one order, each with the place of what it multiplies.
 #[derive(Debug)]
 pub(super) struct Table {
-    steps: Vec<Step>,
-    /// Where each row's steps start, and their number last.
+    places: Vec<u32>,
+    /// Where each row's entries start, and their number last.
     starts: Vec<usize>,
-    /// Entries of the weight.
-    entries: usize,
     /// The largest place.
     furthest: usize,
+}
+
+/// Where sums go: each row's begin `pitch` elements behind those of the row before.
+pub(super) struct RowSums<'s, A> {
+    pub data: &'s mut [A],
+    pub pitch: usize,
+    pub old: Old,
 }
 
 impl Table {
     /// Of entries in this order, whose keys are the rows; `place` is told an entry's number.
     pub fn new(order: &Order, place: impl Fn(usize) -> usize) -> Result<Self> {
-        let Order { order, starts, .. } = order;
-        let mut steps = try_with_capacity(WHAT, order.len())?;
-        steps.extend(order.iter().map(|&entry| Step {
-            weight: entry,
-            patch: place(entry),
-            rows: !0,
-        }));
-        let furthest = steps.iter().map(|step| step.patch).max().unwrap_or(0);
-        let mut kept = try_with_capacity(WHAT, starts.len())?;
-        kept.extend_from_slice(starts);
-        Ok(Table { steps, starts: kept, entries: order.len(), furthest })
+        let mut places = try_with_capacity(WHAT, order.order.len())?;
+        let mut furthest = 0;
+        for &entry in &order.order {
+            let place = place(entry);
+            furthest = furthest.max(place);
+            places.push(u32::try_from(place).map_err(|_| Error::TooLarge {
+                what: "a place in the padded copy of an image's channels".into(),
+                value: place.to_string(),
+                limit: u32::MAX.into(),
+            })?);
+        }
+        let mut starts = try_with_capacity(WHAT, order.starts.len())?;
+        starts.extend_from_slice(&order.starts);
+        Ok(Table { places, starts, furthest })
     }
 
     /// Whether a row has no entries.
@@ -49,71 +60,68 @@ impl Table {
         self.furthest + len.next_multiple_of(A::best_tiles().lanes)
     }
 
-    /// `sums[r] (+)= Σ values[entry]·data[place..]` over the entries of each row: `rows` are the table's, and
-    /// where in `sums` each one's sums start is `pitch` from the one before. Whole vectors are written; if
-    /// `add` is not set, by every row.
+    /// `sums[r] (+)= Σ values[entry]·data[place..]` over the entries of each of these rows, `len` elements of
+    /// each. Whole vectors are written; where old sums are replaced, by every row. Values are in the table's
+    /// order.
     pub fn multiply<A: Accumulator>(
         &self,
         rows: Range<usize>,
         values: &[A],
         data: &[A],
         len: usize,
-        sums: &mut [A],
-        pitch: usize,
-        add: bool,
+        sums: RowSums<'_, A>,
     ) {
         let tiles = A::best_tiles();
-        let whole = len.next_multiple_of(tiles.lanes);
-        assert!(self.entries <= values.len() && self.reach::<A>(len) <= data.len());
-        assert!(rows.is_empty() || (rows.len() - 1) * pitch + whole <= sums.len());
-        let tile = tile(tiles.products, 1);
-        let mut column = 0;
-        while column < whole {
-            let (vectors, kernel) = tile.kernel((whole - column) / tiles.lanes);
+        let RowSums { data: sums, pitch, old } = sums;
+        let all = len.div_ceil(tiles.lanes);
+        assert!(self.places.len() <= values.len() && self.reach::<A>(len) <= data.len());
+        assert!(rows.is_empty() || (rows.len() - 1) * pitch + all * tiles.lanes <= sums.len());
+        let kernels = tiles.entries.kernels;
+        // As many vectors at a time as fit, in parts as equal as can be.
+        let parts = all.div_ceil(kernels[0].0);
+        for part in 0..parts {
+            let (first, end) = (part * all / parts, (part + 1) * all / parts);
+            let (vectors, kernel) = kernels[kernels[0].0 - (end - first)];
+            debug_assert!(vectors == end - first);
+            let column = first * tiles.lanes;
             for (number, row) in rows.clone().enumerate() {
-                let steps = &self.steps[self.starts[row]..self.starts[row + 1]];
-                if add && steps.is_empty() {
+                let entries = self.starts[row]..self.starts[row + 1];
+                if old == Old::Kept && entries.is_empty() {
                     continue;
                 }
-                let operands = Products {
-                    steps: steps.as_ptr(),
-                    count: steps.len(),
-                    weights: values.as_ptr(),
-                    row: 0,
-                    patches: data[column..].as_ptr(),
+                let operands = Entries {
+                    count: entries.len(),
+                    values: values[entries.start..].as_ptr(),
+                    places: self.places[entries.start..].as_ptr(),
+                    data: data[column..].as_ptr(),
                     sums: sums[number * pitch + column..].as_mut_ptr(),
-                    pitch,
-                    add,
+                    add: old == Old::Kept,
                 };
                 // SAFETY: by the assertions above there is a value for every entry, and whole vectors can
                 // be read behind every place and written behind the start of every row; this machine has
                 // the instructions of its best tiles.
                 unsafe { kernel(operands) };
             }
-            column += vectors * tiles.lanes;
         }
     }
 }
 
-/// Elements of the values as accumulators, copied for types that are not.
-pub(super) fn widened<T: Element>(len: usize) -> usize {
-    if T::as_acc(&[]).is_some() { 0 } else { len }
+/// Room for what [`arrange`] makes of so many values.
+pub(super) fn room<T: Element>(entries: usize) -> Room {
+    Room::default().and::<T::Acc>(entries)
 }
 
-/// The values as accumulators: where they are, or else copied to the workers' common memory.
-pub(super) fn widen<'a, T: Element>(
+/// The values as accumulators in this order, in the workers' common memory.
+pub(super) fn arrange<'a, T: Element>(
     workers: &Workers,
-    values: &'a [T],
+    values: &[T],
+    order: &[usize],
     common: &mut Scratch<'a>,
 ) -> Result<&'a [T::Acc]> {
-    if let Some(values) = T::as_acc(values) {
-        return Ok(values);
-    }
-    /// Values that a task copies.
-    const EACH: usize = 16 << 10;
-    let copy = common.take::<T::Acc>(widened::<T>(values.len()));
-    workers.share_out_slice(copy, EACH, |start, copy| {
-        T::widen(&values[start..][..copy.len()], copy);
+    let copy = common.take::<T::Acc>(values.len());
+    workers.share_out_slice(copy, VALUES, |start, copy| {
+        let entries = &order[start..][..copy.len()];
+        copy.iter_mut().zip(entries).for_each(|(copy, &entry)| *copy = values[entry].to_acc());
     })?;
     Ok(copy)
 }
