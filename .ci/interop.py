@@ -53,6 +53,36 @@ def spectra(at, dtype, layer):
         assert expected[0] <= norm["upper"] * (1 + 1e-12), norm
 
 
+def pruned(at, dtype):
+    """Pruned weights as SciPy reads them, and weights that SciPy and PyTorch hold, convolved with."""
+    dense = rng.integers(-8, 9, (6, 2, 3, 2)).astype(dtype)
+    np.save(at / "dense.npy", dense)
+    run("prune", at / "dense.npy", "--threshold", 3, "-o", at / "p.npz")
+    kept = scipy.sparse.load_npz(at / "p.npz")
+    assert kept.has_canonical_format and kept.dtype == dtype, (kept.dtype, kept.has_canonical_format)
+    expected = np.where(np.abs(dense) > 3, dense, 0)
+    assert np.array_equal(kept.toarray(), expected.reshape(6, 12))
+    np.save(at / "kept.npy", expected)
+    np.save(at / "x.npy", rng.integers(-8, 9, (2, 4, 9, 7)).astype(dtype))
+    layer = ["--kernel", "3x2", "--padding", 1, "--groups", 2, "--padding-mode", "reflect"]
+    run("conv", at / "x.npy", at / "kept.npy", *layer, "-o", at / "y.npy")
+    scipy.sparse.save_npz(at / "csr.npz", kept)
+    # Triplets out of order, one of them in two parts.
+    coo = kept.tocoo()
+    order = rng.permutation(coo.nnz)
+    row, col, data = coo.row[order], coo.col[order], coo.data[order]
+    row, col = np.append(row, row[0]), np.append(col, col[0])
+    data = np.append(data, dtype(1))
+    data[0] -= 1
+    scipy.sparse.save_npz(at / "coo.npz", scipy.sparse.coo_matrix((data, (row, col)), kept.shape))
+    torch_names = {"crow_indices": kept.indptr, "col_indices": kept.indices, "values": kept.data}
+    np.savez(at / "torch.npz", size=kept.shape, **torch_names)
+    np.savez(at / "torch-coo.npz", size=kept.shape, indices=np.stack([row, col]), values=data)
+    for name in "p", "csr", "coo", "torch", "torch-coo":
+        run("conv", at / "x.npy", at / f"{name}.npz", *layer, "-o", at / "z.npy")
+        assert np.array_equal(np.load(at / "z.npy"), np.load(at / "y.npy")), name
+
+
 def curvature(at, dtype, mode, groups, layer):
     """Covariances and Kronecker factors, and gradients preconditioned by them, beside NumPy's."""
     tolerance = 2e-3 if dtype == np.float32 else 1e-9
@@ -164,6 +194,8 @@ with tempfile.TemporaryDirectory() as folder:
         dense = np.load(at / "f.npy")
         sparse = scipy.sparse.load_npz(at / "f.npz").toarray()
         assert np.array_equal(sparse, dense.reshape(sparse.shape))
+
+        pruned(at, dtype)
 
         np.save(at / "w.npy", rng.standard_normal((6, 2, 3, 3)).astype(dtype))
         for layer in (

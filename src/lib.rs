@@ -15,6 +15,7 @@
 //! | its gradients | `dx = fold(Wᵀ·dY)`, `dW = dY·Aᵀ`, `db = Σ dY` | [`Conv::backward_input`], [`Conv::backward_weight`], [`Conv::backward_bias`] |
 //! | transposed convolution | the adjoint of the convolution | [`Conv::transposed`] |
 //! | matrix | sparse `M` with `M·[x; 1] = y` | [`Conv::matrix`], [`Conv::transposed_matrix`] |
+//! | sparse weights | the same with a weight of which only some entries are stored | [`SparseWeight`], [`Conv::sparse_forward`] |
 //! | operator | `A·x` and `Aᵀ·y` of a layer without its bias, nothing assembled | [`Conv::operator`], [`Conv::transposed_operator`] |
 //! | covariance | `Σ a·aᵀ` over patches and `Σ g·gᵀ` over output gradients, and what K-FAC makes of them | [`Conv::covariance`], [`Conv::gradient_covariance`], [`KfacState`] |
 //!
@@ -177,6 +178,7 @@ mod patches;
 mod per_example;
 mod plan;
 mod product;
+mod sparse;
 mod spectrum;
 mod stream;
 mod tensor;
@@ -220,6 +222,10 @@ pub use per_example::{
     PerExampleOptions, RotatedSecondMomentPlan,
 };
 pub use plan::{Algorithm, Alternative, Explanation, Pass, PlanOptions, Workspace};
+pub use sparse::{
+    Pruning, SparseBackwardInputPlan, SparseBackwardWeightPlan, SparseForwardPlan,
+    SparseTransposedPlan, SparseWeight,
+};
 pub use spectrum::{
     CircularSpectrum, CircularTriplets, DensityOptions, Estimate, Method, Norm, NormBound,
     NormOptions, Progress, SmallestValue, SpectralDensity, Spectrum, SpectrumOptions, Top,

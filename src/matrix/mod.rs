@@ -13,7 +13,7 @@ mod csr;
 pub(crate) mod cuda;
 mod index;
 #[cfg(feature = "io")]
-mod npz;
+pub(crate) mod npz;
 mod product;
 mod size;
 #[cfg(feature = "sprs")]

@@ -59,7 +59,7 @@ impl<T: Element> Csr<T> {
         let name: Vec<u8> = format.bytes().iter().copied().filter(|&b| b != 0).collect();
         if name != b"csr" {
             let found = String::from_utf8_lossy(&name).into_owned();
-            return Err(not_csr(
+            return Err(malformed(
                 &path,
                 format!("the sparse format is {found:?}, expected \"csr\""),
             ));
@@ -67,24 +67,25 @@ impl<T: Element> Csr<T> {
         let shape = archive.read("shape")?.to_integers()?;
         let extent = |axis: usize| shape.get(axis).and_then(|&n| usize::try_from(n).ok());
         let (Some(rows), Some(columns), 2) = (extent(0), extent(1), shape.len()) else {
-            return Err(not_csr(&path, format!("the matrix has shape {shape:?}")));
+            return Err(malformed(&path, format!("the matrix has shape {shape:?}")));
         };
         let indptr = indices(archive.read("indptr")?)?;
         let indices = indices(archive.read("indices")?)?;
         let data = archive.read("data")?.into_tensor().and_then(Tensor::into_vec)?;
         Csr::new([rows, columns], indptr, indices, data).map_err(|error| match error {
             Error::Allocation { .. } => error,
-            malformed => not_csr(&path, malformed.to_string()),
+            other => malformed(&path, other.to_string()),
         })
     }
 }
 
-fn not_csr(path: &Path, reason: String) -> Error {
+/// A file that does not hold what it should.
+pub(crate) fn malformed(path: &Path, reason: String) -> Error {
     Error::Format { path: path.to_path_buf(), reason }
 }
 
 /// 32-bit indices as they are, all other integers as 64-bit ones.
-fn indices(array: Array) -> Result<Indices> {
+pub(crate) fn indices(array: Array) -> Result<Indices> {
     if array.dtype() != ArrayType::I32 {
         return Ok(Indices::I64(array.to_integers()?));
     }

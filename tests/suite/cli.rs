@@ -11,6 +11,7 @@ mod plots;
 #[cfg(all(feature = "simulator", unix))]
 mod profile;
 mod results;
+mod sparse;
 mod spectrum;
 
 use std::fs;

@@ -30,6 +30,7 @@ mod plans;
 mod profile;
 #[path = "../../benches/shapes/mod.rs"]
 mod shapes;
+mod sparse;
 #[cfg(feature = "io")]
 mod spectrum;
 mod tensor;

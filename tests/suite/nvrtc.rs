@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use convmat::{
     Accumulator, Algorithm, Conv, CovarianceOptions, Device, Element, KernelInfo, KernelOptions,
-    Layout, Operator, Result, Tensor, WeightSharing, with_axes,
+    Layout, Operator, Pruning, Result, SparseWeight, Tensor, WeightSharing, with_axes,
 };
 use half::{bf16, f16};
 
@@ -42,8 +42,23 @@ fn every_call<T: Element>(device: &Device, shape: &Shape) -> Result<()> {
         matrix.transpose()?;
         conv.gathering_filter_csr_on::<T>(device, shape.channels)?;
         matrix.mul_matrix(&columns.reshape(&[matrix.columns(), 1])?)?;
-        Ok(())
+        sparse_calls::<T, D>(device, shape, &conv)
     })
+}
+
+/// Every operation with a sparse weight, of few entries as only the kernels matter.
+fn sparse_calls<T: Element, const D: usize>(
+    device: &Device,
+    shape: &Shape,
+    conv: &Conv<D>,
+) -> Result<()> {
+    let dense = Tensor::<T>::zeros(&Device::Cpu, &shape.weight_shape())?;
+    let weight = SparseWeight::from_dense(conv, &dense, Pruning::TopK(64))?.to_device(device)?;
+    let x = Tensor::zeros(device, &shape.input_shape())?;
+    let y = conv.sparse_forward(&x, &weight, None)?;
+    conv.sparse_backward_input(&y, &weight, shape.input_size::<D>())?;
+    conv.sparse_backward_weight(&x, &y, &weight)?;
+    Ok(())
 }
 
 /// By each thread for itself and by the tensor cores: what differs most between architectures.

@@ -1,8 +1,10 @@
 //! The commands, their flags and what `--help` says about them.
 
 mod curvature;
+mod prune;
 
 pub use curvature::{CovarianceArgs, KfacArgs, Scale};
+pub use prune::PruneArgs;
 
 use std::path::PathBuf;
 
@@ -96,6 +98,7 @@ pub enum Command {
     Conv(ConvArgs),
     ConvBackward(ConvBackwardArgs),
     Matrix(MatrixArgs),
+    Prune(PruneArgs),
     Spectrum(SpectrumArgs),
     Covariance(CovarianceArgs),
     Kfac(KfacArgs),
@@ -111,6 +114,7 @@ impl Command {
             Command::Conv(_) => "conv",
             Command::ConvBackward(_) => "conv-backward",
             Command::Matrix(_) => "matrix",
+            Command::Prune(_) => "prune",
             Command::Spectrum(_) => "spectrum",
             Command::Covariance(_) => "covariance",
             Command::Kfac(_) => "kfac",
@@ -230,8 +234,14 @@ pub struct FoldArgs {
 As torch.nn.functional.conv1d, conv2d and conv3d (like those, it does not flip the kernel), and as \
 conv_transpose1d to 3d with --transposed. Half types are summed in f32 and rounded once.
 
+W may be sparse: a matrix of output channels by (channel of the group, tap) (with channels last, (tap, \
+channel)), as convmat prune, convmat filter --sparse and scipy.sparse.save_npz write it, in CSR or COO \
+form, or the parts of a PyTorch sparse tensor under their names (crow_indices, col_indices or indices, \
+values, size). It needs --kernel, and only its entries are multiplied.
+
 Examples:
   convmat conv x.npy w.npy --padding 1 -o y.npy
+  convmat conv x.npy pruned.npz --kernel 3x3 --padding 1 -o y.npy
   convmat conv x.npy net.safetensors:stem.weight --bias net.safetensors:stem.bias -o y.npy
   convmat conv x.npy w.npy --groups 32 --padding 1 --algorithm shifted -o y.npy
   convmat conv z.npy w.npy --transposed --stride 2 --output-padding 1 -o y.npy")]
@@ -240,7 +250,7 @@ pub struct ConvArgs {
     #[arg(value_name = "X", value_parser = source)]
     pub x: Source,
 
-    /// Weight [O, C/G, kernel…]; with --transposed [C, O/G, kernel…]
+    /// Weight [O, C/G, kernel…]; with --transposed [C, O/G, kernel…]; or a sparse matrix
     #[arg(value_name = "W", value_parser = source)]
     pub w: Source,
 
@@ -255,7 +265,7 @@ pub struct ConvArgs {
     #[command(flatten)]
     pub transposed: TransposedFlags,
 
-    /// Extents of the kernel; those of W, with which they have to agree
+    /// Extents of the kernel; those of W, with which they have to agree; needed if W is sparse
     #[arg(long, value_name = "K", help_heading = "Geometry", allow_negative_numbers = true)]
     pub kernel: Option<Extents>,
 

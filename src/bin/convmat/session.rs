@@ -380,6 +380,11 @@ impl Operand {
         self.on_device(session, Array::convert)
     }
 
+    /// The tensor converted to `T`, on the host.
+    pub fn convert_on_host<T: Element>(self) -> Result<Tensor<T>, Failure> {
+        self.array.convert().map_err(|e| Failure::reading(&self.label, e))
+    }
+
     fn on_device<T: Element>(
         self,
         session: &Session,

@@ -221,9 +221,9 @@ impl Groups {
         let own = self.families.iter().map(|family| {
             let vectors = self.buffers(family);
             let [_, terms, _] = vectors;
-            Room::default()
-                .and::<F>(vectors.iter().sum::<usize>() * self.lanes)
-                .and::<usize>(terms.max(vectors[0]))
+            let room =
+                vectors.iter().fold(Room::default(), |room, n| room.and::<F>(n * self.lanes));
+            room.and::<usize>(terms.max(vectors[0]))
         });
         let own = own.fold(Room::default(), Room::or);
         let own = own.or(LineMemory::<T::Acc, F>::room(&self.part.axes, self.lanes));

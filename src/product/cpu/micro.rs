@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`Products`] | `c[m][j] += Σ_k a[k][m]·b[k][j]`, rows of b anywhere in memory | convolution and its input gradient |
 //! | [`Outer`] | `c[m][j] += Σ_k a[k][m]·b[k][j]`, runs of terms that are evenly spaced | covariances |
+//! | [`Entries`] | `c[j] += Σ_k a[k]·b[k][j]`, rows of b anywhere in memory | sparse weights |
 //! | [`Dots`] | `c[m][n] += Σ_t a[m][t]·b[n][t]`, lane by lane | weight gradients of small groups |
 //!
 //! The loops are written once, over vector registers; each instruction set only says which these are, and
@@ -38,6 +39,19 @@ pub struct Products<A> {
     pub sums: *mut A,
     pub pitch: usize,
     /// Whether to add to the result or to overwrite it.
+    pub add: bool,
+}
+
+/// Operands of a row's sum over stored entries, as the kernels take them: unchecked.
+#[derive(Clone, Copy)]
+pub struct Entries<A> {
+    pub count: usize,
+    /// The value of each, and where the row that it multiplies starts in `data`.
+    pub values: *const A,
+    pub places: *const u32,
+    pub data: *const A,
+    pub sums: *mut A,
+    /// Whether to add to the sums or to overwrite them.
     pub add: bool,
 }
 
@@ -112,6 +126,8 @@ pub struct Tiles<A: 'static> {
     /// Rows that lack some of the terms.
     pub masked: Tile<Products<A>>,
     pub outer: &'static [Tile<Outer<A>>],
+    /// Of one row, with every number of vectors up to the most.
+    pub entries: Tile<Entries<A>>,
     pub dots: &'static [Tile<Dots<A>>],
 }
 
@@ -220,6 +236,21 @@ unsafe fn outer<A: Accumulator, X: Vector<A>, const M: usize, const V: usize>(o:
 }
 
 /// # Safety
+/// All that the operands point at exists: `V` vectors of each row. The machine has the instructions of `X`.
+#[inline(always)]
+unsafe fn entries<A: Accumulator, X: Vector<A>, const V: usize>(o: Entries<A>) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut sums = [[X::zero(); V]];
+        for k in 0..o.count {
+            let right = o.data.add(*o.places.add(k) as usize);
+            add_term(&mut sums, o.values.add(k), 0, right, |_| true);
+        }
+        put(&sums, o.sums, 0, o.add);
+    }
+}
+
+/// # Safety
 /// All that the operands point at exists: `M` left and `N` right rows. The machine has the instructions of `X`.
 #[inline(always)]
 unsafe fn dots<A: Accumulator, X: Vector<A>, const M: usize, const N: usize>(o: Dots<A>) {
@@ -277,6 +308,7 @@ macro_rules! instruction_set {
         products: $([$m:literal; $($v:literal)+])+,
         masked: $($mv:literal)+,
         outer: $([$om:literal; $($ov:literal)+])+,
+        entries: $($ev:literal)+,
         dots: $([$dm:literal; $($dn:literal)+])+
     ) => {
         mod $name {
@@ -297,6 +329,12 @@ macro_rules! instruction_set {
             }
 
             $(#[$feature])?
+            unsafe fn entries<const V: usize>(operands: Entries<$t>) {
+                // SAFETY: promised by the caller.
+                unsafe { super::entries::<$t, $vector, V>(operands) }
+            }
+
+            $(#[$feature])?
             unsafe fn dots<const M: usize, const N: usize>(operands: Dots<$t>) {
                 // SAFETY: promised by the caller.
                 unsafe { super::dots::<$t, $vector, M, N>(operands) }
@@ -309,6 +347,7 @@ macro_rules! instruction_set {
                 ],
                 masked: Tile { rows: 4, kernels: &[$(($mv, products::<4, $mv, true>)),+] },
                 outer: &[$(Tile { rows: $om, kernels: &[$(($ov, outer::<$om, $ov>)),+] }),+],
+                entries: Tile { rows: 1, kernels: &[$(($ev, entries::<$ev>)),+] },
                 dots: &[$(Tile { rows: $dm, kernels: &[$(($dn, dots::<$dm, $dn>)),+] }),+],
             };
         }
@@ -321,12 +360,14 @@ instruction_set!(avx512_f32, f32, __m512, #[target_feature(enable = "avx512f")]
     products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     masked: 4 3 2 1,
     outer: [12; 2 1] [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
+    entries: 16 15 14 13 12 11 10 9 8 7 6 5 4 3 2 1,
     dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx512_f64, f64, __m512d, #[target_feature(enable = "avx512f")]
     products: [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
     masked: 4 3 2 1,
     outer: [12; 2 1] [8; 3 2 1] [4; 6 4 2 1] [2; 8 4 2 1] [1; 12 8 4 2 1],
+    entries: 16 15 14 13 12 11 10 9 8 7 6 5 4 3 2 1,
     dots: [4; 6 3 1] [2; 6 3 1] [1; 12 6 3 1]);
 // 16 registers: 12 sums.
 #[cfg(target_arch = "x86_64")]
@@ -334,23 +375,27 @@ instruction_set!(avx2_f32, f32, __m256, #[target_feature(enable = "avx2,fma")]
     products: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     masked: 2 1,
     outer: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
+    entries: 12 11 10 9 8 7 6 5 4 3 2 1,
     dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx2_f64, f64, __m256d, #[target_feature(enable = "avx2,fma")]
     products: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
     masked: 2 1,
     outer: [6; 2 1] [4; 2 1] [2; 4 2 1] [1; 8 4 2 1],
+    entries: 12 11 10 9 8 7 6 5 4 3 2 1,
     dots: [4; 2 1] [2; 3 1] [1; 8 4 1]);
 // Whatever every machine of this architecture has, taken to be 16 registers of 16 bytes.
 instruction_set!(baseline_f32, f32, Array<f32, 4>,
     products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
     masked: 2 1,
     outer: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
+    entries: 8 7 6 5 4 3 2 1,
     dots: [4; 2 1] [1; 4 1]);
 instruction_set!(baseline_f64, f64, Array<f64, 2>,
     products: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
     masked: 2 1,
     outer: [4; 3 2 1] [2; 4 2 1] [1; 4 2 1],
+    entries: 8 7 6 5 4 3 2 1,
     dots: [4; 2 1] [1; 4 1]);
 
 macro_rules! best {
@@ -420,6 +465,31 @@ mod tests {
                         *expected = sum;
                     }
                     assert_eq!(sums, expected, "outer {m}x{n}, {add}");
+                }
+            }
+            for &(vectors, kernel) in tiles.entries.kernels {
+                let n = vectors * tiles.lanes;
+                let (values, data) = (integers::<A>(TERMS, 7), integers::<A>(3 * TERMS + n, 8));
+                let places: Vec<u32> = (0..TERMS as u32).map(|k| 2 * k + k % 3).collect();
+                let mut sums = integers::<A>(n, 9);
+                let old = sums.clone();
+                // SAFETY: the operands are long enough, and the machine has these tiles.
+                unsafe {
+                    kernel(Entries {
+                        count: TERMS,
+                        values: values.as_ptr(),
+                        places: places.as_ptr(),
+                        data: data.as_ptr(),
+                        sums: sums.as_mut_ptr(),
+                        add,
+                    });
+                }
+                for (column, (found, old)) in sums.into_iter().zip(old).enumerate() {
+                    let mut sum = if add { old } else { A::ZERO };
+                    for (&value, &place) in values.iter().zip(&places) {
+                        sum += value * data[place as usize + column];
+                    }
+                    assert_eq!(found, sum, "entries {n}, {add}");
                 }
             }
             for (tile, masked) in

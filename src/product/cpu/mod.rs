@@ -9,6 +9,8 @@ mod vector;
 
 pub(crate) use dots::add_dots;
 pub(crate) use gemm::{Dimensions, Matrix, MatrixMut, Old, gemm};
-pub(crate) use micro::{Outer, Products, RegisterTiles, Run, Step, sum_of_lanes, tile};
+pub(crate) use micro::{
+    Entries, Outer, Products, RegisterTiles, Run, Step, Tiles, sum_of_lanes, tile,
+};
 pub(crate) use rows::{Rows, multiply_rows};
 pub(crate) use vector::{Vector, VectorLoop, Vectorised};

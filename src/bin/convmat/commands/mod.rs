@@ -8,6 +8,7 @@ mod filter;
 mod kfac;
 mod matrix;
 mod patches;
+mod sparse;
 mod spectrum;
 
 use std::path::Path;
@@ -29,9 +30,11 @@ pub fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
         Command::Filter(args) => filter::run(args, session),
         Command::Unfold(args) => patches::unfold(args, session),
         Command::Fold(args) => patches::fold(args, session),
+        Command::Conv(args) if sparse::is_sparse(&args.w) => sparse::conv(args, session),
         Command::Conv(args) => conv::run(args, session),
         Command::ConvBackward(args) => backward::run(args, session),
         Command::Matrix(args) => matrix::run(args, session),
+        Command::Prune(args) => sparse::prune(args, session),
         Command::Spectrum(args) => spectrum::run(args, session),
         Command::Covariance(args) => covariance::run(args, session),
         Command::Kfac(args) => kfac::run(args, session),
