@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `catalogue SHAPE…` | one line a layer, `key=value` pairs: of these, or of all |
 //! | `roofline` | copy and store GB/s, sgemm GFLOP/s |
-//! | `prepare OP SHAPE` | reads the operands `NAME.in` of the exchange folder; the shape by name or description |
+//! | `prepare OP SHAPE DTYPE` | reads the operands `NAME.in` of the exchange folder; the shape by name or description |
 //! | `explain` | what the plan says, if there is one: lines `workspace=BYTES`, `flop=NUMBER` (the definition's), `algorithm=NAME`, `reason=TEXT` |
 //! | `write fresh\|into` | runs once and writes the results as `NAME.out` |
 //! | `time fresh\|into COUNT` | runs COUNT times after one run that does not count, unless it is a long one; seconds of each |
@@ -19,7 +19,7 @@ use std::io::{BufRead, Write as _, stdin, stdout};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use convmat::Layout;
+use convmat::{DType, Layout};
 use partner::job::{Answer, Job, Result};
 use partner::roofline;
 use shapes::description::Given;
@@ -75,10 +75,10 @@ impl Partner {
                 roofline::store(self.threads),
                 roofline::sgemm(self.threads)
             )),
-            ["prepare", op, shape] => {
+            ["prepare", op, shape, dtype] => {
                 let shape = self.shape(shape)?;
                 self.job = None;
-                self.job = Some(partner::prepare(op, &shape, &self.folder)?);
+                self.job = Some(partner::prepare(op, &shape, dtype_of(dtype)?, &self.folder)?);
                 Ok(String::new())
             }
             ["explain"] => {
@@ -148,6 +148,12 @@ impl Partner {
         }
         Ok(text)
     }
+}
+
+fn dtype_of(name: &str) -> Result<DType> {
+    let all = [DType::F16, DType::BF16, DType::F32, DType::F64];
+    let found = all.into_iter().find(|dtype| dtype.to_string() == name);
+    Ok(found.ok_or_else(|| format!("no element type {name:?}"))?)
 }
 
 fn catalogue(shapes: &[Shape]) -> Result<String> {

@@ -4,7 +4,8 @@
     python3 benches/compare_torch.py [--ops unfold,fold,conv,backward,conv-winograd,backward-winograd,
                                            matrix,covariance,ghost-norms,lambda]
                                      [--shapes stem,conv2]
-                                     [--shape "8x64x56x56 64x64x3x3 p1"] [--threads 2] [--repeats 5] [--json]
+                                     [--shape "8x64x56x56 64x64x3x3 p1"] [--dtype f32] [--threads 2]
+                                     [--repeats 5] [--json]
     python3 benches/compare_torch.py --ops svd,svd_lowrank,circular,norm [--slow]
 
 Builds the Rust partner (benches/compare.rs), hands both sides the same data, checks that they
@@ -44,9 +45,8 @@ SPECTRA = ("svd", "svd_lowrank", "circular", "norm")  # operations of torch_spec
 GROUPED = (
     "conv", "backward", "conv-winograd", "backward-winograd", "covariance", "ghost-norms", "lambda",
 )
-# On the layers that the catalogue lacks, too, which may be dilated.
+# On the layers that the catalogue lacks, too, which may be dilated, and of every element type.
 EVERYWHERE = ("unfold", "fold", "conv", "backward", "conv-winograd", "backward-winograd")
-DTYPES = {torch.float32: numpy.float32, torch.int32: numpy.int32, torch.int64: numpy.int64}
 
 
 def build(bench):
@@ -99,11 +99,12 @@ class Partner:
     def seconds(self, variant, count):
         return [float(line) for line in self.ask("time", variant, count)]
 
-    def prepare(self, op, layer, operands):
+    def prepare(self, op, layer, operands, dtype="f32"):
         for name, tensor in operands.items():
-            assert tensor.is_contiguous() and tensor.dtype == torch.float32
-            tensor.numpy().tofile(self.folder / f"{name}.in")
-        self.ask("prepare", op, layer.name)
+            assert tensor.is_contiguous() and tensor.dtype == torch_side.DTYPES[dtype]
+            # NumPy has no bfloat16.
+            tensor.flatten().view(torch.uint8).numpy().tofile(self.folder / f"{name}.in")
+        self.ask("prepare", op, layer.name, dtype)
         for name in operands:
             (self.folder / f"{name}.in").unlink()
 
@@ -197,18 +198,18 @@ def check(op, layer, variant, paths, expected):
     total = 0
     for name, (value, bound) in expected.items():
         path = paths[name]
-        found = numpy.fromfile(path, DTYPES[value.dtype])
+        found = torch.from_numpy(numpy.fromfile(path, numpy.uint8)).view(value.dtype)
         total += path.stat().st_size
         path.unlink()
         where = f"{op} {layer.name} ({variant}): {name}"
-        if found.size != value.numel():
-            sys.exit(f"compare_torch.py: {where} has {found.size} elements, not {value.numel()}")
-        found, value = torch.from_numpy(found), value.flatten()
+        if found.numel() != value.numel():
+            sys.exit(f"compare_torch.py: {where} has {found.numel()} elements, not {value.numel()}")
+        value = value.flatten()
         if bound is None:
             wrong = found != value
         else:  # written so that NaN is wrong too
-            allowed = 4 * torch_side.EPSILON * bound.flatten()
-            wrong = ~((found - value).abs() <= allowed)
+            allowed = torch_side.allowed(value, bound.flatten())
+            wrong = ~((torch_side.wide(found) - torch_side.wide(value)).abs() <= allowed)
         count = int(wrong.sum())
         if count:
             at = int(wrong.nonzero()[0])
@@ -236,10 +237,10 @@ def measure(sides, repeats):
     return times
 
 
-def rows_of(partner, op, layer, repeats, roofline):
+def rows_of(partner, op, layer, arguments, roofline):
     """Checks and times one operation on one layer; yields its rows."""
     work = torch_side.OPERATIONS[op](layer)
-    partner.prepare(op, layer, work.operands())
+    partner.prepare(op, layer, work.operands(), arguments.dtype)
     expected = work.expected()
     total = 0
     for variant in ("fresh", "into"):
@@ -265,7 +266,7 @@ def rows_of(partner, op, layer, repeats, roofline):
         compared = {op: ("forum", forum.scale, forum), "matrix-indexing": ("torch", 1, work)}
     if hasattr(work, "call_out"):
         sides["out"] = lambda count: torch_seconds(work.call_out, count)
-    times = measure(sides, repeats)
+    times = measure(sides, arguments.repeats)
     if ways:
         faster = min(ways, key=lambda name: statistics.median(times[name]))
         compared = {op: (faster, 1, work)}
@@ -287,6 +288,7 @@ def rows_of(partner, op, layer, repeats, roofline):
             yield more | {
                 "op": label,
                 "shape": layer.name,
+                "dtype": arguments.dtype,
                 "variant": variant,
                 "ours_s": ours,
                 "torch_s": theirs,
@@ -541,6 +543,12 @@ def main():
         help='a layer instead of the catalogue: a name, or "8x64x56x56 64x64x3x3 p1 s1 g1" (see '
         "benches/README.md) without dilation and with zeros as padding; may be given more than once",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=list(torch_side.DTYPES),
+        default="f32",
+        help=f"of all operands, on both sides; other than f32 only for {','.join(EVERYWHERE)}",
+    )
     parser.add_argument("--threads", type=int, default=2, help="on both sides")
     parser.add_argument("--repeats", type=int, default=5, help="rounds a row")
     parser.add_argument("--slow", action="store_true", help="also peers that take minutes")
@@ -548,6 +556,8 @@ def main():
     parser.add_argument("--partner", help="the bench's executable, instead of building it")
     arguments = parser.parse_args()
     choice(arguments.ops, [*operations, *SPECTRA], "operation")
+    if arguments.dtype != "f32":
+        choice(arguments.ops, EVERYWHERE, f"{arguments.dtype} of operation")
     if arguments.threads < 1 or arguments.repeats < 1:
         sys.exit("compare_torch.py: --threads and --repeats must be at least 1")
     program = arguments.partner or build("compare")
@@ -595,7 +605,7 @@ def run(partner, arguments):
     (line,) = partner.ask("roofline")
     best = {key: float(value) for key, value in (word.split("=") for word in line.split())}
     print(
-        f"{arguments.threads} threads, f32, PyTorch {torch.__version__}; this machine: copy "
+        f"{arguments.threads} threads, {arguments.dtype}, PyTorch {torch.__version__}; this machine: copy "
         f"{best['copy']:.1f} GB/s (read + written), store {best['store']:.1f} GB/s, "
         f"sgemm {best['sgemm']:.0f} GFLOP/s",
         file=out,
@@ -632,8 +642,9 @@ def run(partner, arguments):
     rows = []
     for op in operations:
         for fields in layers[op]:
-            layer = torch_side.Layer(fields, "matrix_input" if op == "matrix" else "input")
-            for row in rows_of(partner, op, layer, arguments.repeats, roofline):
+            size, dtype = "matrix_input" if op == "matrix" else "input", arguments.dtype
+            layer = torch_side.Layer(fields, size, torch_side.DTYPES[dtype])
+            for row in rows_of(partner, op, layer, arguments, roofline):
                 rows.append(row)
                 if arguments.json:
                     print(json.dumps(row), flush=True)

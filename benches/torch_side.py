@@ -5,7 +5,8 @@ Each class holds one operation on one layer:
     call()          what is timed
     expected()      name -> (what the Rust side must have computed, allowed error or None for exact)
 Operands are multiples of 1/8 in [-1, 1]: every sum of their products is exact in f32, so that a
-wrong answer cannot hide behind rounding.
+wrong answer cannot hide behind rounding. Half types are timed as they are, and held against sums in
+f32 that are rounded once: PyTorch itself may round more often.
 """
 
 import itertools
@@ -15,12 +16,30 @@ import torch
 import torch.nn.functional as F
 
 EPSILON = torch.finfo(torch.float32).eps
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}
 SEEDS = {"x": 1, "w": 2, "patches": 3, "b": 4, "dy": 5}
 
 
 def eighths(shape, seed):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-8, 9, shape, generator=generator).float() / 8
+
+
+def is_half(dtype):
+    return dtype in (torch.bfloat16, torch.float16)
+
+
+def wide(x):
+    """What sums over x are computed in."""
+    return x.float() if is_half(x.dtype) else x
+
+
+def allowed(value, bound):
+    """How far a result may be from PyTorch's: as sums in any order, and where halves are rounded, as their
+    neighbours."""
+    if is_half(value.dtype):
+        return 4 * EPSILON * bound + torch.finfo(value.dtype).eps * value.float().abs()
+    return 4 * torch.finfo(value.dtype).eps * bound
 
 
 def windows(x, layer):
@@ -35,8 +54,9 @@ def windows(x, layer):
 class Layer:
     """One line of the catalogue, with its spatial quantities as lists of D numbers."""
 
-    def __init__(self, fields, size):
+    def __init__(self, fields, size, dtype=torch.float32):
         self.name = fields["name"]
+        self.dtype = dtype
         for key in ("batch", "channels", "outputs", "groups"):
             setattr(self, key, int(fields[key]))
         self.input, self.kernel, self.stride, self.padding, self.dilation = (
@@ -59,7 +79,7 @@ class Layer:
 
     def values(self, name, shape):
         """The operand of this name; those of channels-last layers in the channels_last format."""
-        x = eighths(shape, SEEDS[name])
+        x = eighths(shape, SEEDS[name]).to(self.dtype)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def x(self):
@@ -72,11 +92,11 @@ class Layer:
         return self.values("w", [self.outputs, self.channels // self.groups, *self.kernel])
 
     def bias(self):
-        return eighths([self.outputs], SEEDS["b"])
+        return eighths([self.outputs], SEEDS["b"]).to(self.dtype)
 
     def patches(self):
         shape = [self.batch, self.channels * self.taps, self.positions]
-        return eighths(shape, SEEDS["patches"])
+        return eighths(shape, SEEDS["patches"]).to(self.dtype)
 
     def ours(self, x):
         """An activation or patches-by-channel in the Rust side's layout."""
@@ -122,7 +142,7 @@ class Unfold:
     def __init__(self, layer):
         self.layer = layer
         self.x = layer.x()
-        self.work = 4 * (layer.input_elements + layer.patch_elements) / 1e9
+        self.work = layer.dtype.itemsize * (layer.input_elements + layer.patch_elements) / 1e9
         three = "F.pad, Tensor.unfold x3, reshape" if len(layer.input) == 3 else ""
         self.note = "F.unfold of a channels_last tensor" if layer.channels_last else three
         if len(layer.input) < 3:
@@ -151,7 +171,7 @@ class Fold:
     def __init__(self, layer):
         self.layer = layer
         self.patches = layer.patches()
-        self.work = 4 * (layer.input_elements + layer.patch_elements) / 1e9
+        self.work = layer.dtype.itemsize * (layer.input_elements + layer.patch_elements) / 1e9
         self.note = "one strided += per tap" if len(layer.input) == 3 else ""
         if len(layer.input) < 3:
             self.call_out = self.into_buffer()
@@ -190,8 +210,9 @@ class Fold:
 
     def expected(self):
         shape = [self.layer.batch, self.layer.channels, *self.layer.input]
-        bound = self.fold(self.patches.abs()).view(shape)
-        x = self.call().view(shape)
+        patches = wide(self.patches)
+        bound = self.fold(patches.abs()).view(shape)
+        x = self.fold(patches).view(shape).to(self.layer.dtype)
         return {"x": (self.layer.ours(x), self.layer.ours(bound))}
 
 
@@ -214,8 +235,10 @@ class Conv:
         return self.layer.conv(self.x, self.w, self.b)
 
     def expected(self):
-        bound = self.layer.conv(self.x.abs(), self.w.abs(), self.b.abs())
-        return {"y": (self.layer.ours(self.call()), self.layer.ours(bound))}
+        x, w, b = map(wide, (self.x, self.w, self.b))
+        y = self.layer.conv(x, w, b).to(self.layer.dtype)
+        bound = self.layer.conv(x.abs(), w.abs(), b.abs())
+        return {"y": (self.layer.ours(y), self.layer.ours(bound))}
 
 
 class Backward:
@@ -251,8 +274,9 @@ class Backward:
         return self.gradients(self.dy, self.x, self.w)
 
     def expected(self):
-        values = self.call()
-        bounds = self.gradients(self.dy.abs(), self.x.abs(), self.w.abs())
+        operands = [wide(operand) for operand in (self.dy, self.x, self.w)]
+        values = [value.to(self.layer.dtype) for value in self.gradients(*operands)]
+        bounds = self.gradients(*(operand.abs() for operand in operands))
         arrange = (self.layer.ours, self.layer.our_weight, lambda b: b)
         return {
             name: (f(value), f(bound))

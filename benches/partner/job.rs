@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use convmat::{Device, Explanation, Tensor, TensorViewMut};
+use convmat::{Device, Element, Explanation, Tensor, TensorViewMut};
 
 use crate::shapes::Shape;
 
@@ -41,7 +41,7 @@ pub struct Operands<'a> {
 }
 
 impl Operands<'_> {
-    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor<f32>> {
+    pub fn read<T: Element>(&self, name: &str, shape: &[usize]) -> Result<Tensor<T>> {
         Ok(Tensor::from_vec(&Device::Cpu, shape, self.numbers(name)?)?)
     }
 
@@ -52,42 +52,42 @@ impl Operands<'_> {
         each.map(|part| Ok(Tensor::from_vec(&Device::Cpu, shape, part.to_vec())?)).collect()
     }
 
-    fn numbers(&self, name: &str) -> Result<Vec<f32>> {
+    fn numbers<T: Element>(&self, name: &str) -> Result<Vec<T>> {
         let bytes = std::fs::read(self.folder.join(name).with_extension("in"))?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 }
 
 /// Memory for one tensor.
-pub struct Buffer {
+pub struct Buffer<T = f32> {
     name: &'static str,
     shape: Vec<usize>,
-    data: Vec<f32>,
+    data: Vec<T>,
 }
 
-impl Buffer {
+impl<T: Element> Buffer<T> {
     pub fn new(name: &'static str, shape: Vec<usize>) -> Self {
-        Buffer { name, data: vec![f32::NAN; shape.iter().product()], shape }
+        Buffer { name, data: vec![T::from_f64(f64::NAN); shape.iter().product()], shape }
     }
 
-    pub fn view(&mut self) -> Result<TensorViewMut<'_, f32>> {
+    pub fn view(&mut self) -> Result<TensorViewMut<'_, T>> {
         Ok(TensorViewMut::from_slice(&self.shape, &mut self.data)?)
     }
 }
 
-impl<const N: usize> Buffers for [Buffer; N] {
+impl<T: Element, const N: usize> Buffers for [Buffer<T>; N] {
     fn poison(&mut self) {
-        self.iter_mut().for_each(|buffer| buffer.data.fill(f32::NAN));
+        self.iter_mut().for_each(|buffer| buffer.data.fill(T::from_f64(f64::NAN)));
     }
 }
 
-impl<const N: usize> Answer for [Buffer; N] {
+impl<T: Element, const N: usize> Answer for [Buffer<T>; N] {
     fn parts(&self) -> Vec<(&'static str, &[u8])> {
         self.iter().map(|b| (b.name, bytemuck::cast_slice(&b.data))).collect()
     }
 }
 
-impl<const N: usize> Answer for [(&'static str, Tensor<f32>); N] {
+impl<T: Element, const N: usize> Answer for [(&'static str, Tensor<T>); N] {
     fn parts(&self) -> Vec<(&'static str, &[u8])> {
         let host = self.iter().filter_map(|(name, tensor)| Some((*name, tensor.as_slice()?)));
         host.map(|(name, values)| (name, bytemuck::cast_slice(values))).collect()

@@ -11,7 +11,7 @@ mod spectra;
 
 use std::path::Path;
 
-use convmat::{PlanOptions, with_axes};
+use convmat::{DType, Element, PlanOptions, with_axes, with_dtype};
 
 use crate::shapes::Shape;
 use covariance::Covariance;
@@ -22,26 +22,43 @@ use patches::{Fold, Unfold};
 use products::{Backward, Forward};
 use spectra::{LARGEST, LOW_RANK, LOW_RANK_REFERENCE, Question, Spectra};
 
-/// The operation of this name on the operands in `folder`.
-pub fn prepare(op: &str, shape: &Shape, folder: &Path) -> Result<Box<dyn Job>> {
+/// The operation of this name on the operands in `folder`, whose elements are of this type.
+pub fn prepare(op: &str, shape: &Shape, dtype: DType, folder: &Path) -> Result<Box<dyn Job>> {
     let operands = Operands { shape, folder };
-    let spectra =
-        |question| with_axes!(shape.spatial, D => boxed(Spectra::<D>::new(&operands, question)?));
     match op {
-        "unfold" => with_axes!(shape.spatial, D => boxed(Unfold::<D>::new(&operands)?)),
-        "fold" => with_axes!(shape.spatial, D => boxed(Fold::<D>::new(&operands)?)),
+        "unfold" | "fold" | "conv" | "conv-winograd" | "backward" | "backward-winograd" => {
+            with_dtype!(dtype, T => of_any_type::<T>(op, &operands))
+        }
+        _ if dtype == DType::F32 => of_f32(op, &operands),
+        _ => Err(format!("{op:?} is of f32 only").into()),
+    }
+}
+
+fn of_any_type<T: Element>(op: &str, operands: &Operands) -> Result<Box<dyn Job>> {
+    let spatial = operands.shape.spatial;
+    match op {
+        "unfold" => with_axes!(spatial, D => boxed(Unfold::<T, D>::new(operands)?)),
+        "fold" => with_axes!(spatial, D => boxed(Fold::<T, D>::new(operands)?)),
         "conv" | "conv-winograd" => {
             let options = PlanOptions::new().allow_winograd(op == "conv-winograd");
-            with_axes!(shape.spatial, D => boxed(Forward::<D>::new(&operands, options)?))
+            with_axes!(spatial, D => boxed(Forward::<T, D>::new(operands, options)?))
         }
-        "backward" | "backward-winograd" => {
+        _ => {
             let options = PlanOptions::new().allow_winograd(op == "backward-winograd");
-            with_axes!(shape.spatial, D => boxed(Backward::<D>::new(&operands, options)?))
+            with_axes!(spatial, D => boxed(Backward::<T, D>::new(operands, options)?))
         }
-        "matrix" => with_axes!(shape.spatial, D => boxed(Matrix::<D>::new(&operands)?)),
-        "covariance" => with_axes!(shape.spatial, D => boxed(Covariance::new::<D>(&operands)?)),
-        "ghost-norms" => with_axes!(shape.spatial, D => boxed(Norms::new::<D>(&operands)?)),
-        "lambda" => with_axes!(shape.spatial, D => boxed(Moment::new::<D>(&operands)?)),
+    }
+}
+
+fn of_f32(op: &str, operands: &Operands) -> Result<Box<dyn Job>> {
+    let shape = operands.shape;
+    let spectra =
+        |question| with_axes!(shape.spatial, D => boxed(Spectra::<D>::new(operands, question)?));
+    match op {
+        "matrix" => with_axes!(shape.spatial, D => boxed(Matrix::<D>::new(operands)?)),
+        "covariance" => with_axes!(shape.spatial, D => boxed(Covariance::new::<D>(operands)?)),
+        "ghost-norms" => with_axes!(shape.spatial, D => boxed(Norms::new::<D>(operands)?)),
+        "lambda" => with_axes!(shape.spatial, D => boxed(Moment::new::<D>(operands)?)),
         "svd" => spectra(LARGEST),
         "svd_lowrank" => spectra(LOW_RANK),
         "svd_reference" => spectra(LOW_RANK_REFERENCE),

@@ -1,16 +1,16 @@
 //! Unfold and fold.
 
-use convmat::{Conv, Tensor};
+use convmat::{Conv, Element, Tensor};
 
 use super::job::{Answer, Buffer, Buffers, Job, Operands, Result};
 
-pub struct Unfold<const D: usize> {
+pub struct Unfold<T: Element, const D: usize> {
     conv: Conv<D>,
-    x: Tensor<f32>,
-    patches: [Buffer; 1],
+    x: Tensor<T>,
+    patches: [Buffer<T>; 1],
 }
 
-impl<const D: usize> Unfold<D> {
+impl<T: Element, const D: usize> Unfold<T, D> {
     pub fn new(operands: &Operands) -> Result<Self> {
         let shape = operands.shape;
         Ok(Unfold {
@@ -21,7 +21,7 @@ impl<const D: usize> Unfold<D> {
     }
 }
 
-impl<const D: usize> Job for Unfold<D> {
+impl<T: Element, const D: usize> Job for Unfold<T, D> {
     fn fresh(&self) -> Result<Box<dyn Answer>> {
         Ok(Box::new([("patches", self.conv.unfold(&self.x)?)]))
     }
@@ -35,14 +35,14 @@ impl<const D: usize> Job for Unfold<D> {
     }
 }
 
-pub struct Fold<const D: usize> {
+pub struct Fold<T: Element, const D: usize> {
     conv: Conv<D>,
     size: [usize; D],
-    patches: Tensor<f32>,
-    x: [Buffer; 1],
+    patches: Tensor<T>,
+    x: [Buffer<T>; 1],
 }
 
-impl<const D: usize> Fold<D> {
+impl<T: Element, const D: usize> Fold<T, D> {
     pub fn new(operands: &Operands) -> Result<Self> {
         let shape = operands.shape;
         Ok(Fold {
@@ -54,7 +54,7 @@ impl<const D: usize> Fold<D> {
     }
 }
 
-impl<const D: usize> Job for Fold<D> {
+impl<T: Element, const D: usize> Job for Fold<T, D> {
     fn fresh(&self) -> Result<Box<dyn Answer>> {
         Ok(Box::new([("x", self.conv.fold(&self.patches, self.size)?)]))
     }

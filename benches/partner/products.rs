@@ -1,6 +1,6 @@
 //! Convolution forward and backward.
 
-use convmat::{Algorithm, Conv, Device, Explanation, PlanOptions, Tensor};
+use convmat::{Algorithm, Conv, Device, Element, Explanation, PlanOptions, Tensor};
 
 use super::job::{Answer, Buffer, Buffers, Job, Operands, Result};
 
@@ -10,22 +10,22 @@ fn algorithm(explanation: &Explanation) -> Algorithm {
     if winograd { Algorithm::Winograd } else { Algorithm::Auto }
 }
 
-pub struct Forward<const D: usize> {
+pub struct Forward<T: Element, const D: usize> {
     conv: Conv<D>,
-    x: Tensor<f32>,
-    w: Tensor<f32>,
-    b: Tensor<f32>,
-    y: [Buffer; 1],
+    x: Tensor<T>,
+    w: Tensor<T>,
+    b: Tensor<T>,
+    y: [Buffer<T>; 1],
     algorithm: Algorithm,
     explanation: Explanation,
 }
 
-impl<const D: usize> Forward<D> {
+impl<T: Element, const D: usize> Forward<T, D> {
     pub fn new(operands: &Operands, options: PlanOptions) -> Result<Self> {
         let shape = operands.shape;
         let conv = shape.conv::<D>();
         let (x, w) = (shape.input_shape(), shape.weight_shape());
-        let plan = conv.plan_forward::<f32>(&Device::Cpu, &x, &w, true, options)?;
+        let plan = conv.plan_forward::<T>(&Device::Cpu, &x, &w, true, options)?;
         Ok(Forward {
             algorithm: algorithm(plan.explanation()),
             explanation: plan.explanation().clone(),
@@ -38,7 +38,7 @@ impl<const D: usize> Forward<D> {
     }
 }
 
-impl<const D: usize> Job for Forward<D> {
+impl<T: Element, const D: usize> Job for Forward<T, D> {
     fn fresh(&self) -> Result<Box<dyn Answer>> {
         let bias = Some(self.b.view());
         Ok(Box::new([("y", self.conv.forward_by(&self.x, &self.w, bias, self.algorithm)?)]))
@@ -59,24 +59,24 @@ impl<const D: usize> Job for Forward<D> {
 }
 
 /// The gradients of input, weight and bias.
-pub struct Backward<const D: usize> {
+pub struct Backward<T: Element, const D: usize> {
     conv: Conv<D>,
     size: [usize; D],
-    x: Tensor<f32>,
-    w: Tensor<f32>,
-    dy: Tensor<f32>,
-    gradients: [Buffer; 3],
+    x: Tensor<T>,
+    w: Tensor<T>,
+    dy: Tensor<T>,
+    gradients: [Buffer<T>; 3],
     /// Of the gradients by the input and by the weight.
     algorithms: [Algorithm; 2],
 }
 
-impl<const D: usize> Backward<D> {
+impl<T: Element, const D: usize> Backward<T, D> {
     pub fn new(operands: &Operands, options: PlanOptions) -> Result<Self> {
         let shape = operands.shape;
         let (conv, size, device) = (shape.conv::<D>(), shape.input_size(), Device::Cpu);
         let [x, w, y] = [shape.input_shape(), shape.weight_shape(), shape.output_shape()];
-        let dx = conv.plan_backward_input::<f32>(&device, &y, &w, size, options)?;
-        let dw = conv.plan_backward_weight::<f32>(&device, &x, &y, options)?;
+        let dx = conv.plan_backward_input::<T>(&device, &y, &w, size, options)?;
+        let dw = conv.plan_backward_weight::<T>(&device, &x, &y, options)?;
         Ok(Backward {
             algorithms: [dx.explanation(), dw.explanation()].map(algorithm),
             conv,
@@ -93,14 +93,14 @@ impl<const D: usize> Backward<D> {
     }
 }
 
-impl<const D: usize> Job for Backward<D> {
+impl<T: Element, const D: usize> Job for Backward<T, D> {
     fn fresh(&self) -> Result<Box<dyn Answer>> {
         let (dx, dw);
         if self.algorithms == [Algorithm::Auto; 2] {
             dx = self.conv.backward_input(&self.dy, &self.w, self.size)?;
             dw = self.conv.backward_weight(&self.x, &self.dy)?;
         } else {
-            let zeros = |like: &Tensor<f32>| Tensor::zeros(&Device::Cpu, like.shape());
+            let zeros = |like: &Tensor<T>| Tensor::zeros(&Device::Cpu, like.shape());
             let [mut of_x, mut of_w] = [zeros(&self.x)?, zeros(&self.w)?];
             let [by_input, by_weight] = self.algorithms;
             self.conv.backward_input_into(&self.dy, &self.w, &mut of_x, by_input)?;
