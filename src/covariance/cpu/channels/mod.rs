@@ -260,13 +260,13 @@ impl Channels {
         self.p.groups * width(&self.blocks) * self.panels.positions()
     }
 
-    /// Elements of a task's memory besides the sums.
-    fn buffers(&self) -> usize {
+    /// A task's memory besides the sums.
+    fn room<F>(&self) -> Room {
         let of = |class: &Class| {
-            let [_, h, w] = self.shape(class).windows;
-            self.shape(class).tile() * (1 + w + h * w)
+            let (tile, [_, h, w]) = (self.shape(class).tile(), self.shape(class).windows);
+            Room::default().and::<F>(tile).and::<F>(tile * w).and::<F>(tile * h * w)
         };
-        self.classes.iter().map(of).max().unwrap_or(0)
+        self.classes.iter().map(of).fold(Room::default(), Room::or)
     }
 
     fn shape(&self, class: &Class) -> Shape {
@@ -278,8 +278,7 @@ impl Channels {
     pub fn workers<T: Element, F: Accumulator>(&self, passes: &mut Vec<Pass>) -> Workers {
         let lanes = F::best_tiles().lanes;
         let tasks = self.p.groups * self.classes.len();
-        let own = Room::default().and::<F>(self.buffers());
-        let own = own.or(LineMemory::<T::Acc, F>::room(&self.part.axes, lanes));
+        let own = self.room::<F>().or(LineMemory::<T::Acc, F>::room(&self.part.axes, lanes));
         let own = own.or(Room::default().and::<F>(longest(&self.entries).pow(2)));
         let common = Room::default().and::<F>(self.panel_len()).and::<F>(self.p.groups * self.sums);
         let widest = widest(&self.blocks);
