@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::element::Element;
 use crate::error::{Result, checked_product};
-use crate::geometry::{Axes, AxisRows, Geometry, Layout};
+use crate::geometry::{Axes, AxisRows, Geometry, Layout, Strides};
 #[cfg(gpu)]
 use crate::geometry::{AxisMap, PaddingMode};
 use crate::patches::Images;
@@ -30,15 +30,6 @@ pub(super) struct Numbers {
     sizes: [usize; 4],
     layout: Layout,
     axes: [([usize; 5], i64, PaddingMode); 3],
-}
-
-/// Distances between neighbours in an activation, in elements.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Strides {
-    pub image: usize,
-    pub channel: usize,
-    /// From one position to the next in row-major order over all spatial axes.
-    pub position: usize,
 }
 
 /// Distances between neighbours in a weight, in elements.
@@ -160,19 +151,11 @@ impl Problem {
     }
 
     pub fn input_strides(&self) -> Strides {
-        self.strides(self.channels, self.input_positions())
+        self.layout.strides(self.channels, self.input_positions())
     }
 
     pub fn output_strides(&self) -> Strides {
-        self.strides(self.outputs, self.output_positions())
-    }
-
-    fn strides(&self, channels: usize, positions: usize) -> Strides {
-        let image = channels * positions;
-        match self.layout {
-            Layout::ChannelsFirst => Strides { image, channel: positions, position: 1 },
-            Layout::ChannelsLast => Strides { image, channel: 1, position: channels },
-        }
+        self.layout.strides(self.outputs, self.output_positions())
     }
 
     pub fn weight_strides(&self) -> WeightStrides {
@@ -188,13 +171,6 @@ impl Problem {
     /// For each axis, the outputs that read each input.
     pub fn adjoint_rows(&self) -> Result<[AxisRows; 3]> {
         self.axes.adjoint_rows()
-    }
-}
-
-impl Strides {
-    /// Where element (image, channel, position) lies.
-    pub fn at(&self, image: usize, channel: usize, position: usize) -> usize {
-        image * self.image + channel * self.channel + position * self.position
     }
 }
 

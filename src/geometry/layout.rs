@@ -24,6 +24,22 @@ pub enum Layout {
     ChannelsLast,
 }
 
+/// Distances between neighbours in an activation, in elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strides {
+    pub image: usize,
+    pub channel: usize,
+    /// From one position to the next in row-major order over all spatial axes.
+    pub position: usize,
+}
+
+impl Strides {
+    /// Where element (image, channel, position) lies.
+    pub fn at(&self, image: usize, channel: usize, position: usize) -> usize {
+        image * self.image + channel * self.channel + position * self.position
+    }
+}
+
 impl Layout {
     /// Shape of activations.
     pub fn activation_shape(self, batch: usize, channels: usize, spatial: &[usize]) -> Vec<usize> {
@@ -39,6 +55,15 @@ impl Layout {
             }
         }
         shape
+    }
+
+    /// Where the elements of an activation lie.
+    pub(crate) fn strides(self, channels: usize, positions: usize) -> Strides {
+        let image = channels * positions;
+        match self {
+            Layout::ChannelsFirst => Strides { image, channel: positions, position: 1 },
+            Layout::ChannelsLast => Strides { image, channel: 1, position: channels },
+        }
     }
 
     /// Shape of weights with `inputs` = C/groups input channels.

@@ -14,6 +14,7 @@ pub(crate) use axes::{Axes, Box3, ravel, unravel, volume};
 pub(crate) use axis::{AdjointPhase, gcd};
 pub use axis::{AxisMap, AxisRows};
 pub use layout::Layout;
+pub(crate) use layout::Strides;
 pub use padding::{Padding, PaddingMode};
 
 use std::fmt;

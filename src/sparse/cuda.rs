@@ -1,7 +1,7 @@
 //! Convolution with sparse weights on CUDA, by `kernels/sparse/direct_sparse.cu`. The pattern is in tables that
 //! a plan keeps on the device; values are an operand.
 
-use super::problem::{Problem, Strides};
+use super::problem::Problem;
 use crate::device::cuda::structs::{
     SparseAdjointArgs, SparseForwardArgs, SparsePadArgs, SparseStrides, SparseWeightArgs,
 };
@@ -11,7 +11,7 @@ use crate::device::cuda::{
 };
 use crate::element::{Element, IndexWidth};
 use crate::error::{Error, Result};
-use crate::geometry::{AxisMap, ravel, unravel};
+use crate::geometry::{AxisMap, Strides, ravel, unravel};
 use crate::patches::pieces::Pieces;
 
 /// Bytes of the padded copy, at most, unless a single image's are more.

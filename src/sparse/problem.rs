@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::weight::Pattern;
 use crate::element::Element;
 use crate::error::{Error, Result, checked_product};
-use crate::geometry::{Axes, Conv, Geometry, Layout};
+use crate::geometry::{Axes, Conv, Geometry, Layout, Strides};
 use crate::plan::Explanation;
 
 /// What operands are called.
@@ -29,22 +29,6 @@ pub(super) struct Problem {
     pub layout: Layout,
     pub axes: Axes,
     pub pattern: Arc<Pattern>,
-}
-
-/// Distances between neighbours in an activation, in elements.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Strides {
-    pub image: usize,
-    pub channel: usize,
-    /// From one position to the next in row-major order over all spatial axes.
-    pub position: usize,
-}
-
-impl Strides {
-    /// Where element (image, channel, position) lies.
-    pub fn at(&self, image: usize, channel: usize, position: usize) -> usize {
-        image * self.image + channel * self.channel + position * self.position
-    }
 }
 
 impl Problem {
@@ -92,19 +76,11 @@ impl Problem {
     }
 
     pub fn input_strides(&self) -> Strides {
-        self.strides(self.channels, self.axes.inputs())
+        self.layout.strides(self.channels, self.axes.inputs())
     }
 
     pub fn output_strides(&self) -> Strides {
-        self.strides(self.outputs, self.axes.outputs())
-    }
-
-    fn strides(&self, channels: usize, positions: usize) -> Strides {
-        let image = channels * positions;
-        match self.layout {
-            Layout::ChannelsFirst => Strides { image, channel: positions, position: 1 },
-            Layout::ChannelsLast => Strides { image, channel: 1, position: channels },
-        }
+        self.layout.strides(self.outputs, self.axes.outputs())
     }
 
     /// What a plan of an operation on this problem says of it, before anything is chosen. FLOP are those of

@@ -5,10 +5,9 @@ use std::ops::Range;
 
 use super::depthwise;
 use super::runs::{widened, widens};
-use crate::conv::problem::Strides;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::{Axes, Box3, ravel, volume};
+use crate::geometry::{Axes, Box3, Strides, ravel, volume};
 use crate::patches::pieces::{Pieces, digits};
 use crate::patches::slab::{Slab, boxes};
 use crate::plan::Pass;

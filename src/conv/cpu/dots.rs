@@ -2,10 +2,10 @@
 //! the input, which are the rows of the patch matrix, image after image.
 
 use super::runs::widens;
-use crate::conv::problem::{Problem, Strides};
+use crate::conv::problem::Problem;
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{Box3, ravel, volume};
+use crate::geometry::{Box3, Strides, ravel, volume};
 use crate::patches::pieces::{Pieces, digits};
 use crate::patches::slab::{Slab, boxes};
 use crate::plan::Pass;

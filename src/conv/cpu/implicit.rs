@@ -13,10 +13,10 @@
 
 use super::correlation::{Correlation, Layer, Place, Weight};
 use super::pixels::Pixels;
-use crate::conv::problem::{Problem, Strides};
+use crate::conv::problem::Problem;
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{AdjointPhase, Axes, Layout, ravel};
+use crate::geometry::{AdjointPhase, Axes, Layout, Strides, ravel};
 use crate::plan::Pass;
 use crate::workers::{Room, Shared, Workers};
 

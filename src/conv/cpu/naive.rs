@@ -1,10 +1,10 @@
 //! The definition, one element of the result at a time. Nothing here is clever: the other algorithms
 //! are tested against these loops.
 
-use crate::conv::problem::{Problem, Strides, WeightStrides};
+use crate::conv::problem::{Problem, WeightStrides};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::{AxisRows, Layout, ravel, unravel};
+use crate::geometry::{AxisRows, Layout, Strides, ravel, unravel};
 use crate::plan::Pass;
 use crate::workers::{Room, Workers};
 

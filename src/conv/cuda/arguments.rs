@@ -4,19 +4,19 @@ use crate::conv::problem::{self, Problem};
 use crate::device::cuda::structs::{Convolution, Strides, WeightStrides};
 use crate::device::cuda::{AxesArguments, CudaDevice, Divisor, Spec, axis_bound};
 use crate::element::Element;
-use crate::geometry::Layout;
+use crate::geometry::{self, Layout};
 use crate::patches::cuda::Distances;
 
-impl From<problem::Strides> for Strides {
-    fn from(strides: problem::Strides) -> Self {
-        let problem::Strides { image, channel, position } = strides;
+impl From<geometry::Strides> for Strides {
+    fn from(strides: geometry::Strides) -> Self {
+        let geometry::Strides { image, channel, position } = strides;
         Strides { image: image as i64, channel: channel as i64, position: position as i64 }
     }
 }
 
-impl From<problem::Strides> for Distances {
-    fn from(strides: problem::Strides) -> Self {
-        let problem::Strides { image, channel, position } = strides;
+impl From<geometry::Strides> for Distances {
+    fn from(strides: geometry::Strides) -> Self {
+        let geometry::Strides { image, channel, position } = strides;
         Distances { image, channel, position }
     }
 }

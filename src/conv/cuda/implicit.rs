@@ -1,7 +1,7 @@
 //! Matrix products with patches that are read where they lie: `kernels/conv/implicit.cu`.
 
 use super::channels_last::{Stacked, transposed};
-use crate::conv::problem::{Problem, Strides, WeightStrides};
+use crate::conv::problem::{Problem, WeightStrides};
 use crate::device::FULL_ALIGNMENT;
 use crate::device::cuda::structs::{CorrelateArgs, FillArgs, GradientArgs};
 use crate::device::cuda::{
@@ -9,7 +9,7 @@ use crate::device::cuda::{
 };
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{AdjointPhase, Axes, Layout};
+use crate::geometry::{AdjointPhase, Axes, Layout, Strides};
 use crate::patches::cuda as patches;
 use crate::product::cuda::{Engine, Operands, Product};
 

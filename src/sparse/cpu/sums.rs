@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use crate::element::Element;
-use crate::geometry::{Box3, Layout, ravel};
-use crate::sparse::problem::Strides;
+use crate::geometry::{Box3, Layout, Strides, ravel};
 use crate::stream;
 use crate::workers::Shared;
 

@@ -1,9 +1,9 @@
 //! The way back from the gradient by a padded input to that by the input, where padded positions read inputs.
 
-use crate::conv::problem::{Problem, Strides};
+use crate::conv::problem::Problem;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::geometry::{Axes, AxisMap, Layout};
+use crate::geometry::{Axes, AxisMap, Layout, Strides};
 use crate::patches::pieces::digits;
 use crate::workers::{Shared, Workers};
 
