@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytemuck::Pod;
 use rayon::prelude::*;
 
-use crate::element::Element;
+use crate::element::{Accumulator, Element};
 use crate::error::Result;
 
 /// Bytes at whose multiples memory begins: a cache line, and a vector.
@@ -18,6 +18,22 @@ pub(crate) const ALIGNMENT: usize = 64;
 
 /// Ranges that tasks are divided into, at most: more workers share them.
 const RANGES: usize = 64;
+
+/// Elements whose parts a task adds up.
+const TOTALS: usize = 16 << 10;
+
+/// Tasks of [`Workers::add_up`] for so many elements.
+pub(crate) fn totals(len: usize) -> usize {
+    len.div_ceil(TOTALS)
+}
+
+/// Tasks there should be at least, for several threads so many for each.
+pub(crate) fn wanted_tasks(each: usize) -> usize {
+    match rayon::current_num_threads() {
+        1 => 1,
+        threads => each * threads,
+    }
+}
 
 /// How many workers take part, and what memory each of them has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,12 +109,18 @@ impl Workers {
         len: usize,
         work: impl Fn(usize, &mut [T]) + Sync,
     ) -> Result<()> {
-        let (all, results) = (results.len(), Shared::new(results));
-        self.bare().share_out(all.div_ceil(len), &mut [], |task, _| {
-            let start = task * len;
-            // SAFETY: every task has elements of its own.
-            work(start, unsafe { results.run(start, len.min(all - start)) });
-            Ok(())
+        self.bare()
+            .share_out_chunks(results, len, &mut [], |task, chunk, _| work(task * len, chunk))
+    }
+
+    /// Has every element of `results` written: that of each part of the sums, which follow each other, in order.
+    pub(crate) fn add_up<T: Element>(&self, parts: &[T::Acc], results: &mut [T]) -> Result<()> {
+        let len = results.len();
+        self.share_out_slice(results, TOTALS, |start, results| {
+            for (index, result) in (start..).zip(results) {
+                let parts = parts[index..].iter().step_by(len);
+                *result = T::from_acc(parts.fold(T::Acc::ZERO, |sum, &part| sum + part));
+            }
         })
     }
 

@@ -3,24 +3,15 @@
 // Blocks have one row each (an output channel, or an input channel of the adjoint), so that all of their threads
 // take the same entries.
 #include "element.cuh"
-#include "geometry.cuh"
+#include "convolution.cuh"
 
 SWITCHES(EACH)
-
-// Distances between neighbours in an activation, in elements.
-HOST struct SparseStrides {
-    i64 image, channel, position;
-};
-DEVICE Index sparse_offset(const SparseStrides& strides, Index image, Index channel, Index position) {
-    return image * (Index)strides.image + channel * (Index)strides.channel
-        + position * (Index)strides.position;
-}
 
 HOST struct SparsePadArgs {
     const ELEMENT* x;
     ELEMENT* padded; // [image, channel, padded position]
     i64 count;       // elements of the copy
-    SparseStrides strides;
+    Strides strides;
     Axes axes;
     Divisor positions, plane, line; // padded ones
     Divisor channels;
@@ -35,9 +26,9 @@ KERNEL(sparse_pad, SparsePadArgs, 256) {
     Index w = padded_source<2>(args.axes, q.w);
     ELEMENT value = zero<ELEMENT>();
     if (d >= 0 && h >= 0 && w >= 0) {
-        Index i = (d * inputs<1>(args.axes) + h) * inputs<2>(args.axes) + w;
+        Index i = input_at(args.axes, d, h, w);
         Index channel = plane - image * (Index)args.channels.by;
-        value = load(args.x + sparse_offset(args.strides, image, channel, i));
+        value = load(args.x + offset(args.strides, image, channel, i));
     }
     args.padded[index] = value;
 }
@@ -56,7 +47,7 @@ HOST struct SparseForwardArgs {
     Divisor tiles;              // of positions
     Divisor group;              // rows of a group
     Divisor positions, out_plane, out_line;
-    SparseStrides strides;
+    Strides strides;
 };
 
 KERNEL(sparse_forward, SparseForwardArgs, 256) {
@@ -74,7 +65,7 @@ KERNEL(sparse_forward, SparseForwardArgs, 256) {
         Position at = position(o, args.out_plane, args.out_line);
         from[v] = (image * (Index)args.channels + first) * plane + at.d * (Index)args.step_d
             + at.h * (Index)args.step_h + at.w * (Index)args.step_w;
-        to[v] = n < (Index)args.count ? sparse_offset(args.strides, image, row, o) : -1;
+        to[v] = n < (Index)args.count ? offset(args.strides, image, row, o) : -1;
     }
     i32 entry = args.starts[row], end = args.starts[row + 1];
     Acc sums[EACH] = {};
@@ -115,7 +106,7 @@ HOST struct SparseAdjointArgs {
     Axes axes;
     Divisor tiles;                  // of positions
     Divisor positions, plane, line; // of an image's input
-    SparseStrides x, y;
+    Strides x, y;
 };
 
 // Without a word on residency the compiler spills registers to have more blocks.
@@ -146,7 +137,7 @@ KERNEL_RESIDENT(sparse_backward_input, SparseAdjointArgs, 256, 2) {
                         for (Index kw = 0; kw < taps<2>(axes); ++kw) {
                             Index w = reader_output<2>(axes, qw, kw);
                             if (w < 0) continue;
-                            Index o = (d * outputs<1>(axes) + h) * outputs<2>(axes) + w;
+                            Index o = output_at(axes, d, h, w);
                             i64 row = ((i64)channel * taps<0>(axes) + kd) * taps<1>(axes) + kh;
                             row = row * taps<2>(axes) + kw;
                             i32 end = args.starts[row + 1];
@@ -154,7 +145,7 @@ KERNEL_RESIDENT(sparse_backward_input, SparseAdjointArgs, 256, 2) {
                                 Index output = args.entries[2 * (i64)entry];
                                 i32 number = args.entries[2 * (i64)entry + 1];
                                 Acc value = to_acc(load(args.values + number));
-                                Index from = sparse_offset(args.y, image, output, o);
+                                Index from = offset(args.y, image, output, o);
                                 sum = fused(value, to_acc(load(args.dy + from)), sum);
                             }
                         }
@@ -164,7 +155,7 @@ KERNEL_RESIDENT(sparse_backward_input, SparseAdjointArgs, 256, 2) {
         }
     }
     if (args.bias) sum += to_acc(args.bias[channel]);
-    args.dx[sparse_offset(args.x, image, channel, i)] = from_acc<ELEMENT>(sum);
+    args.dx[offset(args.x, image, channel, i)] = from_acc<ELEMENT>(sum);
 }
 
 HOST struct SparseWeightArgs {
@@ -177,7 +168,7 @@ HOST struct SparseWeightArgs {
     Axes axes;
     Divisor positions, plane, line; // of an image's output
     Divisor tap_plane, tap_line;
-    SparseStrides x_strides, y_strides;
+    Strides x_strides, y_strides;
 };
 
 // A warp for each entry, its lanes taking turns.
@@ -194,9 +185,9 @@ KERNEL(sparse_backward_weight, SparseWeightArgs, 256) {
         Index d = source<0>(axes, at.d, tap.d), h = source<1>(axes, at.h, tap.h);
         Index w = source<2>(axes, at.w, tap.w);
         if (d < 0 || h < 0 || w < 0) continue;
-        Index i = (d * inputs<1>(axes) + h) * inputs<2>(axes) + w;
-        Acc read = to_acc(load(args.x + sparse_offset(args.x_strides, image, channel, i)));
-        sum = fused(to_acc(load(args.dy + sparse_offset(args.y_strides, image, output, o))), read, sum);
+        Index i = input_at(axes, d, h, w);
+        Acc read = to_acc(load(args.x + offset(args.x_strides, image, channel, i)));
+        sum = fused(to_acc(load(args.dy + offset(args.y_strides, image, output, o))), read, sum);
     }
     UNROLL
     for (int half = 16; half > 0; half /= 2) sum += shuffle_xor(sum, half);

@@ -37,6 +37,7 @@ mod with_weight;
 pub use backward::{BackwardBiasPlan, BackwardInputPlan, BackwardWeightPlan};
 pub use forward::ForwardPlan;
 pub use transposed::TransposedPlan;
+pub(crate) use with_weight::{WithWeight, run_with_weight};
 
 use crate::error::{Error, Result};
 use crate::geometry::Conv;

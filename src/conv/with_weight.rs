@@ -1,18 +1,32 @@
 //! Running what a weight makes of an activation.
 
-use super::cpu::WithWeight;
 use crate::element::Element;
 use crate::error::Result;
 use crate::plan::{BIAS, Plan, Steps, Workspace};
 use crate::tensor::{TensorView, TensorViewMut};
+use crate::workers::Workers;
+
+/// A plan of what a weight makes of an activation: the convolution, or its adjoint.
+pub(crate) trait WithWeight {
+    /// Writes all of `target`.
+    fn run<T: Element>(
+        &self,
+        workers: &Workers,
+        source: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        target: &mut [T],
+        memory: &mut [u8],
+    ) -> Result<()>;
+}
 
 /// The operands' numbers; the result is the last.
 const SOURCE: usize = 0;
 const WEIGHT: usize = 1;
 
-/// Runs a plan of a convolution or of its adjoint, whose operands are what is read, the weight, the bias if
-/// there is one, and the result.
-pub(super) fn run_with_weight<T: Element, C: WithWeight>(
+/// Runs a plan of a convolution or of its adjoint, whose operands are what is read, the weight (or what is
+/// stored of it), the bias if there is one, and the result.
+pub(crate) fn run_with_weight<T: Element, C: WithWeight>(
     plan: &Plan<C>,
     source: TensorView<'_, T>,
     weight: TensorView<'_, T>,

@@ -3,6 +3,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `division.rs` | how a result is divided among threads, where tasks copy what they read |
 //! | `entries.rs` | consecutive entries of a patch: rows of the patch matrix that are made together |
 //! | `slab.rs` | what a box of outputs reads of a plane, unfolded on the last axis only |
 //! | `gather.rs` | entries × outputs of a box, copied out of slabs, or images if channels are last |
@@ -13,6 +14,7 @@
 
 #[cfg(gpu)]
 pub(crate) mod cuda;
+pub(crate) mod division;
 pub(crate) mod entries;
 pub(crate) mod gather;
 pub(crate) mod landing;

@@ -3,7 +3,7 @@
 
 use super::problem::Problem;
 use crate::device::cuda::structs::{
-    SparseAdjointArgs, SparseForwardArgs, SparsePadArgs, SparseStrides, SparseWeightArgs,
+    SparseAdjointArgs, SparseForwardArgs, SparsePadArgs, SparseWeightArgs,
 };
 use crate::device::cuda::{
     AxesArguments, Divisor, Draft, Pointer, Region, Spec, THREADS, axis_bound, blocks,
@@ -11,7 +11,7 @@ use crate::device::cuda::{
 };
 use crate::element::{Element, IndexWidth};
 use crate::error::{Error, Result};
-use crate::geometry::{AxisMap, Strides, ravel, unravel};
+use crate::geometry::{AxisMap, ravel, unravel};
 use crate::patches::pieces::Pieces;
 
 /// Bytes of the padded copy, at most, unless a single image's are more.
@@ -39,13 +39,6 @@ pub(super) struct BackwardInputOperands<T> {
     pub dx: Region<T>,
 }
 
-impl From<Strides> for SparseStrides {
-    fn from(strides: Strides) -> Self {
-        let Strides { image, channel, position } = strides;
-        SparseStrides { image: image as i64, channel: channel as i64, position: position as i64 }
-    }
-}
-
 /// A number of a table. Entries, rows and columns are counted by 32 bits.
 fn word(value: usize) -> i32 {
     i32::try_from(value).expect("it was checked when the weight was made")
@@ -59,7 +52,7 @@ fn bias_pointer<T>(bias: Option<Region<T>>) -> Pointer {
 fn spec<T: Element>(draft: &Draft, p: &Problem, entry: &'static str, counts: &[usize]) -> Spec {
     let own = [p.input_len(), p.output_len(), axis_bound(&p.axes)];
     let counts = [&own[..], counts].concat();
-    let spec = Spec::new("direct_sparse.cu", entry).element(T::DTYPE);
+    let spec = Spec::new("direct_sparse.cu", entry).element(T::DTYPE).layout(p.layout);
     spec.index(&counts, draft.device().options().wide)
 }
 

@@ -8,6 +8,7 @@ use super::runs::{widened, widens};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::geometry::{Axes, Box3, Strides, ravel, volume};
+use crate::patches::division::divide;
 use crate::patches::pieces::{Pieces, digits};
 use crate::patches::slab::{Slab, boxes};
 use crate::plan::Pass;
@@ -16,12 +17,6 @@ use crate::workers::{Room, Shared, Workers};
 
 /// Rows of the result that a task computes, at most.
 const ROWS: usize = 512;
-/// Tasks for each thread there should be at least: a single image has few unless its rows are divided.
-const TASKS: usize = 2;
-/// Rows that pay for the slabs of a task, which those of other rows of the same outputs fill as well.
-const LEAST_ROWS: usize = 32;
-/// Outputs of a task that pay for what it reads beyond them, and keep vectors full.
-const LEAST_OUTPUTS: usize = 512;
 /// Elements of the result that a task computes, at most, unless a single line has more.
 const SUMS: usize = 128 << 10;
 /// Elements in the slab of one channel, at most, unless a single line has more.
@@ -129,16 +124,8 @@ impl Correlation {
         // By the largest boxes, so that sums are rounded the same however these are divided.
         let slab = whole.iter().map(|outputs| Slab::len_for(axes, outputs)).max().unwrap_or(1);
         let at_a_time = (SLABS / slab.max(1)).min(TERMS / taps.max(1)).max(1);
-        // First smaller boxes, then fewer rows make more tasks.
-        let threads = rayon::current_num_threads();
-        let wanted = if threads > 1 { TASKS * threads } else { 1 };
-        let others = layer.batch * layer.groups * layer.rows.div_ceil(most_rows.max(1));
-        let outputs: usize = axes.output_extents().iter().product();
-        let share = (outputs * others).div_ceil(wanted).max(LEAST_OUTPUTS);
-        let boxes =
-            boxes(axes.output_extents(), |outputs| fits(outputs) && volume(outputs) <= share);
-        let pieces = wanted.div_ceil((others * boxes.len()).max(1)).min(most_rows / LEAST_ROWS);
-        let rows = Pieces::new(layer.rows, most_rows.div_ceil(pieces.max(1)));
+        let others = layer.batch * layer.groups;
+        let (boxes, rows) = divide(axes.output_extents(), layer.rows, ROWS, others, fits);
         let by_lines = by_lines && layer.rows * channels == 1 && depthwise::pays(axes, lanes);
         let padded_axes = if by_lines { Some(depthwise::padded_axes(axes)?) } else { None };
         // Widened weights lie close together: row, channel, tap.

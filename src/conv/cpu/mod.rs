@@ -49,6 +49,7 @@ mod winograd;
 pub(crate) use bias::BackwardBias;
 
 use super::problem::Problem;
+use super::with_weight::WithWeight;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::geometry::Layout;
@@ -214,20 +215,6 @@ pub(crate) enum BackwardInput {
     /// Depthwise too.
     Implicit(implicit::Correlations),
     Winograd(Box<winograd::Correlated>),
-}
-
-/// A plan of what a weight makes of an activation: the convolution, or its adjoint.
-pub(crate) trait WithWeight {
-    /// Writes all of `target`.
-    fn run<T: Element>(
-        &self,
-        workers: &Workers,
-        source: &[T],
-        weight: &[T],
-        bias: Option<&[T]>,
-        target: &mut [T],
-        memory: &mut [u8],
-    ) -> Result<()>;
 }
 
 /// The plan of `dw = Σ dy·Aᵀ`.

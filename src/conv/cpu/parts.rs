@@ -5,18 +5,16 @@ use std::ops::Range;
 
 use super::runs::{self, Runs};
 use crate::conv::problem::Problem;
-use crate::element::{Accumulator, Element};
+use crate::element::Element;
 use crate::error::Result;
 use crate::patches::pieces::Pieces;
 use crate::plan::Pass;
-use crate::workers::{Room, Scratch, Shared, Workers};
+use crate::workers::{Room, Scratch, Shared, Workers, totals};
 
 /// Tasks there should be at least, when there are enough tiles.
 const TASKS: usize = 16;
 /// Bytes of partial sums over all tasks, at most.
 const PARTIAL_BYTES: usize = 16 << 20;
-/// Elements of the weight whose parts a task adds up.
-const TOTALS: usize = 16 << 10;
 
 /// What a task has to do: one piece of the weight, over some of the tiles.
 pub(super) struct Task {
@@ -57,14 +55,14 @@ impl Parts {
     pub fn workers<T: Element>(&self, room: Room) -> Workers {
         let partial = if self.tiles.count() > 1 { self.tiles.count() } else { 0 };
         let common = Room::default().and::<T::Acc>(partial * self.problem.weight_len());
-        let totals = self.problem.weight_len().div_ceil(TOTALS);
+        let totals = totals(self.problem.weight_len());
         Workers::new(self.tasks().max(totals), room).with_common(common)
     }
 
     /// What is done after the sums.
     pub fn explain(&self, passes: &mut Vec<Pass>) {
         if self.tiles.count() > 1 {
-            let tasks = self.problem.weight_len().div_ceil(TOTALS);
+            let tasks = totals(self.problem.weight_len());
             let how = format!("{} parts of the sums, in order", self.tiles.count());
             passes.push(Pass::on_cpu("add up parts", tasks).by(how));
         }
@@ -114,12 +112,6 @@ impl Parts {
             };
             sum(task(number), scratch, &write)
         })?;
-        let partial = &*partial;
-        workers.share_out_slice(dw, TOTALS, |start, dw| {
-            for (index, dw) in (start..).zip(dw) {
-                let parts = partial[index..].iter().step_by(len);
-                *dw = T::from_acc(parts.fold(T::Acc::ZERO, |sum, &part| sum + part));
-            }
-        })
+        workers.add_up(partial, dw)
     }
 }

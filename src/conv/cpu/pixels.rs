@@ -12,7 +12,7 @@ use crate::patches::padded::PaddedLines;
 use crate::patches::pieces::digits;
 use crate::plan::Pass;
 use crate::product::cpu::{RegisterTiles, Rows, Step, multiply_rows};
-use crate::workers::{Room, Shared, Workers};
+use crate::workers::{Room, Shared, Workers, wanted_tasks};
 
 /// Elements of the copy of a source that a task makes, at most, unless those of a single line are more.
 const COPIED: usize = 32 << 10;
@@ -43,9 +43,8 @@ impl Pixels {
     pub fn new<T: Element>(layer: Layer) -> Self {
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let [_, h, w] = &*layer.axes;
-        let threads = rayon::current_num_threads();
-        let wanted = if threads > 1 { TASKS * threads } else { 1 };
-        let share = (layer.axes.outputs() * layer.batch * layer.groups).div_ceil(wanted);
+        let outputs = layer.axes.outputs() * layer.batch * layer.groups;
+        let share = outputs.div_ceil(wanted_tasks(TASKS));
         let lines = PaddedLines::new(&layer.axes, layer.channels, share.min(OUTPUTS), COPIED);
         // In place, where vectors of rows side by side end where rows do.
         let in_place = !super::runs::widens::<T>()

@@ -1,8 +1,8 @@
 //! The adjoint: sums of dy by the transposed pattern, each tap's then added to where they land.
 
-use super::WithValues;
 use super::sums::{Sums, Target, copy_rows};
 use super::table::{RowSums, Table, arrange, room};
+use crate::conv::WithWeight;
 use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{Box3, Layout, volume};
@@ -82,7 +82,7 @@ impl BackwardInput {
     }
 }
 
-impl WithValues for BackwardInput {
+impl WithWeight for BackwardInput {
     fn run<T: Element>(
         &self,
         workers: &Workers,

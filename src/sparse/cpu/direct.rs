@@ -4,15 +4,15 @@
 //! the box strip by strip: a few lines, as many as the widest tile has in registers. For each strip it takes a
 //! few channels at a time, of which what the strip reads stays in the L1 cache while all rows take it.
 
-use super::WithValues;
 use super::sums::{Sums, Target};
 use super::table::{RowSums, Table, arrange, room};
 use super::window::{Window, shifted_axes};
+use crate::conv::WithWeight;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::geometry::{Box3, unravel, volume};
+use crate::patches::division::divide;
 use crate::patches::pieces::{Pieces, digits, shift};
-use crate::patches::slab::boxes;
 use crate::plan::Pass;
 use crate::product::cpu::{Old, RegisterTiles, Tiles};
 use crate::sparse::problem::Problem;
@@ -31,12 +31,6 @@ const SUMS: usize = 256 << 10;
 const STRIP_BYTES: usize = 36 << 10;
 /// Rows that a task computes, at most.
 const ROWS: usize = 256;
-/// Tasks for each thread there should be at least.
-const TASKS: usize = 2;
-/// Rows that pay for the windows of a task.
-const LEAST_ROWS: usize = 32;
-/// Outputs of a task that pay for what it reads beyond them, and keep vectors full.
-const LEAST_OUTPUTS: usize = 512;
 
 /// `y[o] = Σ w·x[i(o)]`, entry by entry.
 #[derive(Debug)]
@@ -83,14 +77,8 @@ impl Direct {
             let len = window_len(outputs);
             sums <= SUMS && (len * per_group <= WINDOWS || strip && len <= WINDOW)
         };
-        // First smaller boxes, then fewer rows make more tasks.
-        let threads = rayon::current_num_threads();
-        let wanted = if threads > 1 { TASKS * threads } else { 1 };
-        let others = p.batch * p.groups * p.outputs_per_group().div_ceil(most_rows);
-        let share = (p.axes.outputs() * others).div_ceil(wanted).max(LEAST_OUTPUTS);
-        let boxes = boxes(extents, |outputs| fits(outputs) && volume(outputs) <= share);
-        let pieces = wanted.div_ceil((others * boxes.len()).max(1)).min(most_rows / LEAST_ROWS);
-        let rows = Pieces::new(p.outputs_per_group(), most_rows.div_ceil(pieces.max(1)));
+        let others = p.batch * p.groups;
+        let (boxes, rows) = divide(extents, p.outputs_per_group(), ROWS, others, fits);
 
         // Of whole strips, so that sums are rounded the same however boxes are divided for threads.
         let strip = [0..1, 0..lines, 0..extents[2]];
@@ -169,7 +157,7 @@ fn strip_of<A: Accumulator>(line: usize, lines: usize, tiles: &Tiles<A>) -> usiz
     (1..=most.clamp(1, lines.max(1))).min_by(better).unwrap_or(1)
 }
 
-impl WithValues for Direct {
+impl WithWeight for Direct {
     fn run<T: Element>(
         &self,
         workers: &Workers,

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::WithValues;
+use crate::conv::WithWeight;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::geometry::{Box3, Layout, ravel, unravel};
@@ -162,7 +162,7 @@ impl<'a, T: Element> Scaling<'a, T> {
     }
 }
 
-impl WithValues for Gather {
+impl WithWeight for Gather {
     fn run<T: Element>(
         &self,
         workers: &Workers,

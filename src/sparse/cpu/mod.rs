@@ -24,6 +24,7 @@ pub(super) use adjoint::BackwardInput;
 pub(super) use weight::BackwardWeight;
 
 use super::problem::Problem;
+use crate::conv::WithWeight;
 use crate::element::Element;
 use crate::error::Result;
 use crate::plan::Explanation;
@@ -34,20 +35,6 @@ use crate::workers::Workers;
 pub(super) enum Forward {
     Gather(gather::Gather),
     Direct(direct::Direct),
-}
-
-/// What a weight makes of an activation: the convolution, or its adjoint.
-pub(super) trait WithValues {
-    /// Writes all of `target`.
-    fn run<T: Element>(
-        &self,
-        workers: &Workers,
-        source: &[T],
-        values: &[T],
-        bias: Option<&[T]>,
-        target: &mut [T],
-        memory: &mut [u8],
-    ) -> Result<()>;
 }
 
 impl Forward {
@@ -66,7 +53,7 @@ impl Forward {
     }
 }
 
-impl WithValues for Forward {
+impl WithWeight for Forward {
     fn run<T: Element>(
         &self,
         workers: &Workers,

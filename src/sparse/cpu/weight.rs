@@ -3,7 +3,7 @@
 
 use super::sums::copy_rows;
 use super::window::Window;
-use crate::element::{Accumulator, Element};
+use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{Box3, ravel, unravel};
 use crate::memory::try_with_capacity;
@@ -13,7 +13,7 @@ use crate::plan::Pass;
 use crate::product::cpu::{RegisterTiles, add_dots, sum_of_lanes};
 use crate::sparse::order::Order;
 use crate::sparse::problem::Problem;
-use crate::workers::{Room, Shared, Workers};
+use crate::workers::{Room, Shared, Workers, totals};
 
 /// Elements of dy that a task multiplies at a time, at most, unless a single line has more.
 const GRADIENTS: usize = 128 << 10;
@@ -23,8 +23,6 @@ const WINDOWS: usize = 96 << 10;
 const LANES: usize = 1 << 20;
 /// Tasks there should be at least, where there are as many pieces and boxes.
 const TASKS: usize = 16;
-/// Entries whose parts a task adds up.
-const TOTALS: usize = 16 << 10;
 
 /// `dw[e] = Σ dy·x[i(o)]` for stored entries.
 #[derive(Debug)]
@@ -97,7 +95,7 @@ impl BackwardWeight {
         let common = Room::default().and::<T::Acc>(plan.parts.count() * pattern.len());
         let tasks = pieces * plan.parts.count();
         passes.push(Pass::on_cpu("dot products of entries", tasks).by(format!("{lanes} lanes")));
-        let totals = pattern.len().div_ceil(TOTALS);
+        let totals = totals(pattern.len());
         let how = format!("{} parts of the sums, in order", plan.parts.count());
         passes.push(Pass::on_cpu("add up parts", totals).by(how));
         let workers = Workers::new(tasks.max(totals), room).with_common(common);
@@ -176,12 +174,6 @@ impl BackwardWeight {
             }
             Ok(())
         })?;
-        let partial = &*partial;
-        workers.share_out_slice(dw, TOTALS, |start, dw| {
-            for (index, dw) in (start..).zip(dw) {
-                let parts = partial[index..].iter().step_by(entries);
-                *dw = T::from_acc(parts.fold(T::Acc::ZERO, |sum, &part| sum + part));
-            }
-        })
+        workers.add_up(partial, dw)
     }
 }

@@ -17,7 +17,7 @@ use crate::geometry::Layout;
 use crate::patches::pieces::{Pieces, digits};
 use crate::plan::Pass;
 use crate::product::cpu::{Rows, Step, multiply_rows};
-use crate::workers::{Room, Scratch, Shared, Workers};
+use crate::workers::{Room, Scratch, Shared, Workers, wanted_tasks};
 
 /// Tiles of a block, at most: three vectors of AVX-512.
 const TILES: usize = 48;
@@ -56,8 +56,7 @@ impl Correlation {
     /// For axes whose strides are 1, and whose dilations are where there are several taps.
     pub fn new(layer: Layer, layout: Layout, tiles: Tiles) -> Self {
         let grid = Grid::new(tiles, &layer.axes, layer.batch);
-        let threads = rayon::current_num_threads();
-        let wanted = if threads > 1 { TASKS * threads } else { 1 };
+        let wanted = wanted_tasks(TASKS);
         let most_tiles = grid.len().max(1);
         let in_blocks = |all: usize, most: usize| {
             let blocks = wanted.div_ceil(layer.groups).min(all.div_ceil(LANES)).max(1);

@@ -296,48 +296,63 @@ impl Grid {
     }
 }
 
-/// Deals a line out: value i of lane s is `line[s·step + i]`, and goes to `values[i·PITCH + s]`. Lanes up to the next
-/// power of two get values, too, which have no meaning.
-fn deal<A: Accumulator>(line: &[A], step: usize, len: usize, inputs: usize, values: &mut [A]) {
-    let len = len.next_power_of_two().clamp(4, LANES);
-    assert!(line.len() >= len * step + inputs - step && values.len() >= (inputs - 1) * PITCH + len);
-    let (line, values) = (line.as_ptr(), values.as_mut_ptr());
-    // SAFETY: the line is as long and the values are as many, by the assertion; no vector is used.
-    unsafe { A::vectorised(Deal { line, step, len, inputs, values }) }
+/// Moves values between a line, where those of a tile lie together, and lanes: so many of a tile, for so many tiles.
+/// Lanes up to the next power of two are moved, too, which have no meaning.
+trait Shuffle {
+    /// # Safety
+    /// As many values as lanes take can be read and written.
+    unsafe fn lanes<const STEP: usize, const LEN: usize>(self);
 }
 
-struct Deal<A> {
-    line: *const A,
+/// A shuffle of extents that are known when it is compiled, for the compiler to shuffle vectors.
+struct OfExtents<S> {
     step: usize,
     len: usize,
-    inputs: usize,
-    values: *mut A,
+    shuffle: S,
 }
 
-impl<A: Accumulator> VectorLoop<A> for Deal<A> {
+/// Lanes that are moved for so many tiles.
+fn moved(tiles: usize) -> usize {
+    tiles.next_power_of_two().clamp(4, LANES)
+}
+
+impl<A: Accumulator, S: Shuffle> VectorLoop<A> for OfExtents<S> {
     #[inline(always)]
     unsafe fn run<X: Vector<A>>(self) {
-        // Of extents that are known, for the compiler to shuffle vectors.
+        let shuffle = self.shuffle;
         // SAFETY: promised by the caller.
         unsafe {
             match (self.step, self.len) {
-                (4, 16) => self.lanes::<4, 16>(),
-                (4, 8) => self.lanes::<4, 8>(),
-                (4, _) => self.lanes::<4, 4>(),
-                (2, 16) => self.lanes::<2, 16>(),
-                (2, 8) => self.lanes::<2, 8>(),
-                (2, _) => self.lanes::<2, 4>(),
-                (_, 16) => self.lanes::<1, 16>(),
-                (_, 8) => self.lanes::<1, 8>(),
-                (_, _) => self.lanes::<1, 4>(),
+                (4, 16) => shuffle.lanes::<4, 16>(),
+                (4, 8) => shuffle.lanes::<4, 8>(),
+                (4, _) => shuffle.lanes::<4, 4>(),
+                (2, 16) => shuffle.lanes::<2, 16>(),
+                (2, 8) => shuffle.lanes::<2, 8>(),
+                (2, _) => shuffle.lanes::<2, 4>(),
+                (_, 16) => shuffle.lanes::<1, 16>(),
+                (_, 8) => shuffle.lanes::<1, 8>(),
+                (_, _) => shuffle.lanes::<1, 4>(),
             }
         }
     }
 }
 
-impl<A: Accumulator> Deal<A> {
-    /// # Safety
-    /// As many values as lanes take can be read and written.
+/// Deals a line out: value i of lane s is `line[s·step + i]`, and goes to `values[i·PITCH + s]`.
+fn deal<A: Accumulator>(line: &[A], step: usize, len: usize, inputs: usize, values: &mut [A]) {
+    let len = moved(len);
+    assert!(line.len() >= len * step + inputs - step && values.len() >= (inputs - 1) * PITCH + len);
+    let shuffle = Deal { line: line.as_ptr(), inputs, values: values.as_mut_ptr() };
+    // SAFETY: the line is as long and the values are as many, by the assertion; no vector is used.
+    unsafe { A::vectorised(OfExtents { step, len, shuffle }) }
+}
+
+struct Deal<A> {
+    line: *const A,
+    inputs: usize,
+    values: *mut A,
+}
+
+impl<A: Accumulator> Shuffle for Deal<A> {
     #[inline(always)]
     unsafe fn lanes<const STEP: usize, const LEN: usize>(self) {
         // SAFETY: promised by the caller.
@@ -366,44 +381,20 @@ impl<A: Accumulator> Deal<A> {
 
 /// The way back, for tiles that do not overlap: value i of lane s, `values[i·LANES + s]`, goes to `line[s·step + i]`.
 fn collect<A: Accumulator>(values: &[A], step: usize, len: usize, bias: A, line: &mut [A]) {
-    let len = len.next_power_of_two().clamp(4, LANES);
+    let len = moved(len);
     assert!(values.len() >= (step - 1) * LANES + len && line.len() >= len * step);
-    let (values, line) = (values.as_ptr(), line.as_mut_ptr());
+    let shuffle = Collect { values: values.as_ptr(), bias, line: line.as_mut_ptr() };
     // SAFETY: the line is as long and the values are as many, by the assertion; no vector is used.
-    unsafe { A::vectorised(Collect { values, step, len, bias, line }) }
+    unsafe { A::vectorised(OfExtents { step, len, shuffle }) }
 }
 
 struct Collect<A> {
     values: *const A,
-    step: usize,
-    len: usize,
     bias: A,
     line: *mut A,
 }
 
-impl<A: Accumulator> VectorLoop<A> for Collect<A> {
-    #[inline(always)]
-    unsafe fn run<X: Vector<A>>(self) {
-        // SAFETY: promised by the caller.
-        unsafe {
-            match (self.step, self.len) {
-                (4, 16) => self.lanes::<4, 16>(),
-                (4, 8) => self.lanes::<4, 8>(),
-                (4, _) => self.lanes::<4, 4>(),
-                (2, 16) => self.lanes::<2, 16>(),
-                (2, 8) => self.lanes::<2, 8>(),
-                (2, _) => self.lanes::<2, 4>(),
-                (_, 16) => self.lanes::<1, 16>(),
-                (_, 8) => self.lanes::<1, 8>(),
-                (_, _) => self.lanes::<1, 4>(),
-            }
-        }
-    }
-}
-
-impl<A: Accumulator> Collect<A> {
-    /// # Safety
-    /// As many values as lanes take can be read and written.
+impl<A: Accumulator> Shuffle for Collect<A> {
     #[inline(always)]
     unsafe fn lanes<const STEP: usize, const LEN: usize>(self) {
         // SAFETY: promised by the caller.
