@@ -1,17 +1,25 @@
 //! By tiles in shared memory, `kernels/conv/direct_tiles.cu`: forward, the gradient by the input where strides are
 //! 1, and the gradient by the weight.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `tiles/weight.rs` | how the tiles of the gradient by the weight are shared out and added up |
+//! | `tiles/expected.rs` | what the kernels are expected to do |
+
+mod expected;
+mod weight;
+
+use weight::{MULTIPROCESSORS, SECOND_LAUNCH};
 
 use super::pieces;
 use crate::conv::cuda::arguments::spec;
-use crate::conv::cuda::finish::{Sums, finish};
 use crate::conv::cuda::known::Known;
-use crate::conv::cuda::sectors::{WARP, sectors};
 use crate::conv::problem::{Numbers, Problem};
 use crate::device::FULL_ALIGNMENT;
-use crate::device::cuda::structs::{Convolution, DirectTilesArgs, DirectTilesWeightArgs};
+use crate::device::cuda::structs::{Convolution, DirectTilesArgs};
 use crate::device::cuda::{
-    BANK_BYTES, BANKS, Divisor, Draft, LOADS_AT_A_TIME, Pointer, Region, SECTOR, Spec, Target,
-    Work, bank_passes, blocks, is_specialised, vector,
+    BANK_BYTES, BANKS, Divisor, Draft, Pointer, Region, SECTOR, Spec, bank_passes, blocks,
+    is_specialised, vector,
 };
 use crate::element::{DType, Element};
 use crate::error::Result;
@@ -34,24 +42,6 @@ const READ: usize = 2;
 const COPIED: usize = 12;
 const STORED: usize = 5;
 const THREAD: usize = 200;
-
-/// Registers of a thread that hold addresses and the like, about.
-const ADDRESSES: usize = 24;
-
-/// Blocks of the weight's kernel for each multiprocessor that are worth having, at least and at most, where GPUs have
-/// about as many as an H100; and bytes of their partial sums.
-const BLOCKS: [usize; 2] = [2, 7];
-const MULTIPROCESSORS: usize = 132;
-const PARTIAL_BYTES: usize = 32 << 20;
-/// Shared memory of a multiprocessor for all its blocks, and threads that have registers at a time, about.
-const SHARED_BYTES: usize = 200 << 10;
-const RESIDENT_THREADS: usize = 512;
-/// Chunks that the last block adds up: each thread reads an element of each; and blocks that are enough, where
-/// these are no more.
-const PARTS: usize = 64;
-/// Instructions of threads in the time of another launch, about.
-const SECOND_LAUNCH: f64 = 8e7;
-const ENOUGH_BLOCKS: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Operation {
@@ -577,16 +567,6 @@ impl Tile {
         shape.p.axes[0].taps() * copies(self.lines(shape), self.copy) + dy
     }
 
-    /// Of the weight's kernel, sums of a block's threads that are stored, and read by others; and bytes of those that
-    /// are left, stored and read as well.
-    fn sums(&self, shape: &Shape) -> usize {
-        2 * shape.held * self.outs * self.block(shape)
-    }
-
-    fn part(&self, shape: &Shape) -> usize {
-        2 * shape.held * self.outs * self.units(shape) * shape.words * BANK_BYTES
-    }
-
     /// Bytes of all sectors that a block stores to: channels first, its lines may begin and end in the middle.
     fn stored(&self, shape: &Shape) -> usize {
         let [rows, columns] = [0, 1].map(|axis| self.threads[axis] * self.positions[axis]);
@@ -598,82 +578,6 @@ impl Tile {
             }
             Layout::ChannelsLast => self.groups * shape.outputs * rows * bytes,
         }
-    }
-
-    /// What the kernel is expected to do for `y`, or for `dx`.
-    fn work(&self, shape: &Shape, target: &Target) -> Work {
-        let p = shape.p;
-        let threads = self.block(shape);
-        let blocks = (self.grid(shape).iter().product::<usize>() * p.batch) as f64;
-        let warps = threads as f64 / 32.0;
-        let depth = &p.axes[0];
-        let met = if shape.mirrored() { depth.overlap() } else { depth.taps_of_outputs() };
-        let planes = met.iter().sum::<usize>() as f64 / met.len().max(1) as f64;
-        // What a thread does for a plane.
-        let taps = shape.taps[0] * shape.taps[1];
-        let positions: usize = self.positions.iter().product();
-        let weights = (shape.channels * taps * self.outs) as f64;
-        let reads: usize =
-            [0, 1].map(|axis| shape.span(axis, self.positions[axis])).iter().product();
-        let reads = (shape.channels * reads) as f64;
-        let products = (shape.channels * positions * self.outs * taps) as f64;
-        // And a warp, of the copies.
-        let [lines, line] = self.lines(shape);
-        let slots = line / self.copy;
-        let lanes = slots.next_power_of_two().clamp(4, 32);
-        let copies = (lines.div_ceil((threads / lanes).max(1)) * slots.div_ceil(lanes)) as f64;
-        let copied = self.copy * shape.size;
-        let stored = self.stored(shape) as f64;
-        let (stores, of_lines) = match p.layout {
-            // Into the tile's place, and from there in lines.
-            Layout::ChannelsFirst => {
-                let vectors = (positions * self.outs / self.store) as f64;
-                ((positions * self.outs) as f64, 2.0 * vectors)
-            }
-            Layout::ChannelsLast => (positions as f64, 0.0),
-        };
-        // Sectors of the weights that a warp loads at a time.
-        let slices = shape.outputs / self.outs;
-        let sectors = match p.layout {
-            Layout::ChannelsFirst => WARP.div_ceil(self.threads.iter().product()) as f64,
-            Layout::ChannelsLast if shape.mirrored() => {
-                let groups = WARP.div_ceil(slices).min(self.groups);
-                slices.min(WARP) as f64 * sectors(shape.size, groups, shape.channels)
-            }
-            Layout::ChannelsLast => sectors(shape.size, self.units(shape).min(WARP), self.outs),
-        };
-        let tile = (lines * line * shape.size) as f64;
-        let its_weights = (self.groups * shape.channels * shape.outputs * taps * shape.size) as f64;
-        // Copies of 16 bytes go around the L1 cache; all are written to shared memory.
-        let through_l1 = if copied == 16 { 1.0 } else { 2.0 };
-        let mut work = Work { blocks, ..Work::default() };
-        work.resident = target
-            .resident_blocks(threads as u32, Some(self.registers(shape)), self.bytes(shape) as u64)
-            .into();
-        work.memory = ((p.input_len() + p.output_len() + p.weight_len()) * shape.size) as f64;
-        work.l2 = blocks * (planes * (tile + its_weights) + stored);
-        work.l1 = blocks
-            * (warps * planes * (reads * self.passes(shape) as f64 + weights * sectors / 4.0)
-                + planes * (warps * copies).max(through_l1 * tile / 128.0)
-                + warps * (stores + of_lines)
-                + stored / 128.0);
-        work.instructions = blocks
-            * warps
-            * (planes * (weights + reads + products + 2.0 * copies) + stores + of_lines);
-        let flop = 2.0 * blocks * threads as f64 * planes * products;
-        *if shape.words > 1 { &mut work.f64_flop } else { &mut work.f32_flop } = flop;
-        // Weights are loaded before each plane is there and, of other channels, after that.
-        let intervals = planes * if shape.channels > 1 { 2.0 } else { 1.0 };
-        let alone = if matches!(copied, 4 | 16) { 0.0 } else { copies };
-        work.waits = intervals.max(planes * (weights + alone) / LOADS_AT_A_TIME);
-        work
-    }
-
-    /// Registers of a thread, about: sums, weights and a column of the operand, and what addresses take.
-    fn registers(&self, shape: &Shape) -> u32 {
-        let results: usize = self.positions.iter().product::<usize>() * self.outs;
-        let values = results + shape.held * self.outs + shape.span(0, self.positions[0]);
-        ((values * shape.words + ADDRESSES).next_multiple_of(8)) as u32
     }
 
     /// What all kernels are made for.
@@ -738,133 +642,5 @@ impl Tile {
         // writes `result` only.
         unsafe { draft.launch(self.spec(spec, shape), blocks(count, 1)?, threads, &arguments) };
         Ok(())
-    }
-
-    /// Writes `dw`.
-    pub fn launch_weight<T: Element>(
-        &self,
-        draft: &mut Draft,
-        p: &Problem,
-        [x, dy, dw]: [Region<T>; 3],
-    ) -> Result<()> {
-        let shape = &Shape::new::<T>(p, Operation::BackwardWeight);
-        let shared_out = self.chunks(shape);
-        draft.expect(self.weight_work(shape, &shared_out));
-        let Chunks { groups, count, length, chunks, together } = shared_out;
-        let elements = dw.len();
-        let held = draft.held();
-        let partials = if chunks > 1 { chunks * elements } else { 0 };
-        let partial = draft.workspace::<T::Acc>("partial weight gradients", partials)?;
-        let counters = match chunks > 1 && together {
-            true => draft.counters("counters of blocks", groups),
-            false => Pointer::NULL,
-        };
-        let arguments = DirectTilesWeightArgs {
-            tiles: DirectTilesArgs {
-                operand: x.pointer(),
-                result: dw.pointer(),
-                ..self.arguments(shape)
-            },
-            gradient: dy.pointer(),
-            partial: partial.pointer(),
-            counters,
-            length: (count / chunks) as i64,
-            longer: (count % chunks) as i64,
-            parts: if together { chunks as i64 } else { 0 },
-            elements: elements as i64,
-        };
-        let largest = (chunks + 1) * length.max(elements).max(groups);
-        let spec = spec::<T>(draft.device(), p, "direct_tiles.cu", "direct_tiles_weight", largest);
-        let spec = self.spec(spec, shape).define("WEIGHT", 1);
-        let threads = self.block(shape) as u32;
-        // SAFETY: the operands have the problem's extents, outside of which the kernel does not reach; it
-        // writes the partial sums, a weight's length for each chunk, and `dw` where it adds them up.
-        unsafe { draft.launch(spec, blocks(groups * chunks, 1)?, threads, &arguments) };
-        if !together {
-            let sums = Sums { parts: chunks, part: elements, ..Sums::whole(partial.into()) };
-            // SAFETY: as above.
-            unsafe { finish(draft, sums, None, dw)? };
-        }
-        draft.release(held);
-        Ok(())
-    }
-
-    /// How the tiles of the weight's kernel are shared out.
-    fn chunks(&self, shape: &Shape) -> Chunks {
-        let [groups, tiles @ ..] = self.grid(shape);
-        let count = tiles.iter().product::<usize>() * shape.p.batch;
-        let bytes = shape.p.weight_len() * shape.words * BANK_BYTES;
-        let most = (PARTIAL_BYTES / bytes.max(1)).clamp(1, count.max(1));
-        let together = most <= PARTS || groups * PARTS >= ENOUGH_BLOCKS;
-        // Another launch where the last block would have too much left to do.
-        let most = if together { most.min(PARTS) } else { most };
-        let [few, many] = BLOCKS.map(|blocks| (blocks * MULTIPROCESSORS / groups).clamp(1, most));
-        // As few tiles for a multiprocessor as can be.
-        let chunks_of = |length: usize| {
-            let chunks = count.div_ceil(length).max(1);
-            Chunks { groups, count, length, chunks, together: together || chunks == 1 }
-        };
-        let shortest = count.div_ceil(many).max(1);
-        let best = (shortest..=count.div_ceil(few)).min_by_key(|&length| {
-            let chunks = chunks_of(length);
-            chunks.rounds() * (chunks.length + 1)
-        });
-        chunks_of(best.unwrap_or(shortest))
-    }
-
-    /// What the weight's kernel is expected to do.
-    fn weight_work(&self, shape: &Shape, chunks: &Chunks) -> Work {
-        let p = shape.p;
-        let (planes, warps) = (p.axes[0].taps(), self.block(shape) / 32);
-        let blocks = chunks.groups * chunks.chunks;
-        let tiles = (chunks.groups * chunks.count) as f64;
-        let reads = self.reads(shape);
-        let [[x, dy], [sums, part]] = [
-            [self.lines(shape), self.dy_lines(shape)]
-                .map(|[lines, line]| lines * line * shape.size),
-            [self.sums(shape) / 32, self.part(shape)],
-        ];
-        let copied = planes * x + dy;
-        let products = p.flop() as f64 / 64.0;
-        let operands = (p.input_len() + p.output_len()) * shape.size;
-        let requests = warps * planes * reads.requests + self.copied(shape) / 32;
-        let passes = warps * planes * reads.passes + copied / 128;
-        let [f32_flop, f64_flop] = match shape.words {
-            1 => [p.flop() as f64, 0.0],
-            _ => [0.0, p.flop() as f64],
-        };
-        let resident =
-            (SHARED_BYTES / self.bytes(shape)).min(RESIDENT_THREADS / self.block(shape)).max(1);
-        Work {
-            blocks: blocks as f64,
-            resident: resident as f64,
-            memory: 1.03 * operands as f64 + (blocks * part) as f64 / 2.0,
-            l2: tiles * copied as f64 + (blocks * part) as f64,
-            l1: tiles * passes as f64 + (blocks * sums * shape.words) as f64,
-            instructions: products + tiles * requests as f64 + (blocks * sums) as f64,
-            f32_flop,
-            f64_flop,
-            waits: 2.0,
-            ..Work::default()
-        }
-    }
-}
-
-/// Tiles of the weight's kernel.
-struct Chunks {
-    /// Blocks over groups.
-    groups: usize,
-    /// Tiles of each over all images, in a chunk at most, and chunks.
-    count: usize,
-    length: usize,
-    chunks: usize,
-    /// Whether the last block of each group adds up its chunks, and no other launch.
-    together: bool,
-}
-
-impl Chunks {
-    /// How many blocks a multiprocessor has to run, one after the other or together.
-    fn rounds(&self) -> usize {
-        (self.groups * self.chunks).div_ceil(MULTIPROCESSORS)
     }
 }
