@@ -6,7 +6,9 @@ use std::ops::{Add, AddAssign, Div, Mul, Sub};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::product::cpu::{RegisterTiles, Vectorised};
+#[cfg(target_arch = "x86_64")]
+use crate::product::cpu::Pair;
+use crate::product::cpu::{self, Factor, FactorOf, RegisterTiles, Vectorised};
 
 /// The element types the crate computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,10 +77,18 @@ pub trait Element:
     + 'static
 {
     /// What sums over elements are accumulated in: `f32` for the half types and `f32`, else `f64`.
-    type Acc: Accumulator;
+    type Acc: Accumulator + FactorOf<Self>;
+
+    /// What products on the CPU have for factors where [`Element::packs`].
+    #[doc(hidden)]
+    type Packed: FactorOf<Self>;
 
     /// The run-time name of this type.
     const DTYPE: DType;
+
+    /// Whether this machine multiplies several elements at a time.
+    #[doc(hidden)]
+    fn packs() -> bool;
 
     /// Widens exactly.
     fn to_acc(self) -> Self::Acc;
@@ -108,6 +118,7 @@ pub trait Element:
 /// A type sums are accumulated in: `f32` or `f64`.
 pub trait Accumulator:
     Element<Acc = Self>
+    + Factor<Sum = Self>
     + RegisterTiles
     + Vectorised
     + Add<Output = Self>
@@ -172,7 +183,12 @@ macro_rules! accumulator {
 
         impl Element for $t {
             type Acc = $t;
+            type Packed = $t;
             const DTYPE: DType = DType::$dtype;
+
+            fn packs() -> bool {
+                false
+            }
 
             #[inline(always)]
             fn to_acc(self) -> $t {
@@ -207,10 +223,15 @@ macro_rules! accumulator {
 }
 
 macro_rules! half_element {
-    ($t:ty, $dtype:ident) => {
+    ($t:ty, $dtype:ident, $packed:ty, $packs:expr, $widen:path, $narrow:path) => {
         impl Element for $t {
             type Acc = f32;
+            type Packed = $packed;
             const DTYPE: DType = DType::$dtype;
+
+            fn packs() -> bool {
+                $packs
+            }
 
             #[inline(always)]
             fn to_acc(self) -> f32 {
@@ -233,10 +254,10 @@ macro_rules! half_element {
                 None
             }
             fn widen(source: &[Self], target: &mut [f32]) {
-                source.convert_to_f32_slice(target);
+                $widen(source, target);
             }
             fn narrow(source: &[f32], target: &mut [Self]) {
-                target.convert_from_f32_slice(source);
+                $narrow(source, target);
             }
         }
     };
@@ -244,8 +265,41 @@ macro_rules! half_element {
 
 accumulator!(f32, F32);
 accumulator!(f64, F64);
-half_element!(f16, F16);
-half_element!(bf16, BF16);
+half_element!(f16, F16, f32, false, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16);
+#[cfg(target_arch = "x86_64")]
+half_element!(bf16, BF16, Pair, Pair::exist(), cpu::widen, cpu::narrow);
+#[cfg(not(target_arch = "x86_64"))]
+half_element!(bf16, BF16, f32, false, cpu::widen, cpu::narrow);
+
+fn narrow_f16(source: &[f32], target: &mut [f16]) {
+    target.convert_from_f32_slice(source);
+}
+
+/// Elements that are converted at a time: one takes as long as many.
+pub(crate) const BATCH: usize = 64;
+
+/// Has the elements visited in order as accumulators, some at a time: `visit` is told where these start.
+#[inline]
+pub(crate) fn each_batch<T: Element>(elements: &[T], mut visit: impl FnMut(usize, &[T::Acc])) {
+    if let Some(elements) = T::as_acc(elements) {
+        return visit(0, elements);
+    }
+    let mut wide = [T::Acc::ZERO; BATCH];
+    for (number, elements) in elements.chunks(BATCH).enumerate() {
+        let wide = &mut wide[..elements.len()];
+        T::widen(elements, wide);
+        visit(number * BATCH, wide);
+    }
+}
+
+/// Copies elements that are `step` apart.
+pub(crate) fn copy_every<T: Copy>(from: &[T], step: usize, to: &mut [T]) {
+    match step {
+        1 => to.copy_from_slice(&from[..to.len()]),
+        2 => to.iter_mut().zip(from.iter().step_by(2)).for_each(|(to, &from)| *to = from),
+        n => to.iter_mut().zip(from.iter().step_by(n)).for_each(|(to, &from)| *to = from),
+    }
+}
 
 /// How many bits the row pointers and column indices of sparse matrices have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytemuck::Pod;
 use rayon::prelude::*;
 
-use crate::element::{Accumulator, Element};
+use crate::element::{Accumulator, BATCH, Element};
 use crate::error::Result;
 
 /// Bytes at whose multiples memory begins: a cache line, and a vector.
@@ -117,9 +117,13 @@ impl Workers {
     pub(crate) fn add_up<T: Element>(&self, parts: &[T::Acc], results: &mut [T]) -> Result<()> {
         let len = results.len();
         self.share_out_slice(results, TOTALS, |start, results| {
-            for (index, result) in (start..).zip(results) {
-                let parts = parts[index..].iter().step_by(len);
-                *result = T::from_acc(parts.fold(T::Acc::ZERO, |sum, &part| sum + part));
+            for (number, results) in results.chunks_mut(BATCH).enumerate() {
+                let sums = &mut [T::Acc::ZERO; BATCH][..results.len()];
+                for part in parts.chunks_exact(len) {
+                    let part = &part[start + number * BATCH..];
+                    sums.iter_mut().zip(part).for_each(|(sum, &part)| *sum += part);
+                }
+                T::narrow(sums, results);
             }
         })
     }
@@ -304,9 +308,14 @@ impl<T: Element> Shared<'_, T> {
     pub(crate) unsafe fn scatter(&self, start: usize, step: usize, values: &[T::Acc]) {
         let last = start + (values.len().max(1) - 1) * step;
         assert!(values.is_empty() || last < self.len);
-        for (index, &value) in values.iter().enumerate() {
-            // SAFETY: inside the slice by the assertion; the caller sees to the rest.
-            unsafe { *self.data.add(start + index * step) = T::from_acc(value) };
+        let mut narrow = [T::default(); BATCH];
+        for (number, values) in values.chunks(BATCH).enumerate() {
+            let narrow = &mut narrow[..values.len()];
+            T::narrow(values, narrow);
+            for (index, &value) in (number * BATCH..).zip(&*narrow) {
+                // SAFETY: inside the slice by the assertion; the caller sees to the rest.
+                unsafe { *self.data.add(start + index * step) = value };
+            }
         }
     }
 }

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use crate::element::{Accumulator, Element};
+use crate::element::{Accumulator, Element, each_batch};
 use crate::error::Result;
 use crate::geometry::{Axes, AxisMap, AxisRows, Box3, Layout, PaddingMode, volume};
 use crate::patches::slab::{Lines, SLAB_BYTES, boxes, inner_outputs};
@@ -399,7 +399,9 @@ impl FoldSlab {
 /// `target[j] += source[j]` over all of `source`.
 #[inline]
 fn add<T: Element>(source: &[T], target: &mut [T::Acc]) {
-    target.iter_mut().zip(source).for_each(|(t, s)| *t += s.to_acc());
+    each_batch(source, |start, source| {
+        target[start..].iter_mut().zip(source).for_each(|(t, &s)| *t += s);
+    });
 }
 
 /// Where the elements of a line go, through one tap of the last axis: `target[source(o, tap) − first] +=
@@ -435,8 +437,14 @@ impl LineFold {
         let target = &mut target[self.start..];
         match self.stride {
             1 => add(line, target),
-            2 => target.iter_mut().step_by(2).zip(line).for_each(|(t, s)| *t += s.to_acc()),
-            n => target.iter_mut().step_by(n).zip(line).for_each(|(t, s)| *t += s.to_acc()),
+            2 => each_batch(line, |start, line| {
+                let target = target[2 * start..].iter_mut().step_by(2);
+                target.zip(line).for_each(|(t, &s)| *t += s);
+            }),
+            n => each_batch(line, |start, line| {
+                let target = target[n * start..].iter_mut().step_by(n);
+                target.zip(line).for_each(|(t, &s)| *t += s);
+            }),
         }
     }
 }

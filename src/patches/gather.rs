@@ -87,7 +87,7 @@ impl Gather {
         let slab = &mut slab[..map.len()];
         let mut row = 0;
         for channel in entries.channels.clone() {
-            map.fill(&planes[channel * positions..][..positions], 1, slab, T::to_acc);
+            map.fill(&[&planes[channel * positions..][..positions]], 1, slab);
             for tap in entries.taps.clone() {
                 let tap = unravel(tap, self.of.axes.tap_extents());
                 let len = map.block_len();

@@ -12,8 +12,11 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use crate::element::Element;
+use bytemuck::Pod;
+
+use crate::element::{Element, copy_every};
 use crate::geometry::{Axes, AxisMap, Box3, ravel, volume};
+use crate::product::cpu::FactorOf;
 
 /// Slabs of at most this many bytes stay in a core's L2 cache next to what is done with them.
 pub(crate) const SLAB_BYTES: usize = 256 << 10;
@@ -104,31 +107,28 @@ impl LineMap {
         LineMap { inner, first: first.unwrap_or(0), edges }
     }
 
-    /// Fills consecutive lines of `width` elements from consecutive rows of the input, whose neighbours
-    /// are `step` elements apart. More than one line only if rows are as long as lines and the stride
-    /// is 1: then all inner elements are one copy, which the edges are written over.
+    /// Fills consecutive lines of `width` elements from consecutive rows of the input from `input` on, whose
+    /// neighbours are `step` elements apart. More than one line only if rows are as long as lines and the
+    /// stride is 1: then all inner elements are one copy, which the edges are written over.
     #[inline]
-    fn fill<T: Copy, U: Copy + Default>(
+    fn fill<U: Pod>(
         &self,
         [stride, step, width]: [usize; 3],
-        input: &[T],
+        input: usize,
         lines: &mut [U],
-        convert: impl Fn(T) -> U,
+        read: impl Fn(usize, usize, &mut [U]),
     ) {
         let row = width * step;
         if !self.inner.is_empty() {
             let end = lines.len() - width + self.inner.end;
-            let target = lines[self.inner.start..end].iter_mut();
-            let input = &input[self.first * step..];
-            match stride * step {
-                1 => target.zip(input).for_each(|(t, &s)| *t = convert(s)),
-                2 => target.zip(input.iter().step_by(2)).for_each(|(t, &s)| *t = convert(s)),
-                n => target.zip(input.iter().step_by(n)).for_each(|(t, &s)| *t = convert(s)),
-            }
+            read(input + self.first * step, stride * step, &mut lines[self.inner.start..end]);
         }
         for (index, line) in lines.chunks_exact_mut(width).enumerate() {
             for &(j, source) in &self.edges {
-                line[j] = source.map_or(U::default(), |i| convert(input[index * row + i * step]));
+                match source {
+                    Some(i) => read(input + index * row + i * step, 1, &mut line[j..=j]),
+                    None => line[j] = U::zeroed(),
+                }
             }
         }
     }
@@ -207,13 +207,35 @@ impl Slab {
         self.axes.each_tap()
     }
 
-    /// Fills the slab from an input plane whose elements are `step` apart, converting them on the way.
-    pub(crate) fn fill<T: Copy, U: Copy + Default>(
+    /// Fills the slab with factors of elements of channels, whose planes' elements are `step` apart.
+    pub(crate) fn fill<T: Element, F: FactorOf<T>>(
         &self,
-        plane: &[T],
+        channels: &[&[T]],
+        step: usize,
+        slab: &mut [F],
+    ) {
+        match *channels {
+            [plane] => self
+                .fill_by(step, slab, |start, step, to| F::interleave(&[&plane[start..]], step, to)),
+            [first, second] => self.fill_by(step, slab, |start, step, to| {
+                F::interleave(&[&first[start..], &second[start..]], step, to)
+            }),
+            _ => {}
+        }
+    }
+
+    /// Fills the slab with elements of a plane as they are.
+    pub(crate) fn copy<T: Element>(&self, plane: &[T], step: usize, slab: &mut [T]) {
+        self.fill_by(step, slab, |start, step, to| copy_every(&plane[start..], step, to));
+    }
+
+    /// Fills the slab by `read`, which is told where a plane's first element is, how far the next ones are from each
+    /// other, and where they go.
+    fn fill_by<U: Pod>(
+        &self,
         step: usize,
         slab: &mut [U],
-        convert: impl Fn(T) -> U + Copy,
+        read: impl Fn(usize, usize, &mut [U]) + Copy,
     ) {
         let row_len = self.axes[2].inputs() * step;
         let (stride, width) = (self.axes[2].stride(), self.outputs[2].len());
@@ -222,10 +244,10 @@ impl Slab {
             for &Run { start, row, lines } in &self.runs {
                 let lines = &mut slab[start..][..lines * width];
                 match row {
-                    None => lines.fill(U::default()),
+                    None => lines.fill(U::zeroed()),
                     Some(row) => {
                         let steps = [stride, step, width];
-                        tap.fill(steps, &plane[row * row_len..], lines, convert);
+                        tap.fill(steps, row * row_len, lines, read);
                     }
                 }
             }

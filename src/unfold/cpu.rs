@@ -150,7 +150,7 @@ impl Unfold {
                     let count = target.len() / plane_out;
                     let mut writer = StreamWriter::new(target, streaming);
                     for plane in input[task * planes * plane_in..].chunks(plane_in).take(count) {
-                        slab.fill(plane, 1, data, |v| v);
+                        slab.copy(plane, 1, data);
                         for tap in axes.each_tap() {
                             copy_row(slab, data, tap, &mut writer);
                         }
@@ -159,7 +159,7 @@ impl Unfold {
                 Path::Boxes(boxes) => {
                     let (plane, (outputs, slab)) = (task / boxes.len(), &boxes[task % boxes.len()]);
                     let data = scratch.take::<T>(slab.len());
-                    slab.fill(&input[plane * plane_in..][..plane_in], 1, data, |v| v);
+                    slab.copy(&input[plane * plane_in..][..plane_in], 1, data);
                     let first = ravel(outputs.each_ref().map(|o| o.start), axes.output_extents());
                     let len = slab.depth() * slab.block_len();
                     for (row, tap) in axes.each_tap().enumerate() {

@@ -4,27 +4,30 @@
 use std::ops::Range;
 
 use super::depthwise;
-use super::runs::{widened, widens};
-use crate::element::{Accumulator, Element};
+use super::runs::widens;
+use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{Axes, Box3, Strides, ravel, volume};
 use crate::patches::division::divide;
 use crate::patches::pieces::{Pieces, digits};
 use crate::patches::slab::{Slab, boxes};
 use crate::plan::Pass;
-use crate::product::cpu::{RegisterTiles, Rows as Operands, Step, multiply_rows};
+use crate::product::cpu::{Factor, FactorOf, RegisterTiles, Rows as Operands, Step, multiply_rows};
 use crate::workers::{Room, Shared, Workers};
 
 /// Rows of the result that a task computes, at most.
 const ROWS: usize = 512;
 /// Elements of the result that a task computes, at most, unless a single line has more.
 const SUMS: usize = 128 << 10;
-/// Elements in the slab of one channel, at most, unless a single line has more.
+/// Factors in the slab of one channel, or of several that a factor holds, at most, unless a single line has more.
 const SLAB: usize = 32 << 10;
-/// Elements in the slabs of a task's channels, at most, unless a single one has more.
+/// Factors in the slabs of a task's channels, at most, unless a single one has more.
 const SLABS: usize = 256 << 10;
 /// Terms that a tile sums at a time, at most, unless a single channel has more.
 const TERMS: usize = 256;
+/// Elements of a weight that are packed at a time.
+const PACKED: usize = 512;
+
 /// `target[n, m, at(o)] = bias[m] + Σ w[m, c, tap]·source[n, c, i(o, tap)]`, group by group, where
 /// `at` is affine on each axis.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub(super) struct Correlation {
     /// Where outputs are in the target, on each axis.
     places: [Place; 3],
     weight: Weight,
+    /// Whether factors are packed elements.
+    packs: bool,
     areas: Vec<Area>,
 }
 
@@ -56,6 +61,18 @@ pub(super) struct Layer {
     pub target_extents: [usize; 3],
     pub places: [Place; 3],
     pub weight: Weight,
+}
+
+/// Whether factors are packed elements: where the machine multiplies several at a time, and there are several.
+pub(super) fn packs<T: Element>(channels: usize) -> bool {
+    T::packs() && channels > 1
+}
+
+impl Layer {
+    /// Whether its factors are packed elements.
+    pub fn packs<T: Element>(&self) -> bool {
+        packs::<T>(self.channels)
+    }
 }
 
 /// The target position of the first output on an axis, and the distance to the next.
@@ -93,9 +110,9 @@ enum By {
 #[derive(Debug)]
 struct Rows {
     slab: Slab,
-    /// Channels whose slabs are filled at a time.
-    channels: Pieces,
-    /// The terms of the sum over the taps of so many channels.
+    /// Channels, or as many as a factor holds, whose slabs are filled at a time.
+    factors: Pieces,
+    /// The terms of the sum over the taps of so many.
     steps: Vec<Step>,
 }
 
@@ -111,8 +128,18 @@ impl Correlation {
         self.areas.iter().any(|area| matches!(area.by, By::Lines(_)))
     }
 
-    /// The plan, and what room its tasks take.
-    pub fn new<T: Element>(layer: Layer, by_lines: bool) -> Result<(Self, Room)> {
+    /// The plan, and whom it takes.
+    pub fn new<T: Element>(layer: Layer, by_lines: bool) -> Result<(Self, Workers)> {
+        if layer.packs::<T>() {
+            Self::by::<T, T::Packed>(layer, by_lines)
+        } else {
+            Self::by::<T, T::Acc>(layer, by_lines)
+        }
+    }
+
+    /// By factors of this type.
+    fn by<T: Element, F: FactorOf<T>>(layer: Layer, by_lines: bool) -> Result<(Self, Workers)> {
+        let packs = layer.packs::<T>();
         let Layer { axes, weight, channels, .. } = &layer;
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let taps = weight.taps.len();
@@ -128,7 +155,7 @@ impl Correlation {
         let (boxes, rows) = divide(axes.output_extents(), layer.rows, ROWS, others, fits);
         let by_lines = by_lines && layer.rows * channels == 1 && depthwise::pays(axes, lanes);
         let padded_axes = if by_lines { Some(depthwise::padded_axes(axes)?) } else { None };
-        // Widened weights lie close together: row, channel, tap.
+        // Packed weights lie close together: row, channel, tap.
         let dense: Vec<usize> = (0..taps).collect();
         let (channel_step, tap_steps) =
             if widens::<T>() { (taps, &dense) } else { (weight.channel, &weight.taps) };
@@ -142,19 +169,19 @@ impl Correlation {
                 return Area { outputs, by: By::Lines(lines) };
             }
             let slab = Slab::new(axes, outputs.clone());
-            let channels = Pieces::new(*channels, at_a_time);
-            let mut steps = Vec::with_capacity(channels.longest() * taps);
-            for channel in 0..channels.longest() {
+            let factors = Pieces::new(channels.div_ceil(F::CHANNELS), at_a_time);
+            let mut steps = Vec::with_capacity(factors.longest() * taps);
+            for factor in 0..factors.longest() {
                 steps.extend(slab.taps().zip(tap_steps).map(|(tap, offset)| Step {
-                    weight: channel * channel_step + offset,
-                    patch: channel * slab.len() + slab.block(tap, 0),
+                    weight: factor * channel_step + offset,
+                    patch: factor * slab.len() + slab.block(tap, 0),
                     rows: !0,
                 }));
             }
-            Area { outputs, by: By::Rows(Rows { slab, channels, steps }) }
+            Area { outputs, by: By::Rows(Rows { slab, factors, steps }) }
         };
         let areas: Vec<_> = boxes.into_iter().map(area).collect();
-        let room = areas.iter().map(|area| area.room::<T>(rows.longest(), lanes));
+        let room = areas.iter().map(|area| area.room::<T, F>(rows.longest(), lanes));
         let room = room.fold(Room::default(), Room::or);
         let Layer { batch, groups, channels, source, target, target_extents, .. } = layer;
         let Layer { places, weight, .. } = layer;
@@ -168,9 +195,12 @@ impl Correlation {
             target_extents,
             places,
             weight,
+            packs,
             areas,
         };
-        Ok((correlation, room))
+        let common = Room::default().and::<F>(correlation.packed_len::<T, F>());
+        let workers = Workers::new(correlation.tasks(), room).with_common(common);
+        Ok((correlation, workers))
     }
 
     pub fn tasks(&self) -> usize {
@@ -182,7 +212,9 @@ impl Correlation {
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let by_lines = self.areas.iter().any(|area| matches!(area.by, By::Lines(_)));
         let kernel = if by_lines { "multiply lines" } else { "multiply from slabs" };
-        let widened = if widens::<T>() {
+        let widened = if self.packs {
+            ", channels in pairs".to_string()
+        } else if widens::<T>() {
             format!(", weights widened to {}", <T::Acc as Element>::DTYPE)
         } else {
             String::new()
@@ -202,16 +234,35 @@ impl Correlation {
         target: &Shared<T>,
         memory: &mut [u8],
     ) -> Result<()> {
+        if self.packs {
+            self.run_by::<T, T::Packed>(workers, source, weight, bias, target, memory)
+        } else {
+            self.run_by::<T, T::Acc>(workers, source, weight, bias, target, memory)
+        }
+    }
+
+    /// By factors of the type that it was planned for.
+    fn run_by<T: Element, F: FactorOf<T>>(
+        &self,
+        workers: &Workers,
+        source: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        target: &Shared<T>,
+        memory: &mut [u8],
+    ) -> Result<()> {
+        let (mut common, memory) = workers.split(memory);
+        let packed = common.take::<F>(self.packed_len::<T, F>());
+        self.pack(workers, weight, packed, memory)?;
+        let packed = &*packed;
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let group_rows = self.target_rows();
         let radices = [self.batch, self.groups, self.rows.count(), self.areas.len()];
         workers.share_out(self.tasks(), memory, |task, scratch| {
             let [image, group, piece, area] = digits(task, radices);
             let (area, rows) = (&self.areas[area], self.rows.get(piece));
-            let Sizes { line, pitch, sums, data, wide } = area.sizes::<T>(rows.len(), lanes);
+            let Sizes { line, pitch, sums, data, table } = area.sizes(rows.len(), lanes);
             let sums = scratch.take::<T::Acc>(sums);
-            let data = scratch.take::<T::Acc>(data);
-            let wide = scratch.take::<T::Acc>(wide);
             let source = &source[image * self.source.image..][..self.source.image];
             let plane =
                 |channel: usize| &source[(group * self.channels + channel) * self.source.channel..];
@@ -219,18 +270,24 @@ impl Correlation {
                 By::Lines(lines) => {
                     let first = group * self.weight.group;
                     let weight = |tap: usize| weight[first + self.weight.taps[tap]].to_acc();
-                    lines.multiply(plane(0), self.source.position, weight, data, wide, sums);
+                    let (data, table) = (scratch.take(data), scratch.take(table));
+                    lines.multiply(plane(0), self.source.position, weight, data, table, sums);
                 }
-                By::Rows(Rows { slab, channels, steps }) => {
-                    for channels in channels.each() {
-                        let len = channels.len() * slab.len();
-                        let each = channels.clone().zip(data[..len].chunks_exact_mut(slab.len()));
-                        each.for_each(|(channel, data)| {
-                            slab.fill(plane(channel), self.source.position, data, T::to_acc)
+                By::Rows(Rows { slab, factors, steps }) => {
+                    let data = scratch.take::<F>(data);
+                    for factors in factors.each() {
+                        let len = factors.len() * slab.len();
+                        let each = factors.clone().zip(data[..len].chunks_exact_mut(slab.len()));
+                        each.for_each(|(factor, data)| {
+                            let channels = factor * F::CHANNELS..(factor + 1) * F::CHANNELS;
+                            let planes: [&[T]; 2] = [0, 1]
+                                .map(|lane| plane((channels.start + lane).min(self.channels - 1)));
+                            let count = channels.end.min(self.channels) - channels.start;
+                            slab.fill(&planes[..count], self.source.position, data)
                         });
-                        let weights = self.weights(weight, group, &rows, &channels, wide);
-                        let steps = &steps[..channels.len() * self.weight.taps.len()];
-                        let add = channels.start > 0;
+                        let weights = self.weights(weight, packed, group, &rows, &factors);
+                        let steps = &steps[..factors.len() * self.weight.taps.len()];
+                        let add = factors.start > 0;
                         let data = &data[..len + lanes];
                         multiply(slab, data, steps, &weights, rows.len(), sums, add);
                     }
@@ -254,30 +311,72 @@ impl Correlation {
         self.rows.extent()
     }
 
-    /// The weights of some rows and channels of a group: where they are if elements are accumulators,
-    /// and else widened into `wide`, in the order row, channel, tap.
-    fn weights<'a, T: Element>(
-        &'a self,
+    /// Factors of a row's packed weights.
+    fn terms<T: Element, F: FactorOf<T>>(&self) -> usize {
+        self.channels.div_ceil(F::CHANNELS) * self.weight.taps.len()
+    }
+
+    /// Packed weights, where elements are no factors.
+    fn packed_len<T: Element, F: FactorOf<T>>(&self) -> usize {
+        let rows = self.groups * self.target_rows();
+        if F::as_factors(&[]).is_some() { 0 } else { rows * self.terms::<T, F>() }
+    }
+
+    /// Packs the weights, in the order group, row, channel, tap.
+    fn pack<T: Element, F: FactorOf<T>>(
+        &self,
+        workers: &Workers,
+        weight: &[T],
+        packed: &mut [F],
+        memory: &mut [u8],
+    ) -> Result<()> {
+        let Weight { group: group_step, row: row_step, channel: channel_step, taps } = &self.weight;
+        let row_len = self.terms::<T, F>();
+        workers.share_out_chunks(packed, row_len, memory, |row, packed, _| {
+            let [group, row] = digits(row, [self.groups, self.target_rows()]);
+            let weight = &weight[group * group_step + row * row_step..];
+            // Some at a time, since converting one takes as long as converting many.
+            let mut elements = [T::default(); PACKED];
+            let (mut rest, mut count) = (packed, 0);
+            for first in (0..self.channels).step_by(F::CHANNELS) {
+                for tap in taps {
+                    for channel in first..first + F::CHANNELS {
+                        let inside = channel < self.channels;
+                        elements[count] = if inside {
+                            weight[channel * channel_step + tap]
+                        } else {
+                            T::default()
+                        };
+                        count += 1;
+                    }
+                    if count == PACKED {
+                        let (packed, behind) = rest.split_at_mut(PACKED / F::CHANNELS);
+                        F::read(&elements, packed);
+                        (rest, count) = (behind, 0);
+                    }
+                }
+            }
+            F::read(&elements[..count], rest);
+        })
+    }
+
+    /// The weights of some rows and channels of a group: where they are if elements are factors, and else packed.
+    fn weights<'a, T: Element, F: FactorOf<T>>(
+        &self,
         weight: &'a [T],
+        packed: &'a [F],
         group: usize,
         rows: &Range<usize>,
-        channels: &Range<usize>,
-        wide: &'a mut [T::Acc],
-    ) -> Weights<'a, T::Acc> {
+        factors: &Range<usize>,
+    ) -> Weights<'a, F> {
         let Weight { group: group_step, row, channel, taps } = &self.weight;
-        let start = group * group_step + rows.start * row + channels.start * channel;
-        if let Some(data) = T::as_acc(&weight[start..]) {
-            return Weights { data, row: *row };
+        if let Some(data) = F::as_factors(weight) {
+            let start = group * group_step + rows.start * row + factors.start * channel;
+            return Weights { data: &data[start..], row: *row };
         }
-        let terms = channels.len() * taps.len();
-        let wide = &mut wide[..rows.len() * terms];
-        for (m, wide) in wide.chunks_exact_mut(terms).enumerate() {
-            for (c, wide) in wide.chunks_exact_mut(taps.len()).enumerate() {
-                let from = &weight[start + m * row + c * channel..];
-                wide.iter_mut().zip(taps).for_each(|(wide, &tap)| *wide = from[tap].to_acc());
-            }
-        }
-        Weights { data: wide, row: terms }
+        let row = self.terms::<T, F>();
+        let start = (group * self.target_rows() + rows.start) * row + factors.start * taps.len();
+        Weights { data: &packed[start..], row }
     }
 
     /// Writes a row of sums to the target's channel. Those of each outer output, a block as in a slab,
@@ -330,42 +429,46 @@ struct Sizes {
     line: usize,
     pitch: usize,
     sums: usize,
+    /// Factors in slabs, or accumulators in a copy by lines, and in the table of their weights.
     data: usize,
-    wide: usize,
+    table: usize,
 }
 
 impl Area {
     /// For so many rows.
-    fn sizes<T: Element>(&self, rows: usize, lanes: usize) -> Sizes {
+    fn sizes(&self, rows: usize, lanes: usize) -> Sizes {
         let [depth, height, width] = self.outputs.each_ref().map(Range::len);
-        let (line, data, wide) = match &self.by {
+        let (line, data, table) = match &self.by {
             By::Lines(lines) => (lines.pitch(), lines.slab_len(), lines.table_len()),
-            By::Rows(Rows { slab, channels, steps }) => {
-                let wide = widened::<T>(rows * steps.len());
-                (width, channels.longest() * slab.len() + lanes, wide)
+            By::Rows(Rows { slab, factors, .. }) => {
+                (width, factors.longest() * slab.len() + lanes, 0)
             }
         };
         let pitch = (height * line).next_multiple_of(lanes);
-        Sizes { line, pitch, sums: rows * depth * pitch, data, wide }
+        Sizes { line, pitch, sums: rows * depth * pitch, data, table }
     }
 
-    fn room<T: Element>(&self, rows: usize, lanes: usize) -> Room {
-        let Sizes { sums, data, wide, .. } = self.sizes::<T>(rows, lanes);
-        Room::default().and::<T::Acc>(sums).and::<T::Acc>(data).and::<T::Acc>(wide)
+    fn room<T: Element, F: FactorOf<T>>(&self, rows: usize, lanes: usize) -> Room {
+        let Sizes { sums, data, table, .. } = self.sizes(rows, lanes);
+        let room = Room::default().and::<T::Acc>(sums);
+        match self.by {
+            By::Lines(_) => room.and::<T::Acc>(data).and::<T::Acc>(table),
+            By::Rows(_) => room.and::<F>(data),
+        }
     }
 }
 
 /// `sums[m] (+)= Σ weights[m][step]·slabs[step]` for all rows, over all outputs of the slab.
-fn multiply<A: Accumulator>(
+fn multiply<F: Factor>(
     slab: &Slab,
-    slabs: &[A],
+    slabs: &[F],
     steps: &[Step],
-    weights: &Weights<A>,
+    weights: &Weights<F>,
     rows: usize,
-    sums: &mut [A],
+    sums: &mut [F::Sum],
     add: bool,
 ) {
-    let pitch = slab.block_len().next_multiple_of(A::best_tiles().lanes);
+    let pitch = slab.block_len().next_multiple_of(<F::Sum as RegisterTiles>::best_tiles().lanes);
     let row_pitch = slab.depth() * pitch;
     for d in 0..slab.depth() {
         let operands = Operands {

@@ -111,7 +111,7 @@ impl Lines {
         table: &mut [T::Acc],
         sums: &mut [T::Acc],
     ) {
-        self.slab.fill(plane, step, slab, T::to_acc);
+        self.slab.fill(&[plane], step, slab);
         let table = &mut table[..self.taps.len()];
         for (entry, tap) in table.iter_mut().zip(&self.taps) {
             *entry = tap.map_or(T::Acc::ZERO, &weights);

@@ -9,7 +9,7 @@ use crate::geometry::{Box3, Strides, ravel, volume};
 use crate::patches::pieces::{Pieces, digits};
 use crate::patches::slab::{Slab, boxes};
 use crate::plan::Pass;
-use crate::product::cpu::{RegisterTiles, add_dots, sum_of_lanes};
+use crate::product::cpu::{FactorOf, RegisterTiles, add_dots, sum_of_lanes};
 use crate::workers::{Room, Shared, Workers};
 
 /// Elements of dy that a task multiplies at a time, at most, unless a single line has more.
@@ -117,7 +117,7 @@ impl BackwardWeight {
                 let data = &mut data[..channels.len() * slab.len()];
                 for (channel, data) in channels.clone().zip(data.chunks_exact_mut(slab.len())) {
                     let channel = group * p.channels_per_group() + channel;
-                    slab.fill(&x[xs.at(image, channel, 0)..], xs.position, data, T::to_acc);
+                    slab.fill(&[&x[xs.at(image, channel, 0)..]], xs.position, data);
                 }
                 for d in 0..slab.depth() {
                     let at = [outputs[0].start + d, outputs[1].start, outputs[2].start];
@@ -156,8 +156,7 @@ fn gradient_rows<'a, T: Element>(
     }
     let copy = &mut copy[..rows * len];
     for (m, copy) in copy.chunks_exact_mut(len).enumerate() {
-        let row = dy[m * strides.channel..].iter().step_by(strides.position);
-        copy.iter_mut().zip(row).for_each(|(copy, value)| *copy = value.to_acc());
+        T::Acc::interleave(&[&dy[m * strides.channel..]], strides.position, copy);
     }
     (copy, len)
 }

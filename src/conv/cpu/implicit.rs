@@ -148,9 +148,8 @@ impl Each {
             passes.push(pixels.explain::<T>(which));
             return Ok((Each::Pixels(pixels), workers));
         }
-        let (correlation, room) = Correlation::new::<T>(layer, by_lines)?;
+        let (correlation, workers) = Correlation::new::<T>(layer, by_lines)?;
         passes.push(correlation.explain::<T>(which));
-        let workers = Workers::new(correlation.tasks(), room);
         Ok((Each::Rows(correlation), workers))
     }
 }
@@ -179,10 +178,7 @@ impl Correlations {
         }
         let target = Shared::new(target);
         self.each.iter().try_for_each(|each| match each {
-            Each::Rows(rows) => {
-                let (_, memory) = workers.split(memory);
-                rows.run(workers, source, weight, bias, &target, memory)
-            }
+            Each::Rows(rows) => rows.run(workers, source, weight, bias, &target, memory),
             Each::Pixels(pixels) => pixels.run(workers, source, weight, bias, &target, memory),
         })
     }

@@ -5,7 +5,7 @@
 //! | naive | `naive.rs` | elements | none |
 //! | shifted | `shifted.rs` | images, groups, channels, boxes of positions | per worker a slab and what is summed up, a few MiB; a copy of the weight with its taps outermost |
 //! | im2col | `im2col.rs` | the same; small images together | per worker a tile of patches and what is summed up, a few MiB |
-//! | implicit | `implicit.rs`, `correlation.rs`, `dots.rs` | the same | per worker a slab and what is summed up, a few MiB |
+//! | implicit | `implicit.rs`, `correlation.rs`, `dots.rs` | the same | per worker a slab and what is summed up, a few MiB; of half types a copy of the weight |
 //! | implicit, channels last | `pixels.rs`, `pixel_sums.rs` | images, groups, boxes of lines | per worker a copy of what some lines read, and a line of sums; of `dw` a group's weight |
 //! | depthwise | `implicit.rs`, `correlation.rs`, `depthwise.rs` | the same | the same |
 //! | winograd | `winograd/` | tiles of outputs, or channels | the factors of weights or inputs, and per worker what of the others it multiplies; of `dw` all products |
@@ -22,6 +22,9 @@
 //! | `dx` with a stride, one group | implicit needs a pass for each phase of the stride |
 //! | `dx` in modes other than zeros | several padded positions read one input: implicit has no such path |
 //! | `dw`, one group | long dot products by faer are the faster |
+//!
+//! `bf16` whose channels are multiplied in pairs (`crate::product::cpu::Pair`) is always `implicit`, but for `dx` in
+//! modes other than zeros: an instruction then makes twice the products that it makes of widened elements.
 //!
 //! `dw` is split over groups, outputs and patch entries, and by `parts.rs` over parts of the positions
 //! where that leaves too few tasks. `runs.rs` reads and writes operands of either layout, run by run;
@@ -103,6 +106,15 @@ fn choose(options: &PlanOptions, p: &Problem, auto: Choice) -> Result<Choice> {
     Ok(Choice { way, reason: ASKED })
 }
 
+/// What `auto` is for products with a weight over so many channels.
+fn by_type<T: Element>(channels: usize, by_shape: Choice) -> Choice {
+    if !correlation::packs::<T>(channels) {
+        return by_shape;
+    }
+    let reason = "its channels are multiplied in pairs: twice the products of an instruction";
+    Choice { way: Way::Implicit { by_lines: true }, reason }
+}
+
 /// What `auto` is, as far as that depends on layout and positions: see the table above.
 fn by_shape(p: &Problem) -> Choice {
     let implicit = |reason| Choice { way: Way::Implicit { by_lines: true }, reason };
@@ -130,18 +142,19 @@ fn by_shape(p: &Problem) -> Choice {
 }
 
 /// What `auto` is for the input gradient.
-fn by_shape_of_dx(p: &Problem) -> Choice {
-    let choice = by_shape(p);
+fn by_shape_of_dx<T: Element>(p: &Problem) -> Choice {
     let im2col = |reason| Choice { way: Way::Im2col, reason };
     if !p.axes.is_zero_padded() {
         return im2col("several padded positions read one input: implicit has no such path");
     }
-    match choice.way {
+    let choice = by_shape(p);
+    let choice = match choice.way {
         Way::Implicit { .. } if p.groups == 1 && !p.axes.is_dense() => {
             im2col("a stride: implicit would need a pass for each of its phases")
         }
         Way::Implicit { .. } | Way::Im2col | Way::Shifted | Way::Naive | Way::Winograd => choice,
-    }
+    };
+    by_type::<T>(p.outputs_per_group(), choice)
 }
 
 /// What `auto` is for the weight gradient.
@@ -239,7 +252,8 @@ impl Forward {
         options: &PlanOptions,
         explanation: &mut Explanation,
     ) -> Result<(Self, Workers)> {
-        let Choice { way, reason } = choose(options, p, by_shape(p))?;
+        let Choice { way, reason } =
+            choose(options, p, by_type::<T>(p.channels_per_group(), by_shape(p)))?;
         let passes = &mut explanation.passes;
         let ((plan, workers), (algorithm, reason)) = match way {
             Way::Naive => {
@@ -301,7 +315,7 @@ impl BackwardInput {
         options: &PlanOptions,
         explanation: &mut Explanation,
     ) -> Result<(Self, Workers)> {
-        let (algorithm, auto) = (options.algorithm, by_shape_of_dx(p));
+        let (algorithm, auto) = (options.algorithm, by_shape_of_dx::<T>(p));
         let Choice { way, reason } = choose(options, p, auto)?;
         let replaced = matches!(way, Way::Implicit { .. }) && !p.axes.is_zero_padded();
         if replaced && algorithm == Algorithm::Depthwise {

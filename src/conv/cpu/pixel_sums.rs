@@ -49,7 +49,7 @@ fn columns<T: Element>(p: &Problem) -> usize {
 
 impl PixelSums {
     pub fn new<T: Element>(p: &Problem, passes: &mut Vec<Pass>) -> (Self, Workers) {
-        let lines = PaddedLines::new(&p.axes, p.channels_per_group(), OUTPUTS, COPIED);
+        let lines = PaddedLines::new::<T, T::Acc>(&p.axes, p.channels_per_group(), OUTPUTS, COPIED);
         let parts = Parts::new::<T>(p, p.groups, p.batch * lines.boxes().len());
         let columns = columns::<T>(p);
         let in_place = !widens::<T>() && columns == p.outputs_per_group();

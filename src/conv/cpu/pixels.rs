@@ -2,19 +2,20 @@
 //! the channels of a result their columns.
 //!
 //! A task copies what its outputs read, with the padding around it, and multiplies it where it lies: each tap of
-//! each channel is a term, whose factors are a fixed distance apart from pixel to pixel. No patch is stored.
+//! each channel, or of several that a factor holds, is a term, whose factors are a fixed distance apart from pixel
+//! to pixel. No patch is stored.
 
 use super::correlation::{Layer, Place};
-use crate::element::{Accumulator, Element};
+use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::ravel;
 use crate::patches::padded::PaddedLines;
 use crate::patches::pieces::digits;
 use crate::plan::Pass;
-use crate::product::cpu::{RegisterTiles, Rows, Step, multiply_rows};
+use crate::product::cpu::{FactorOf, RegisterTiles, Rows, Step, multiply_rows};
 use crate::workers::{Room, Shared, Workers, wanted_tasks};
 
-/// Elements of the copy of a source that a task makes, at most, unless those of a single line are more.
+/// Factors in the copy of a source that a task makes, at most, unless those of a single line are more.
 const COPIED: usize = 32 << 10;
 /// Outputs of a task, at most, unless a line has more.
 const OUTPUTS: usize = 1 << 10;
@@ -31,6 +32,8 @@ const PACKED: usize = 64;
 pub(super) struct Pixels {
     layer: Layer,
     lines: PaddedLines,
+    /// Whether factors are packed elements.
+    packs: bool,
     /// Distance between the weights of neighbouring terms, where they are packed.
     pitch: Option<usize>,
     /// Whether the lines of a plane are multiplied as one, with the outputs between their ends that there are not.
@@ -41,19 +44,29 @@ pub(super) struct Pixels {
 
 impl Pixels {
     pub fn new<T: Element>(layer: Layer) -> Self {
+        if layer.packs::<T>() {
+            Self::by::<T, T::Packed>(layer)
+        } else {
+            Self::by::<T, T::Acc>(layer)
+        }
+    }
+
+    /// By factors of this type.
+    fn by<T: Element, F: FactorOf<T>>(layer: Layer) -> Self {
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let [_, h, w] = &*layer.axes;
         let outputs = layer.axes.outputs() * layer.batch * layer.groups;
-        let share = outputs.div_ceil(wanted_tasks(TASKS));
-        let lines = PaddedLines::new(&layer.axes, layer.channels, share.min(OUTPUTS), COPIED);
+        let share = outputs.div_ceil(wanted_tasks(TASKS)).min(OUTPUTS);
+        let lines = PaddedLines::new::<T, F>(&layer.axes, layer.channels, share, COPIED);
         // In place, where vectors of rows side by side end where rows do.
         let in_place = !super::runs::widens::<T>()
             && layer.weight.row == 1
             && layer.rows.is_multiple_of(lanes);
         let pitch = (!in_place).then_some(layer.rows.next_multiple_of(lanes));
+        let factors = layer.channels.div_ceil(F::CHANNELS);
         let of_tap = |(source, &weight): (usize, &usize)| {
             let step = layer.weight.channel;
-            (0..layer.channels).map(move |c| (source + c, weight + c * step))
+            (0..factors).map(move |c| (source + c, weight + c * step))
         };
         let terms = lines.taps().zip(&layer.weight.taps).flat_map(of_tap);
         let steps = terms.enumerate().map(|(term, (source, weight))| {
@@ -67,7 +80,7 @@ impl Pixels {
             && w.stride() == 1
             && !filled(w.outputs())
             && lines.width() < w.outputs().next_multiple_of(ROWS) + ROWS / 2;
-        Pixels { layer, lines, pitch, joined, steps }
+        Pixels { packs: layer.packs::<T>(), layer, lines, pitch, joined, steps }
     }
 
     pub fn tasks(&self) -> usize {
@@ -79,15 +92,24 @@ impl Pixels {
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let lines = if self.joined { self.lines.longest() } else { 1 };
         let sums = self.rows(lines) * self.layer.rows.next_multiple_of(lanes);
-        let room = Room::default().and::<T::Acc>(self.lines.copy_len()).and::<T::Acc>(sums);
-        let common = Room::default().and::<T::Acc>(self.packed_len());
+        let room = Room::default().and::<T::Acc>(sums);
+        let (copied, packed) = (self.lines.copy_len(), self.packed_len());
+        let (room, common) = if self.packs {
+            (room.and::<T::Packed>(copied), Room::default().and::<T::Packed>(packed))
+        } else {
+            (room.and::<T::Acc>(copied), Room::default().and::<T::Acc>(packed))
+        };
         Workers::new(self.tasks(), room).with_common(common)
     }
 
     /// What is done, for people.
     pub fn explain<T: Element>(&self, which: &str) -> Pass {
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
-        let packed = if self.pitch.is_some() { ", packed weights" } else { "" };
+        let packed = match self.pitch {
+            _ if self.packs => ", channels in pairs",
+            Some(_) => ", packed weights",
+            None => "",
+        };
         Pass::on_cpu("multiply pixels", self.tasks())
             .by(format!("register tiles of {lanes} lanes{packed}{which}"))
             .with_tile([self.lines.largest(), self.layer.rows])
@@ -112,23 +134,40 @@ impl Pixels {
         target: &Shared<T>,
         memory: &mut [u8],
     ) -> Result<()> {
+        if self.packs {
+            self.run_by::<T, T::Packed>(workers, source, weight, bias, target, memory)
+        } else {
+            self.run_by::<T, T::Acc>(workers, source, weight, bias, target, memory)
+        }
+    }
+
+    /// By factors of the type that it was planned for.
+    fn run_by<T: Element, F: FactorOf<T>>(
+        &self,
+        workers: &Workers,
+        source: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        target: &Shared<T>,
+        memory: &mut [u8],
+    ) -> Result<()> {
         let (mut common, memory) = workers.split(memory);
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let Layer { batch, groups, channels, rows, axes, .. } = &self.layer;
-        let packed = common.take::<T::Acc>(self.packed_len());
-        self.pack(workers, weight, packed, memory)?;
+        let packed = common.take::<F>(self.packed_len());
+        self.pack::<T, F>(workers, weight, packed, memory)?;
         let packed = &*packed;
         workers.share_out(self.tasks(), memory, |task, scratch| {
             let boxes = self.lines.boxes();
             let [image, group, number] = digits(task, [*batch, *groups, boxes.len()]);
             let outputs = &boxes[number];
-            let copy = scratch.take::<T::Acc>(self.lines.copy_len());
+            let copy = scratch.take::<F>(self.lines.copy_len());
             let columns = rows.next_multiple_of(lanes);
             let at_a_time = if self.joined { outputs[1].len() } else { 1 };
             let sums = scratch.take::<T::Acc>(self.rows(at_a_time) * columns);
             let from = &source[self.layer.source.at(image, group * channels, 0)..];
             self.lines.copy(from, self.layer.source.position, outputs, copy);
-            let weights = match T::as_acc(weight) {
+            let weights = match F::as_factors(weight) {
                 Some(weight) if self.pitch.is_none() => &weight[group * self.layer.weight.group..],
                 _ => &packed[group * self.steps.len() * columns..],
             };
@@ -159,11 +198,11 @@ impl Pixels {
     }
 
     /// Packs the weights of each term, rows side by side.
-    fn pack<T: Element>(
+    fn pack<T: Element, F: FactorOf<T>>(
         &self,
         workers: &Workers,
         weight: &[T],
-        packed: &mut [T::Acc],
+        packed: &mut [F],
         memory: &mut [u8],
     ) -> Result<()> {
         let Some(pitch) = self.pitch else { return Ok(()) };
@@ -173,12 +212,18 @@ impl Pixels {
             for (number, packed) in packed.chunks_exact_mut(pitch).enumerate() {
                 let [group, term] =
                     digits(chunk * PACKED + number, [self.layer.groups, terms.max(1)]);
-                let [tap, channel] = digits(term, [of.taps.len(), self.layer.channels]);
-                let first = group * of.group + of.taps[tap] + channel * of.channel;
+                let factors = self.layer.channels.div_ceil(F::CHANNELS);
+                let [tap, factor] = digits(term, [of.taps.len(), factors]);
                 let (packed, rest) = packed.split_at_mut(*rows);
-                let from = weight[first..].iter().step_by(of.row);
-                packed.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_acc());
-                rest.fill(T::Acc::ZERO);
+                let channel = factor * F::CHANNELS;
+                let first = group * of.group + of.taps[tap] + channel * of.channel;
+                let (first, count) =
+                    (&weight[first..], F::CHANNELS.min(self.layer.channels - channel));
+                match count {
+                    1 => F::interleave(&[first], of.row, packed),
+                    _ => F::interleave(&[first, &first[of.channel..]], of.row, packed),
+                }
+                rest.fill(F::zeroed());
             }
         })
     }

@@ -16,7 +16,7 @@ use crate::patches::landing::Landing;
 use crate::patches::pieces::{Pieces, digits, shift};
 use crate::patches::slab::{Slab, boxes, largest, positions};
 use crate::plan::Pass;
-use crate::product::cpu::{Dimensions, Matrix, MatrixMut, Old, gemm};
+use crate::product::cpu::{Dimensions, FactorOf, Matrix, MatrixMut, Old, gemm};
 use crate::workers::{Room, Scratch, Shared, Workers};
 
 /// Output positions in a tile, at most.
@@ -67,7 +67,7 @@ fn fill_slab<T: Element>(
     match p.layout {
         Layout::ChannelsFirst => {
             for (channel, data) in channels.zip(data.chunks_exact_mut(slab.len())) {
-                slab.fill(&image[channel * positions..][..positions], 1, data, T::to_acc);
+                slab.fill(&[&image[channel * positions..][..positions]], 1, data);
             }
         }
         Layout::ChannelsLast => slab.fill_channels_last(image, p.channels, channels, data),
@@ -125,8 +125,7 @@ impl TapsOutermost {
         workers.share_out_slice(copy, self.len, |start, copy| match p.layout {
             Layout::ChannelsLast => T::widen(&w[start..][..copy.len()], copy),
             Layout::ChannelsFirst => {
-                let source = w[start / self.len..].iter().step_by(taps);
-                copy.iter_mut().zip(source).for_each(|(t, s)| *t = s.to_acc());
+                T::Acc::interleave(&[&w[start / self.len..]], taps, copy);
             }
         })?;
         Ok(copy)

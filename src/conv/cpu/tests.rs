@@ -85,10 +85,13 @@ fn runs_depend_on_neither_memory_nor_threads() {
     }
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     for p in &problems {
-        let found = pool(1).install(|| (results::<f32>(p, 0), results::<half::f16>(p, 0)));
+        let all = |byte: u8| {
+            (results::<f32>(p, byte), results::<half::f16>(p, byte), results::<half::bf16>(p, byte))
+        };
+        let found = pool(1).install(|| all(0));
         assert!(found.0.len() >= 16);
         // All bits set: NaNs.
-        let again = pool(3).install(|| (results::<f32>(p, 0xff), results::<half::f16>(p, 0xff)));
+        let again = pool(3).install(|| all(0xff));
         assert_eq!(found, again, "{p:?}");
     }
 }

@@ -318,7 +318,7 @@ fn sum_group<F: Accumulator>(
                 Layout::ChannelsFirst => (channel * inputs, 1),
                 Layout::ChannelsLast => (channel, p.gathered),
             };
-            slab.fill(&image[start..], step, slabs, |value| value);
+            slab.copy(&image[start..], step, slabs);
         }
         let len = slab.block_len();
         for d in 0..slab.depth() {

@@ -13,6 +13,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m256d, __m512, __m512d};
 
+use super::factor::Factors;
 use super::vector::{Array, Instructions, Vector};
 use crate::element::Accumulator;
 
@@ -25,16 +26,17 @@ pub struct Step {
     pub rows: u32,
 }
 
-/// Operands of a tile of products, as the kernels take them: unchecked.
+/// Operands of a tile of products, as the kernels take them: unchecked. Factors `F` are accumulators or made of
+/// several elements each.
 #[derive(Clone, Copy)]
-pub struct Products<A> {
+pub struct Products<A, F = A> {
     pub steps: *const Step,
     pub count: usize,
     /// Row m of step k is at `weights[steps[k].weight + m·row]`.
-    pub weights: *const A,
+    pub weights: *const F,
     pub row: usize,
     /// Column j of step k is at `patches[steps[k].patch + j]`.
-    pub patches: *const A,
+    pub patches: *const F,
     /// Element (m, j) of the result is at `sums[m·pitch + j]`.
     pub sums: *mut A,
     pub pitch: usize,
@@ -146,28 +148,33 @@ pub trait RegisterTiles: Sized + 'static {
 /// `sums[m] += left[m·row]·right` for those of the `M` rows that have the term.
 ///
 /// # Safety
-/// All of these rows can be read, and `V` vectors at `right`. The machine has the instructions of `X`.
+/// All of these rows can be read, and `V` vectors at `right`. The machine has the instructions of `X` and `Y`.
 #[inline(always)]
-unsafe fn add_term<A: Accumulator, X: Vector<A>, const M: usize, const V: usize>(
+unsafe fn add_term<A, F, X, Y, const M: usize, const V: usize>(
     sums: &mut [[X; V]; M],
-    left: *const A,
+    left: *const F,
     row: usize,
-    right: *const A,
+    right: *const F,
     has_term: impl Fn(usize) -> bool,
-) {
+) where
+    A: Accumulator,
+    F: Copy,
+    X: Vector<A>,
+    Y: Factors<F, X>,
+{
     // SAFETY: promised by the caller.
     unsafe {
-        let mut vectors = [X::zero(); V];
+        let mut vectors = [Y::load(right); V];
         for (v, vector) in vectors.iter_mut().enumerate() {
-            *vector = X::load(right.add(v * X::LANES));
+            *vector = Y::load(right.add(v * X::LANES));
         }
         for (m, sums) in sums.iter_mut().enumerate() {
             if !has_term(m) {
                 continue;
             }
-            let factor = X::splat(*left.add(m * row));
+            let factor = Y::splat(*left.add(m * row));
             for (sum, &vector) in sums.iter_mut().zip(&vectors) {
-                *sum = sum.plus_product(factor, vector);
+                *sum = factor.add_product(vector, *sum);
             }
         }
     }
@@ -197,12 +204,15 @@ unsafe fn put<A: Accumulator, X: Vector<A>, const M: usize, const V: usize>(
 }
 
 /// # Safety
-/// All that the operands point at exists: `M` rows of `V` vectors. The machine has the instructions of `X`.
+/// All that the operands point at exists: `M` rows of `V` vectors. The machine has the instructions of `X` and `Y`.
 #[inline(always)]
-unsafe fn products<A, X, const M: usize, const V: usize, const MASKED: bool>(o: Products<A>)
-where
+pub(super) unsafe fn products<A, F, X, Y, const M: usize, const V: usize, const MASKED: bool>(
+    o: Products<A, F>,
+) where
     A: Accumulator,
+    F: Copy,
     X: Vector<A>,
+    Y: Factors<F, X>,
 {
     // SAFETY: promised by the caller.
     unsafe {
@@ -210,7 +220,8 @@ where
         for k in 0..o.count {
             let Step { weight, patch, rows } = *o.steps.add(k);
             let (weights, patches) = (o.weights.add(weight), o.patches.add(patch));
-            add_term(&mut sums, weights, o.row, patches, |m| !MASKED || rows >> m & 1 == 1);
+            let has_term = |m: usize| !MASKED || rows >> m & 1 == 1;
+            add_term::<A, F, X, Y, M, V>(&mut sums, weights, o.row, patches, has_term);
         }
         put(&sums, o.sums, o.pitch, o.add);
     }
@@ -228,7 +239,7 @@ unsafe fn outer<A: Accumulator, X: Vector<A>, const M: usize, const V: usize>(o:
             let (left, right) = (o.left.add(left), o.right.add(right));
             for k in 0..o.len {
                 let (left, right) = (left.add(k * o.left_step), right.add(k * o.right_step));
-                add_term(&mut sums, left, 1, right, |_| true);
+                add_term::<A, A, X, X, M, V>(&mut sums, left, 1, right, |_| true);
             }
         }
         put(&sums, o.sums, o.pitch, o.add);
@@ -244,7 +255,7 @@ unsafe fn entries<A: Accumulator, X: Vector<A>, const V: usize>(o: Entries<A>) {
         let mut sums = [[X::zero(); V]];
         for k in 0..o.count {
             let right = o.data.add(*o.places.add(k) as usize);
-            add_term(&mut sums, o.values.add(k), 0, right, |_| true);
+            add_term::<A, A, X, X, 1, V>(&mut sums, o.values.add(k), 0, right, |_| true);
         }
         put(&sums, o.sums, 0, o.add);
     }
@@ -319,7 +330,7 @@ macro_rules! instruction_set {
                 operands: Products<$t>,
             ) {
                 // SAFETY: promised by the caller.
-                unsafe { super::products::<$t, $vector, M, V, MASKED>(operands) }
+                unsafe { super::products::<$t, $t, $vector, $vector, M, V, MASKED>(operands) }
             }
 
             $(#[$feature])?

@@ -1,16 +1,16 @@
 //! Products of rows by register tiles, of any extents.
 
+use super::factor::Factor;
 use super::micro::{Products, RegisterTiles, Step, tile};
-use crate::element::Accumulator;
 
 /// Operands of [`multiply_rows`]: each is where a kernel's [`Products`] have it.
-pub(crate) struct Rows<'a, A> {
+pub(crate) struct Rows<'a, F> {
     pub steps: &'a [Step],
     /// Row m of a step is at `weights[step.weight + m·row]`.
-    pub weights: &'a [A],
+    pub weights: &'a [F],
     pub row: usize,
     /// Column j of a step is at `patches[step.patch + j]`.
-    pub patches: &'a [A],
+    pub patches: &'a [F],
     /// Rows of the result, and columns: whole vectors of [`crate::product::cpu::RegisterTiles::best_tiles`].
     pub rows: usize,
     pub columns: usize,
@@ -20,9 +20,9 @@ pub(crate) struct Rows<'a, A> {
 ///
 /// # Panics
 /// When an operand is shorter than that, or columns are no whole vectors: an error in this crate.
-pub(crate) fn multiply_rows<A: Accumulator>(
-    operands: &Rows<'_, A>,
-    sums: &mut [A],
+pub(crate) fn multiply_rows<F: Factor>(
+    operands: &Rows<'_, F>,
+    sums: &mut [F::Sum],
     pitch: usize,
     add: bool,
 ) {
@@ -30,19 +30,19 @@ pub(crate) fn multiply_rows<A: Accumulator>(
     if rows == 0 || columns == 0 {
         return;
     }
-    let tiles = <A as RegisterTiles>::best_tiles();
+    let (tiles, lanes) = (F::tiles(), <F::Sum as RegisterTiles>::best_tiles().lanes);
     let furthest = |field: fn(&Step) -> usize| steps.iter().map(field).max();
     let (weight, patch) = (furthest(|step| step.weight), furthest(|step| step.patch));
     assert!(weight.is_none_or(|weight| weight + (rows - 1) * row_step < weights.len()));
     assert!(patch.is_none_or(|patch| patch + columns <= patches.len()));
-    assert!(columns.is_multiple_of(tiles.lanes) && (rows - 1) * pitch + columns <= sums.len());
+    assert!(columns.is_multiple_of(lanes) && (rows - 1) * pitch + columns <= sums.len());
     let mut row = 0;
     while row < rows {
-        let tile = tile(tiles.products, rows - row);
+        let tile = tile(tiles, rows - row);
         let panels = (row..rows + 1 - tile.rows).step_by(tile.rows);
         let mut column = 0;
         while column < columns {
-            let (vectors, kernel) = tile.kernel((columns - column) / tiles.lanes);
+            let (vectors, kernel) = tile.kernel((columns - column) / lanes);
             for row in panels.clone() {
                 let operands = Products {
                     steps: steps.as_ptr(),
@@ -58,7 +58,7 @@ pub(crate) fn multiply_rows<A: Accumulator>(
                 // every step; this machine has the instructions of its best tiles.
                 unsafe { kernel(operands) };
             }
-            column += vectors * tiles.lanes;
+            column += vectors * lanes;
         }
         row += panels.len() * tile.rows;
     }

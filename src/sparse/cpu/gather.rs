@@ -213,7 +213,7 @@ impl Gather {
         let p = &self.problem;
         let data = scratch.take::<T>(slab.len());
         let staged = scratch.take::<T>(slab.block_len());
-        slab.fill(plane, 1, data, |value| value);
+        slab.copy(plane, 1, data);
         let first = ravel(outputs.each_ref().map(|range| range.start), p.axes.output_extents());
         let len = slab.depth() * slab.block_len();
         let whole = len == p.axes.outputs();

@@ -95,9 +95,6 @@ impl Window {
 
     /// Fills the copy from a plane whose elements are `step` apart.
     pub fn fill<T: Element>(&self, plane: &[T], step: usize, copy: &mut [T::Acc]) {
-        match T::as_acc(plane) {
-            Some(plane) => self.slab.fill(plane, step, copy, |value| value),
-            None => self.slab.fill(plane, step, copy, T::to_acc),
-        }
+        self.slab.fill(&[plane], step, copy);
     }
 }
