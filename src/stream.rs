@@ -34,6 +34,44 @@ pub(crate) fn copy<T: Pod>(target: &mut [T], source: &[T], streaming: bool) {
     target[head + lines..].copy_from_slice(&source[head + lines..]);
 }
 
+/// Bytes that [`copy_short`] copies at a time.
+const CHUNK: usize = 64;
+
+/// Elements besides its own that a slice has, so that short copies at its end are quick.
+pub(crate) const fn margin<T>() -> usize {
+    CHUNK / size_of::<T>()
+}
+
+/// Copies the first `len` elements of a slice, few as they may be: as long as both slices go on behind them, by whole
+/// chunks, which overwrite what follows in the target.
+#[inline(always)]
+pub(crate) fn copy_short<T: Pod>(target: &mut [T], source: &[T], len: usize) {
+    /// More bytes are better copied by the library, which chooses the instructions.
+    const MANY: usize = 2 << 10;
+    let bytes = len * size_of::<T>();
+    let whole = bytes.next_multiple_of(CHUNK);
+    if bytes > MANY || whole > size_of_val(source).min(size_of_val(target)) {
+        return target[..len].copy_from_slice(&source[..len]);
+    }
+    let (from, to) =
+        (source.as_ptr().cast::<[u8; CHUNK]>(), target.as_mut_ptr().cast::<[u8; CHUNK]>());
+    for chunk in 0..whole / CHUNK {
+        // SAFETY: both slices have `whole` bytes, and do not overlap; `Pod` values may be copied as bytes.
+        unsafe { std::ptr::copy_nonoverlapping(from.add(chunk), to.add(chunk), 1) };
+    }
+}
+
+/// Has the processor fetch what will be read 2 KiB after this.
+#[inline(always)]
+pub(crate) fn read_ahead<T>(_from: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch of what does not exist does nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(_from.wrapping_byte_add(2 << 10).cast());
+    }
+}
+
 /// Fills a slice front to back, past the caches if `streaming`. Complete once dropped.
 pub(crate) struct StreamWriter<'a, T: Pod> {
     target: &'a mut [T],

@@ -23,7 +23,7 @@ pub(crate) const SLAB_BYTES: usize = 256 << 10;
 
 /// Where the lines of a slab are.
 #[derive(Clone, Debug)]
-pub(crate) struct Lines {
+struct Lines {
     taps: usize,
     stride: [usize; 2],
     /// Lines set aside for each phase on the two outer axes.
@@ -34,7 +34,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Lines of `width` elements for so many padded positions on the two outer axes.
-    pub(crate) fn new(axes: &Axes, held: [usize; 2], width: usize) -> Self {
+    fn new(axes: &Axes, held: [usize; 2], width: usize) -> Self {
         let stride = [0, 1].map(|axis| axes[axis].stride());
         let per_phase = [0, 1].map(|axis| held[axis].div_ceil(stride[axis]));
         Lines { taps: axes[2].taps(), stride, per_phase, width }
@@ -43,11 +43,6 @@ impl Lines {
     /// Lines on one of the outer axes.
     fn count(&self, axis: usize) -> usize {
         self.stride[axis] * self.per_phase[axis]
-    }
-
-    /// Elements in a line.
-    pub(crate) fn width(&self) -> usize {
-        self.width
     }
 
     /// Elements in all lines.
@@ -195,6 +190,12 @@ impl Slab {
     pub(crate) fn block(&self, tap: [usize; 3], d: usize) -> usize {
         let d = self.axes[0].padded_position(d, tap[0]);
         self.lines.line(tap[2], d, self.axes[1].padded_position(0, tap[1]))
+    }
+
+    /// Where all blocks start, in the order of the patches.
+    pub(crate) fn blocks(&self) -> Vec<usize> {
+        let of_tap = |tap| (0..self.depth()).map(move |d| self.block(tap, d));
+        self.taps().flat_map(of_tap).collect()
     }
 
     /// Where the line of tap `w` at padded positions (d, h), counted from the box's first, starts.

@@ -2,16 +2,15 @@
 //!
 //! | case | path |
 //! |---|---|
-//! | one tap, nothing padded or skipped, channels first | a parallel copy |
-//! | channels first, planes with few patch entries | a task looks every entry of a plane's patches up in one table |
-//! | channels first, planes whose slab fits in L2 | a task fills one slab per plane and copies K blocks out of it |
+//! | one tap, nothing padded or skipped | a parallel copy |
+//! | channels first, planes whose slab fits in L2 | a task fills one slab per plane and copies K blocks out of it; short ones are put together in cache first |
 //! | channels first, larger planes | the same per box of outputs |
 //! | channels last | a task per run of positions; a tap is a copy of a group's channels, taps that are neighbours in memory are copied together |
 
 use super::Call;
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{Axes, Box3, Layout, ravel};
+use crate::geometry::{Axes, Box3, Layout, ravel, unravel};
 use crate::patches::slab::{SLAB_BYTES, Slab, output_boxes};
 use crate::plan::{Explanation, Pass};
 use crate::stream::{self, StreamWriter};
@@ -20,9 +19,8 @@ use crate::workers::{Room, Scratch, Shared, Workers};
 /// Bytes of output a task should write at least, so that scheduling does not show.
 const TASK_BYTES: usize = 128 << 10;
 
-/// Planes with at most so many patch entries (C·K of one channel) are copied through an index table,
-/// which costs one look-up an entry but nothing a line: their lines are shorter than a cache line.
-pub(crate) const TABLE_ENTRIES: usize = 2048;
+/// A plane's patches of at most so many bytes are put together in a core's cache before they are written.
+const STAGED_BYTES: usize = 16 << 10;
 
 /// How patches are gathered, and all tables for it.
 #[derive(Debug)]
@@ -38,10 +36,8 @@ pub(crate) struct Unfold {
 enum Path {
     /// Runs of so many elements.
     Copy { len: usize },
-    /// So many planes, whose patch entries copy the inputs with these numbers.
-    Table { planes: usize, sources: Vec<usize> },
-    /// So many planes, through a slab each.
-    Planes { planes: usize, slab: Slab },
+    /// So many planes, through a slab each; where the slab's blocks are that the patches are made of.
+    Planes { planes: usize, slab: Slab, blocks: Vec<usize> },
     /// Boxes of a plane's outputs.
     Boxes(Vec<(Box3, Slab)>),
     /// So many positions.
@@ -58,37 +54,29 @@ impl Unfold {
         let bytes = planes * rows * positions * size;
         let at_least = |each: usize| (TASK_BYTES / each.max(1)).max(1);
         let (algorithm, reason, path, tasks, room) = match layout {
-            Layout::ChannelsLast => {
-                let per_task = at_least(rows * channels * size);
-                let room = Room::default().and::<T>(rows * channels);
-                let tasks = (batch * positions).div_ceil(per_task);
-                let path = Path::Positions { positions: per_task };
-                ("positions", "channels are neighbours, and copied together", path, tasks, room)
-            }
-            Layout::ChannelsFirst if axes.is_identity() => {
+            _ if axes.is_identity() => {
                 let len = TASK_BYTES / size;
                 let tasks = (planes * plane_in).div_ceil(len);
                 ("copy", "the patches are the input", Path::Copy { len }, tasks, Room::default())
             }
-            Layout::ChannelsFirst if rows * positions <= TABLE_ENTRIES => {
-                // A dropped tap reads the zero behind the plane.
-                let sources = entry_sources(axes, plane_in);
-                let per_task = at_least(sources.len() * size);
-                let room = Room::default().and::<T>(plane_in + 1).and::<T>(sources.len());
-                let path = Path::Table { planes: per_task, sources };
-                let reason =
-                    "lines are shorter than a cache line, and a look-up an entry is cheaper";
-                ("table", reason, path, planes.div_ceil(per_task), room)
+            Layout::ChannelsLast => {
+                let per_task = at_least(rows * channels * size);
+                let room = Room::default().and::<T>(rows * channels + stream::margin::<T>());
+                let tasks = (batch * positions).div_ceil(per_task);
+                let path = Path::Positions { positions: per_task };
+                ("positions", "channels are neighbours, and copied together", path, tasks, room)
             }
             Layout::ChannelsFirst => {
                 let boxes = output_boxes(axes, SLAB_BYTES / size);
                 let slabs = boxes.into_iter().map(|part| (part.clone(), Slab::new(axes, part)));
                 let mut slabs: Vec<_> = slabs.collect();
                 let largest = slabs.iter().map(|(_, slab)| slab.len()).max().unwrap_or(0);
-                let room = Room::default().and::<T>(largest);
+                let room = Room::default().and::<T>(largest + stream::margin::<T>());
                 if slabs.len() == 1 {
                     let per_task = at_least(rows * positions * size);
-                    let path = Path::Planes { planes: per_task, slab: slabs.remove(0).1 };
+                    let slab = slabs.remove(0).1;
+                    let room = room.and::<T>(staged::<T>(rows * positions));
+                    let path = Path::Planes { planes: per_task, blocks: slab.blocks(), slab };
                     let reason = "a plane unfolded on its last axis stays in a core's cache";
                     ("slab", reason, path, planes.div_ceil(per_task), room)
                 } else {
@@ -132,28 +120,23 @@ impl Unfold {
                     let source = &input[task * len..][..target.len()];
                     StreamWriter::new(target, streaming).write(source);
                 }
-                Path::Table { planes, sources } => {
-                    let padded = scratch.zeros::<T>(plane_in + 1);
-                    let staged = scratch.take::<T>(sources.len());
+                Path::Planes { planes, slab, blocks } => {
+                    let data = scratch.take::<T>(slab.len() + stream::margin::<T>());
+                    let staged = scratch.take::<T>(staged::<T>(plane_out));
                     let target = part(task, planes * plane_out);
                     let count = target.len() / plane_out;
+                    let len = slab.block_len();
                     let mut writer = StreamWriter::new(target, streaming);
                     for plane in input[task * planes * plane_in..].chunks(plane_in).take(count) {
-                        padded[..plane_in].copy_from_slice(plane);
-                        staged.iter_mut().zip(sources).for_each(|(t, &s)| *t = padded[s]);
-                        writer.write(staged);
-                    }
-                }
-                Path::Planes { planes, slab } => {
-                    let data = scratch.take::<T>(slab.len());
-                    let target = part(task, planes * plane_out);
-                    let count = target.len() / plane_out;
-                    let mut writer = StreamWriter::new(target, streaming);
-                    for plane in input[task * planes * plane_in..].chunks(plane_in).take(count) {
-                        slab.copy(plane, 1, data);
-                        for tap in axes.each_tap() {
-                            copy_row(slab, data, tap, &mut writer);
+                        slab.copy(plane, 1, &mut data[..slab.len()]);
+                        if staged.is_empty() {
+                            blocks.iter().for_each(|&block| writer.write(&data[block..][..len]));
+                            continue;
                         }
+                        for (row, &block) in blocks.iter().enumerate() {
+                            stream::copy_short(&mut staged[row * len..], &data[block..], len);
+                        }
+                        writer.write(&staged[..plane_out]);
                     }
                 }
                 Path::Boxes(boxes) => {
@@ -189,33 +172,37 @@ impl Unfold {
     ) {
         let Call { axes, channels, groups, .. } = &self.call;
         let (plane_in, row) = (axes.inputs() * channels, axes.taps() * channels);
-        let patch = scratch.take::<T>(row);
+        let patch = scratch.take::<T>(row + stream::margin::<T>());
         let target = part(row);
         let count = target.len() / row;
         let mut writer = StreamWriter::new(target, self.streaming);
-        for position in first..first + count {
-            let image = &input[position / axes.outputs() * plane_in..][..plane_in];
-            gather_position(axes, *groups, image, position % axes.outputs(), patch);
-            writer.write(patch);
+        let outputs = axes.output_extents();
+        let mut image = first / axes.outputs();
+        let mut position = unravel(first % axes.outputs(), outputs);
+        for _ in 0..count {
+            gather_position(axes, *channels, *groups, &input[image * plane_in..], position, patch);
+            writer.write(&patch[..row]);
+            // The next position, of the next image after the last.
+            image += next(&mut position, outputs);
         }
     }
 }
 
-/// Every patch entry of one plane, row-major: the index of the input it copies, or `dropped`.
-pub(crate) fn entry_sources(axes: &Axes, dropped: usize) -> Vec<usize> {
-    let [map_d, map_h, map_w] = &**axes;
-    let outputs = [0, 1, 2].map(|axis| 0..axes[axis].outputs());
-    let mut sources = Vec::new();
-    for tap in axes.each_tap() {
-        for d in outputs[0].clone().map(|o| map_d.source(o, tap[0])) {
-            for h in outputs[1].clone().map(|o| map_h.source(o, tap[1])) {
-                let line = d.zip(h).map(|(d, h)| (d * map_h.inputs() + h) * map_w.inputs());
-                let source = outputs[2].clone().map(|o| line.zip(map_w.source(o, tap[2])));
-                sources.extend(source.map(|s| s.map_or(dropped, |(line, w)| line + w)));
-            }
+/// Steps on to the next position: 1 where that is the first one again.
+fn next(position: &mut [usize; 3], extents: [usize; 3]) -> usize {
+    for axis in (0..3).rev() {
+        position[axis] += 1;
+        if position[axis] < extents[axis] {
+            return 0;
         }
+        position[axis] = 0;
     }
-    sources
+    1
+}
+
+/// Elements of memory in which so many are put together; none if they are too many.
+fn staged<T>(len: usize) -> usize {
+    if len * size_of::<T>() <= STAGED_BYTES { len + stream::margin::<T>() } else { 0 }
 }
 
 fn copy_row<T: Element>(slab: &Slab, data: &[T], tap: [usize; 3], writer: &mut StreamWriter<T>) {
@@ -224,50 +211,49 @@ fn copy_row<T: Element>(slab: &Slab, data: &[T], tap: [usize; 3], writer: &mut S
     }
 }
 
-/// The patch of one position of a channels-last image, ordered (group, tap, channel of the group).
+/// The patch of one position of a channels-last image, ordered (group, tap, channel of the group). Others may follow
+/// the image; what follows the patch may be overwritten.
 fn gather_position<T: Element>(
     axes: &Axes,
+    channels: usize,
     groups: usize,
     image: &[T],
-    position: usize,
+    [d, h, w]: [usize; 3],
     patch: &mut [T],
 ) {
     let [map_d, map_h, map_w] = &**axes;
-    let channels = image.len() / axes.inputs();
-    let per_group = channels / groups;
-    let (w, rest) = (position % map_w.outputs(), position / map_w.outputs());
-    let (d, h) = (rest / map_h.outputs(), rest % map_h.outputs());
+    let (per_group, block) = (channels / groups, axes.taps() * channels / groups);
     let row = map_w.taps();
     // Taps along the last axis that lie side by side in memory.
     let together = groups == 1
         && map_w.dilation() == 1
         && map_w.inside().start <= map_w.padded_position(w, 0)
         && map_w.padded_position(w, row - 1) < map_w.inside().end;
-    for (line, tap) in
-        (0..map_d.taps() * map_h.taps()).map(|k| (k, [k / map_h.taps(), k % map_h.taps()]))
-    {
-        let outer = map_d.source(d, tap[0]).zip(map_h.source(h, tap[1]));
-        let input = outer.map(|(d, h)| {
-            let width = map_w.inputs() * channels;
-            &image[(d * map_h.inputs() + h) * width..][..width]
-        });
-        if let (true, Some(input), Some(first)) = (together, input, map_w.source(w, 0)) {
-            let len = row * channels;
-            patch[line * len..][..len].copy_from_slice(&input[first * channels..][..len]);
-            continue;
-        }
-        for k in 0..row {
-            let source =
-                input.zip(map_w.source(w, k)).map(|(input, i)| &input[i * channels..][..channels]);
-            for group in 0..groups {
-                let at = (group * (patch.len() / groups)) + (line * row + k) * per_group;
-                let target = &mut patch[at..][..per_group];
-                match source {
-                    Some(source) => {
-                        target.copy_from_slice(&source[group * per_group..][..per_group])
+    let first = if together { map_w.source(w, 0) } else { None };
+    let mut tap = 0;
+    for source_d in (0..map_d.taps()).map(|k| map_d.source(d, k)) {
+        for source_h in (0..map_h.taps()).map(|k| map_h.source(h, k)) {
+            let line =
+                source_d.zip(source_h).map(|(d, h)| (d * map_h.inputs() + h) * map_w.inputs());
+            if let (Some(line), Some(first)) = (line, first) {
+                let source = &image[(line + first) * channels..];
+                stream::copy_short(&mut patch[tap * channels..], source, row * channels);
+                tap += row;
+                continue;
+            }
+            for source_w in (0..row).map(|k| map_w.source(w, k)) {
+                let source = line.zip(source_w).map(|(line, w)| &image[(line + w) * channels..]);
+                for group in 0..groups {
+                    let target = &mut patch[group * block + tap * per_group..];
+                    match source {
+                        // Groups' blocks lie apart, and those behind may be written already.
+                        Some(source) if groups > 1 => target[..per_group]
+                            .copy_from_slice(&source[group * per_group..][..per_group]),
+                        Some(source) => stream::copy_short(target, source, channels),
+                        None => target[..per_group].fill(T::default()),
                     }
-                    None => target.fill(T::default()),
                 }
+                tap += 1;
             }
         }
     }

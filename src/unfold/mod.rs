@@ -4,8 +4,6 @@ mod cpu;
 #[cfg(gpu)]
 pub(crate) mod cuda;
 
-pub(crate) use cpu::{TABLE_ENTRIES, entry_sources};
-
 use crate::device::Device;
 #[cfg(gpu)]
 use crate::device::cuda::Draft;

@@ -8,6 +8,8 @@ mod gemm;
 mod micro;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 mod rows;
 mod vector;
 
@@ -21,4 +23,4 @@ pub(crate) use micro::{
 #[cfg(target_arch = "x86_64")]
 pub(crate) use pairs::Pair;
 pub(crate) use rows::{Rows, multiply_rows};
-pub(crate) use vector::{Vector, VectorLoop, Vectorised};
+pub(crate) use vector::{MAX_LANES, Vector, VectorLoop, Vectorised};

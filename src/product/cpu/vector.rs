@@ -2,9 +2,14 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m256d, __m512, __m512d};
+use std::ops::Range;
 use std::sync::LazyLock;
 
-use crate::element::Accumulator;
+#[cfg(target_arch = "x86_64")]
+use super::registers::{halves, pairs, parts};
+#[cfg(target_arch = "x86_64")]
+use crate::element::DType;
+use crate::element::{Accumulator, Element};
 
 /// What loops are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +44,9 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => {
                 use std::arch::is_x86_feature_detected;
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
             }
             Instructions::Portable => true,
         }
@@ -86,7 +93,7 @@ macro_rules! vectorised {
                     unsafe { work.run::<$avx512>() }
                 }
                 #[cfg(target_arch = "x86_64")]
-                #[target_feature(enable = "avx2,fma")]
+                #[target_feature(enable = "avx2,fma,f16c")]
                 unsafe fn by_avx2<L: VectorLoop<$t>>(work: L) {
                     // SAFETY: promised by the caller.
                     unsafe { work.run::<$avx2>() }
@@ -124,7 +131,18 @@ pub trait Vector<A>: Copy {
     unsafe fn minus(self, other: Self) -> Self;
     /// `self + a·b`, rounded once if there is an instruction for that.
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+    /// Elements of any type that is summed in `A`, widened exactly (but for the bit that makes a NaN a quiet one).
+    unsafe fn widen<T: Element<Acc = A>>(from: *const T) -> Self;
+    /// The same in these lanes, and zero in all others.
+    unsafe fn keep(self, lanes: Range<usize>) -> Self;
+    /// The lanes of both by turns, from the first of this one on.
+    unsafe fn interleave(self, other: Self) -> [Self; 2];
+    /// Stores the first `count` lanes.
+    unsafe fn store_part(self, to: *mut A, count: usize);
 }
+
+/// Lanes of the longest vector.
+pub const MAX_LANES: usize = 16;
 
 /// What every machine has.
 #[derive(Clone, Copy)]
@@ -174,12 +192,36 @@ impl<A: Accumulator, const L: usize> Vector<A> for Array<A, L> {
         }
         self
     }
+
+    #[inline(always)]
+    unsafe fn widen<T: Element<Acc = A>>(from: *const T) -> Self {
+        // SAFETY: promised by the caller.
+        Array(unsafe { from.cast::<[T; L]>().read_unaligned() }.map(T::to_acc))
+    }
+
+    #[inline(always)]
+    unsafe fn keep(self, lanes: Range<usize>) -> Self {
+        let kept = |lane| if lanes.contains(&lane) { self.0[lane] } else { A::ZERO };
+        Array(std::array::from_fn(kept))
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(self, other: Self) -> [Self; 2] {
+        let lane = |at: usize| if at.is_multiple_of(2) { self.0[at / 2] } else { other.0[at / 2] };
+        [0, L].map(|first| Array(std::array::from_fn(|at| lane(first + at))))
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut A, count: usize) {
+        // SAFETY: promised by the caller.
+        (0..count.min(L)).for_each(|lane| unsafe { to.add(lane).write(self.0[lane]) });
+    }
 }
 
 /// The registers of x86-64, by intrinsics.
 #[cfg(target_arch = "x86_64")]
 macro_rules! register {
-    ($register:ident, $t:ty, $lanes:literal, $zero:ident $splat:ident $load:ident $store:ident $add:ident $sub:ident $fma:ident) => {
+    ($register:ident, $t:ty, $lanes:literal, $zero:ident $splat:ident $load:ident $store:ident $add:ident $sub:ident $fma:ident, $parts:ident $(, $f16:ident $bf16:ident)?) => {
         impl Vector<$t> for $register {
             const LANES: usize = $lanes;
 
@@ -224,15 +266,47 @@ macro_rules! register {
                 // SAFETY: as above.
                 unsafe { std::arch::x86_64::$fma(a, b, self) }
             }
+
+            #[inline(always)]
+            unsafe fn widen<T: Element<Acc = $t>>(from: *const T) -> Self {
+                // SAFETY: promised by the caller; the type is the one that is read.
+                unsafe {
+                    match T::DTYPE {
+                        $(
+                            DType::F16 => halves::$f16(from.cast()),
+                            DType::BF16 => halves::$bf16(from.cast()),
+                        )?
+                        _ => Self::load(from.cast()),
+                    }
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn keep(self, lanes: Range<usize>) -> Self {
+                // SAFETY: as above.
+                unsafe { parts::$parts::keep(self, lanes) }
+            }
+
+            #[inline(always)]
+            unsafe fn interleave(self, other: Self) -> [Self; 2] {
+                // SAFETY: as above.
+                unsafe { pairs::$parts(self, other) }
+            }
+
+            #[inline(always)]
+            unsafe fn store_part(self, to: *mut $t, count: usize) {
+                // SAFETY: promised by the caller.
+                unsafe { parts::$parts::store(self, to, count) }
+            }
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
-register!(__m512, f32, 16, _mm512_setzero_ps _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_add_ps _mm512_sub_ps _mm512_fmadd_ps);
+register!(__m512, f32, 16, _mm512_setzero_ps _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_add_ps _mm512_sub_ps _mm512_fmadd_ps, f32x16, f16x16 bf16x16);
 #[cfg(target_arch = "x86_64")]
-register!(__m512d, f64, 8, _mm512_setzero_pd _mm512_set1_pd _mm512_loadu_pd _mm512_storeu_pd _mm512_add_pd _mm512_sub_pd _mm512_fmadd_pd);
+register!(__m512d, f64, 8, _mm512_setzero_pd _mm512_set1_pd _mm512_loadu_pd _mm512_storeu_pd _mm512_add_pd _mm512_sub_pd _mm512_fmadd_pd, f64x8);
 #[cfg(target_arch = "x86_64")]
-register!(__m256, f32, 8, _mm256_setzero_ps _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_add_ps _mm256_sub_ps _mm256_fmadd_ps);
+register!(__m256, f32, 8, _mm256_setzero_ps _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_add_ps _mm256_sub_ps _mm256_fmadd_ps, f32x8, f16x8 bf16x8);
 #[cfg(target_arch = "x86_64")]
-register!(__m256d, f64, 4, _mm256_setzero_pd _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_add_pd _mm256_sub_pd _mm256_fmadd_pd);
+register!(__m256d, f64, 4, _mm256_setzero_pd _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_add_pd _mm256_sub_pd _mm256_fmadd_pd, f64x4);
