@@ -19,12 +19,18 @@ pub(crate) const ALIGNMENT: usize = 64;
 /// Ranges that tasks are divided into, at most: more workers share them.
 const RANGES: usize = 64;
 
-/// Elements whose parts a task adds up.
+/// Elements whose parts a task adds up: at most, and at least where there are threads that would have none.
 const TOTALS: usize = 16 << 10;
+const LEAST_TOTALS: usize = 512;
+
+/// Elements whose parts a task of [`Workers::add_up`] adds up.
+fn totals_of_task(len: usize) -> usize {
+    len.div_ceil(wanted_tasks(2)).clamp(LEAST_TOTALS, TOTALS)
+}
 
 /// Tasks of [`Workers::add_up`] for so many elements.
 pub(crate) fn totals(len: usize) -> usize {
-    len.div_ceil(TOTALS)
+    len.div_ceil(totals_of_task(len))
 }
 
 /// Tasks there should be at least, for several threads so many for each.
@@ -116,7 +122,7 @@ impl Workers {
     /// Has every element of `results` written: that of each part of the sums, which follow each other, in order.
     pub(crate) fn add_up<T: Element>(&self, parts: &[T::Acc], results: &mut [T]) -> Result<()> {
         let len = results.len();
-        self.share_out_slice(results, TOTALS, |start, results| {
+        self.share_out_slice(results, totals_of_task(len), |start, results| {
             for (number, results) in results.chunks_mut(BATCH).enumerate() {
                 let sums = &mut [T::Acc::ZERO; BATCH][..results.len()];
                 for part in parts.chunks_exact(len) {

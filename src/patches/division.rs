@@ -10,10 +10,12 @@ const TASKS: usize = 2;
 /// Rows that pay for the copies of a task, which those of other rows of the same outputs make as well.
 const LEAST_ROWS: usize = 32;
 /// Outputs of a task that pay for what it reads beyond them, and keep vectors full.
-const LEAST_OUTPUTS: usize = 512;
+const ENOUGH_OUTPUTS: usize = 512;
+/// Outputs of a task at least, where there are threads that would have none.
+const LEAST_OUTPUTS: usize = 64;
 
 /// Boxes of outputs that fit, and pieces of at most so many rows, for each of `others`: first smaller boxes, then
-/// fewer rows make more tasks.
+/// fewer rows make more tasks, and then boxes that are smaller than they should be.
 pub(crate) fn divide(
     extents: [usize; 3],
     rows: usize,
@@ -25,8 +27,16 @@ pub(crate) fn divide(
     let most_rows = rows.min(most_rows);
     let others = others * rows.div_ceil(most_rows.max(1));
     let outputs: usize = extents.iter().product();
-    let share = (outputs * others).div_ceil(wanted).max(LEAST_OUTPUTS);
-    let boxes = boxes(extents, |outputs| fits(outputs) && volume(outputs) <= share);
-    let pieces = wanted.div_ceil((others * boxes.len()).max(1)).min(most_rows / LEAST_ROWS);
-    (boxes, Pieces::new(rows, most_rows.div_ceil(pieces.max(1))))
+    let cut = |others: usize, least: usize| {
+        let share = (outputs * others).div_ceil(wanted).max(least);
+        boxes(extents, |outputs| fits(outputs) && volume(outputs) <= share)
+    };
+    let large = cut(others, ENOUGH_OUTPUTS);
+    let pieces = wanted.div_ceil((others * large.len()).max(1)).min(most_rows / LEAST_ROWS).max(1);
+    let boxes = if others * large.len() * pieces < wanted {
+        cut(others * pieces, LEAST_OUTPUTS)
+    } else {
+        large
+    };
+    (boxes, Pieces::new(rows, most_rows.div_ceil(pieces)))
 }

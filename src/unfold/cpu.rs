@@ -10,14 +10,17 @@
 use super::Call;
 use crate::element::Element;
 use crate::error::Result;
-use crate::geometry::{Axes, Box3, Layout, ravel, unravel};
-use crate::patches::slab::{SLAB_BYTES, Slab, output_boxes};
+use crate::geometry::{Axes, Box3, Layout, ravel, unravel, volume};
+use crate::patches::slab::{SLAB_BYTES, Slab, boxes};
 use crate::plan::{Explanation, Pass};
 use crate::stream::{self, StreamWriter};
-use crate::workers::{Room, Scratch, Shared, Workers};
+use crate::workers::{Room, Scratch, Shared, Workers, wanted_tasks};
 
-/// Bytes of output a task should write at least, so that scheduling does not show.
+/// Bytes a task should write, or read, at least, so that scheduling does not show.
 const TASK_BYTES: usize = 128 << 10;
+
+/// Tasks for each thread there should be at least.
+const TASKS: usize = 2;
 
 /// A plane's patches of at most so many bytes are put together in a core's cache before they are written.
 const STAGED_BYTES: usize = 16 << 10;
@@ -67,13 +70,17 @@ impl Unfold {
                 ("positions", "channels are neighbours, and copied together", path, tasks, room)
             }
             Layout::ChannelsFirst => {
-                let boxes = output_boxes(axes, SLAB_BYTES / size);
+                // Fewer planes than tasks are divided, too.
+                let share = (bytes / wanted_tasks(TASKS)).max(TASK_BYTES) / (rows * size);
+                let boxes = boxes(axes.output_extents(), |part| {
+                    Slab::len_for(axes, part) <= SLAB_BYTES / size && volume(part) <= share
+                });
                 let slabs = boxes.into_iter().map(|part| (part.clone(), Slab::new(axes, part)));
                 let mut slabs: Vec<_> = slabs.collect();
                 let largest = slabs.iter().map(|(_, slab)| slab.len()).max().unwrap_or(0);
                 let room = Room::default().and::<T>(largest + stream::margin::<T>());
                 if slabs.len() == 1 {
-                    let per_task = at_least(rows * positions * size);
+                    let per_task = at_least((rows * positions).max(plane_in) * size);
                     let slab = slabs.remove(0).1;
                     let room = room.and::<T>(staged::<T>(rows * positions));
                     let path = Path::Planes { planes: per_task, blocks: slab.blocks(), slab };

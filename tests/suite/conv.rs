@@ -382,7 +382,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
                 pool.install(|| run_case(&case, &at, algorithm))
             };
             let one = on(1);
-            assert!((2..=3).all(|threads| on(threads) == one), "{algorithm}, {case:?}");
+            assert!([2, 3, 64].iter().all(|&threads| on(threads) == one), "{algorithm}, {case:?}");
         }
     }
 }

@@ -10,6 +10,7 @@ mod conv;
 mod covariance;
 mod descriptions;
 mod device;
+mod division;
 #[cfg(all(feature = "cuda", feature = "simulator"))]
 mod faults;
 mod filter;

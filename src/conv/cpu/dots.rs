@@ -10,7 +10,7 @@ use crate::patches::pieces::{Pieces, digits};
 use crate::patches::slab::{Slab, boxes};
 use crate::plan::Pass;
 use crate::product::cpu::{FactorOf, RegisterTiles, add_dots, sum_of_lanes};
-use crate::workers::{Room, Shared, Workers};
+use crate::workers::{Room, Scratch, Shared, Workers, totals};
 
 /// Elements of dy that a task multiplies at a time, at most, unless a single line has more.
 const GRADIENTS: usize = 128 << 10;
@@ -20,13 +20,16 @@ const SLABS: usize = 256 << 10;
 const TERMS: usize = 256;
 /// Lanes of a task's weight gradients, at most, unless a single channel has more.
 const LANES: usize = 1 << 20;
+/// Tasks there should be at least, if there are so many images.
+const TASKS: usize = 128;
 
 /// `dW = dy·Aᵀ`.
 #[derive(Debug)]
 pub(crate) struct BackwardWeight {
     problem: Problem,
-    /// A group's input channels: those of a task.
+    /// A group's input channels, and images: those of a task.
     channels: Pieces,
+    images: Pieces,
     areas: Vec<Area>,
     /// Elements of the largest slab, and those of a copy of some of dy.
     slab_len: usize,
@@ -49,6 +52,9 @@ impl BackwardWeight {
         let at_a_time = (TERMS / taps).min(LANES / (rows * taps * lanes));
         let channels =
             Pieces::new(p.channels_per_group(), at_a_time.clamp(1, p.channels_per_group()));
+        // By the shape, not the number of threads: sums are in the order of the parts.
+        let parts = TASKS.div_ceil(p.groups * channels.count()).min(p.batch).max(1);
+        let images = Pieces::new(p.batch, p.batch.div_ceil(parts).max(1));
         let boxes = boxes(p.output_extents(), |outputs| {
             volume(outputs) * rows <= GRADIENTS
                 && Slab::len_for(&p.axes, outputs) <= SLABS / channels.longest()
@@ -74,7 +80,8 @@ impl BackwardWeight {
             .and::<T::Acc>(channels.longest() * slab_len)
             .and::<T::Acc>(copy_len)
             .and::<T::Acc>(taps);
-        let plan = BackwardWeight { problem: p.clone(), channels, areas, slab_len, copy_len };
+        let plan =
+            BackwardWeight { problem: p.clone(), channels, images, areas, slab_len, copy_len };
         let copied = if copied {
             format!(", gradients copied as {}", <T::Acc as Element>::DTYPE)
         } else {
@@ -83,12 +90,22 @@ impl BackwardWeight {
         let pass = Pass::on_cpu("dot products with slabs", plan.tasks());
         let how = format!("register tiles of {lanes} lanes{copied}");
         passes.push(pass.by(how).with_tile([rows, columns]));
-        let workers = Workers::new(plan.tasks(), room);
+        let mut workers = Workers::new(plan.tasks(), room);
+        if plan.partial_len() > 0 {
+            let how = format!("{} parts of the sums, in order", plan.images.count());
+            passes.push(Pass::on_cpu("add up parts", totals(p.weight_len())).by(how));
+            workers = workers.with_common(Room::default().and::<T::Acc>(plan.partial_len()));
+        }
         (plan, workers)
     }
 
     fn tasks(&self) -> usize {
-        self.problem.groups * self.channels.count()
+        self.images.count() * self.problem.groups * self.channels.count()
+    }
+
+    /// Elements of the sums of all parts, where there are several.
+    fn partial_len(&self) -> usize {
+        if self.images.count() > 1 { self.images.count() * self.problem.weight_len() } else { 0 }
     }
 
     pub fn run<T: Element>(
@@ -99,20 +116,43 @@ impl BackwardWeight {
         dw: &mut [T],
         memory: &mut [u8],
     ) -> Result<()> {
+        match self.images.count() {
+            0 => dw.fill(T::default()),
+            1 => self.sum(workers, x, dy, &Shared::new(dw), memory)?,
+            _ => {
+                let (mut common, memory) = workers.split(memory);
+                let partial = common.take::<T::Acc>(self.partial_len());
+                self.sum(workers, x, dy, &Shared::new(&mut *partial), memory)?;
+                workers.add_up(partial, dw)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the sums of each part: rounded where there is one.
+    fn sum<T: Element, U: Element<Acc = T::Acc>>(
+        &self,
+        workers: &Workers,
+        x: &[T],
+        dy: &[T],
+        sums_of_parts: &Shared<U>,
+        memory: &mut [u8],
+    ) -> Result<()> {
         let p = &self.problem;
         let (rows, taps) = (p.outputs_per_group(), p.taps());
         let (xs, ys, ws) = (p.input_strides(), p.output_strides(), p.weight_strides());
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
-        let dw = Shared::new(dw);
-        workers.share_out(self.tasks(), memory, |task, scratch| {
-            let [group, piece] = digits(task, [p.groups, self.channels.count()]);
+        let radices = [self.images.count(), p.groups, self.channels.count()];
+        workers.share_out(self.tasks(), memory, |task, scratch: &mut Scratch| {
+            let [part, group, piece] = digits(task, radices);
             let channels = self.channels.get(piece);
             let columns = channels.len() * taps;
             let sums = scratch.zeros::<T::Acc>(rows * columns * lanes);
             let data = scratch.take::<T::Acc>(channels.len() * self.slab_len);
             let copy = scratch.take::<T::Acc>(self.copy_len);
             let taps_of_one = scratch.take::<T::Acc>(taps);
-            for (image, area) in (0..p.batch).flat_map(|n| self.areas.iter().map(move |a| (n, a))) {
+            let images = self.images.get(part);
+            for (image, area) in images.flat_map(|n| self.areas.iter().map(move |a| (n, a))) {
                 let Area { outputs, slab, starts } = area;
                 let data = &mut data[..channels.len() * slab.len()];
                 for (channel, data) in channels.clone().zip(data.chunks_exact_mut(slab.len())) {
@@ -132,9 +172,9 @@ impl BackwardWeight {
             for m in 0..rows {
                 for channel in channels.clone() {
                     taps_of_one.iter_mut().zip(&mut sums).for_each(|(tap, sum)| *tap = sum);
-                    let at = ws.at(group * rows + m, channel, 0);
-                    // SAFETY: each task has input channels of its own.
-                    unsafe { dw.scatter(at, ws.tap, taps_of_one) };
+                    let at = part * p.weight_len() + ws.at(group * rows + m, channel, 0);
+                    // SAFETY: each task has input channels of its own, and parts have a copy of the weight each.
+                    unsafe { sums_of_parts.scatter(at, ws.tap, taps_of_one) };
                 }
             }
             Ok(())

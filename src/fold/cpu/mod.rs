@@ -18,13 +18,16 @@ use crate::plan::{Explanation, Pass};
 use crate::product::cpu::{MAX_LANES, Vector, Vectorised};
 use crate::stream::{self, StreamWriter};
 use crate::unfold::Call;
-use crate::workers::{Room, Scratch, Shared, Workers};
+use crate::workers::{Room, Scratch, Shared, Workers, wanted_tasks};
 
 use pixels::{FoldLines, PixelFold};
 use planes::{BoxFold, FoldBox};
 
-/// Patch entries that a task adds up at least, so that scheduling does not show.
+/// Patch entries that a task adds up, or sums that it writes, at least, so that scheduling does not show.
 const TASK_ENTRIES: usize = 32 << 10;
+
+/// Tasks for each thread there should be at least.
+const TASKS: usize = 2;
 
 /// How many patch entries each position sums, per axis.
 type Overlap = [Vec<usize>; 3];
@@ -74,7 +77,12 @@ impl Fold {
                 let limit = SLAB_BYTES / size_of::<T::Acc>();
                 // Modes other than zeros send border positions to other boxes, so those planes stay whole.
                 let parts = if axes[2].mode() == PaddingMode::Zeros {
-                    boxes(inputs, |part| BoxFold::slab_len_of(axes, part) <= limit)
+                    // Fewer planes than tasks are divided, too.
+                    let share = (planes * entries / wanted_tasks(TASKS)).max(TASK_ENTRIES);
+                    let share = (share as u128 * plane as u128 / entries.max(1) as u128) as usize;
+                    boxes(inputs, |part| {
+                        BoxFold::slab_len_of(axes, part) <= limit && volume(part) <= share
+                    })
                 } else {
                     vec![inputs.map(|n| 0..n)]
                 };
@@ -84,7 +92,7 @@ impl Fold {
                 let room = Room::default()
                     .and::<T::Acc>(sums_apart::<T>(largest(|b| volume(&b.part))))
                     .and::<T::Acc>(largest(BoxFold::slab_len));
-                let per_task = if boxes.len() == 1 { at_least(entries) } else { 1 };
+                let per_task = if boxes.len() == 1 { at_least(entries.max(plane)) } else { 1 };
                 let tasks = planes.div_ceil(per_task) * boxes.len();
                 let reason = "entries are read once, and added up in registers and a core's cache";
                 ("planes", reason, Path::Boxes { planes: per_task, boxes }, tasks, room)
