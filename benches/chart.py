@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Draws what compare_torch.py measured: a bar for each operation and layer, PyTorch at 1.
+"""Draws what compare_torch.py measured, or prints it as Markdown: PyTorch's time over ours, of each operation and layer.
 
     python3 benches/compare_torch.py --json > rows.jsonl
     python3 benches/chart.py rows.jsonl -o benches/results/cpu.svg --title "AMD EPYC, 2 threads, f32"
+    python3 benches/chart.py rows.jsonl --table
 
-Bars are PyTorch's time over ours, of the form that allocates its result as PyTorch does (`fresh`), on a logarithmic
-scale: above the line we are faster. Needs nothing but Python.
+Bars are those of the form that allocates its result as PyTorch does (`fresh`), on a logarithmic scale: above the line,
+where PyTorch is, we are faster. The table has that form, and the one that overwrites a result (`into`). Needs nothing
+but Python.
 """
 
 import argparse
@@ -19,8 +21,8 @@ BAR, GAP, PANEL, LABELS, LEFT, TITLE = 16, 6, 120, 62, 64, 30
 FASTER, SLOWER, INK, GRID = "#2b6cb0", "#c05621", "#1a202c", "#cbd5e0"
 
 
-def read(paths):
-    """{operation: {layer: ratio}} of the rows that allocate their results."""
+def read(paths, variant="fresh"):
+    """{operation: {layer: ratio}} of the rows of this form."""
     found = {}
     for path in paths:
         for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
@@ -28,11 +30,17 @@ def read(paths):
                 continue
             try:
                 row = json.loads(line)
-                if row["variant"] == "fresh":
-                    found.setdefault(row["op"], {})[row["shape"]] = float(row["ratio"])
+                if row["variant"] == variant:
+                    operation = row["op"] if row["dtype"] == "f32" else f"{row['dtype']} {row['op']}"
+                    found.setdefault(operation, {})[row["shape"]] = float(row["ratio"])
             except (ValueError, KeyError) as error:
                 sys.exit(f"chart.py: {path}, line {number} is no row of compare_torch.py: {error}")
     return found
+
+
+def mean(ratios):
+    """In geometric mean."""
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 def text(x, y, words, anchor="start", size=11, more=""):
@@ -44,9 +52,8 @@ def text(x, y, words, anchor="start", size=11, more=""):
 
 def panel(operation, ratios, top, scale):
     """The bars of an operation; `scale` maps a ratio to its distance from the top."""
-    mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
     right = LEFT + len(ratios) * (BAR + GAP)
-    parts = [text(4, top + 12, f"{operation}: {mean:.2f}x in geometric mean", size=12)]
+    parts = [text(4, top + 12, f"{operation}: {mean(ratios.values()):.2f}x in geometric mean", size=12)]
     for mark in (0.5, 1, 2, 5, 10, 20, 50, 100, 200):
         if scale.low <= mark <= scale.high:
             y = top + 18 + scale(mark)
@@ -94,15 +101,33 @@ def chart(found, title):
     )
 
 
+def table(fresh, into):
+    """Markdown: a row for each layer, a column for each operation, fresh / into."""
+    layers = list(dict.fromkeys(layer for ratios in fresh.values() for layer in ratios))
+    cell = lambda *ratios: " / ".join(f"{ratio:.2f}" for ratio in ratios if ratio is not None) or "–"
+    lines = [["layer", *fresh], ["---"] * (len(fresh) + 1)]
+    for layer in layers:
+        both = (cell(fresh[op].get(layer), into.get(op, {}).get(layer)) for op in fresh)
+        lines.append([layer, *both])
+    means = (cell(*(mean(form[op].values()) for form in (fresh, into) if op in form)) for op in fresh)
+    lines.append(["**geometric mean**", *means])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rows", nargs="+", help="what `compare_torch.py --json` printed")
-    parser.add_argument("-o", "--output", required=True, help="an SVG file")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-o", "--output", help="an SVG file")
+    what.add_argument("--table", action="store_true", help="print Markdown")
     parser.add_argument("--title", default="PyTorch's time over ours")
     arguments = parser.parse_args()
     found = read(arguments.rows)
     if not found:
         sys.exit("chart.py: there are no rows")
+    if arguments.table:
+        print(table(found, read(arguments.rows, "into")), end="")
+        return
     pathlib.Path(arguments.output).write_text(chart(found, arguments.title))
 
 
