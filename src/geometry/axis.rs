@@ -43,6 +43,11 @@ impl AxisMap {
     ) -> Result<Self> {
         let extent =
             if outputs == 0 { 0 } else { (outputs - 1) * stride + (taps - 1) * dilation + 1 };
+        // With one output there is no next one, and with one tap no other: distances to them may be any number,
+        // and everything that is proportional to a stride would be, too. One that is longer than the axis stays
+        // so: it does not divide the inputs.
+        let stride = if outputs > 1 { stride } else { stride.min(extent.max(inputs) + 1) };
+        let dilation = if taps > 1 { dilation } else { 1 };
         let mut padded = try_with_capacity("the index table of an axis", extent)?;
         padded.extend(
             (0..extent as i64).map(|q| mode.source(q - low, inputs as i64).unwrap_or(DROPPED)),
@@ -94,12 +99,13 @@ impl AxisMap {
         self.taps
     }
 
-    /// Padded positions from one output to the next.
+    /// Padded positions from one output to the next; where there is one output, perhaps less than was asked
+    /// for.
     pub fn stride(&self) -> usize {
         self.stride
     }
 
-    /// Padded positions from one tap to the next.
+    /// Padded positions from one tap to the next; 1 where there is one tap.
     pub fn dilation(&self) -> usize {
         self.dilation
     }

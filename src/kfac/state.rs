@@ -174,7 +174,8 @@ impl<F: Accumulator, const D: usize> KfacState<F, D> {
         self.factors = factors.or(self.factors.take());
         self.moments = moments.or(self.moments.take());
         self.prepared = prepared.or(self.prepared.take());
-        self.steps += 1;
+        // A file may say any number.
+        self.steps = self.steps.saturating_add(1);
         Ok(())
     }
 

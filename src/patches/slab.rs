@@ -26,8 +26,9 @@ pub(crate) const SLAB_BYTES: usize = 256 << 10;
 struct Lines {
     taps: usize,
     stride: [usize; 2],
-    /// Lines set aside for each phase on the two outer axes.
+    /// Lines set aside for each phase on the two outer axes, and for all of them.
     per_phase: [usize; 2],
+    counts: [usize; 2],
     /// Elements in a line.
     width: usize,
 }
@@ -37,17 +38,17 @@ impl Lines {
     fn new(axes: &Axes, held: [usize; 2], width: usize) -> Self {
         let stride = [0, 1].map(|axis| axes[axis].stride());
         let per_phase = [0, 1].map(|axis| held[axis].div_ceil(stride[axis]));
-        Lines { taps: axes[2].taps(), stride, per_phase, width }
-    }
-
-    /// Lines on one of the outer axes.
-    fn count(&self, axis: usize) -> usize {
-        self.stride[axis] * self.per_phase[axis]
+        // Of phases that have one line at most, only the first have any.
+        let counts = [0, 1].map(|axis| match per_phase[axis] {
+            0 | 1 => held[axis],
+            lines => stride[axis] * lines,
+        });
+        Lines { taps: axes[2].taps(), stride, per_phase, counts, width }
     }
 
     /// Elements in all lines.
     pub(crate) fn len(&self) -> usize {
-        self.taps * self.count(0) * self.count(1) * self.width
+        self.taps * self.counts[0] * self.counts[1] * self.width
     }
 
     /// Where the line of tap `w` at padded positions (d, h), counted from the first held, starts.
@@ -57,7 +58,7 @@ impl Lines {
         let row = |axis: usize, q: usize| {
             q % self.stride[axis] * self.per_phase[axis] + q / self.stride[axis]
         };
-        ((w * self.count(0) + row(0, d)) * self.count(1) + row(1, h)) * self.width
+        ((w * self.counts[0] + row(0, d)) * self.counts[1] + row(1, h)) * self.width
     }
 }
 

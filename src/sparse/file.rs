@@ -11,6 +11,10 @@ use crate::matrix::npz::{indices, malformed};
 use crate::matrix::{Coo, Indices};
 use crate::tensor::Tensor;
 
+/// Rows that triplets may leave empty. A weight takes memory for each row, of which triplets, unlike row
+/// pointers, need not say anything: a file of some bytes could ask for all there is.
+const EMPTY_ROWS: usize = 1 << 18;
+
 /// Arrays of an archive that make a matrix: what they are called.
 struct Parts {
     shape: &'static str,
@@ -42,8 +46,8 @@ impl<T: Element> SparseWeight<T> {
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read; [`Error::Format`] when it is damaged or holds none of these,
-    /// or a matrix that is malformed; [`Error::ElementType`] when its values are not of type `T`; for the rest
-    /// as [`SparseWeight::from_csr`].
+    /// or a matrix that is malformed, or triplets that leave more than 2¹⁸ rows empty; [`Error::ElementType`] when
+    /// its values are not of type `T`; for the rest as [`SparseWeight::from_csr`].
     pub fn load_npz<const D: usize>(conv: &Conv<D>, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let mut archive = NpzReader::open(path)?;
@@ -55,6 +59,14 @@ impl<T: Element> SparseWeight<T> {
         };
         let shape = [rows, columns];
         let data = archive.read(parts.values)?.into_tensor().and_then(Tensor::into_vec)?;
+        let empty = rows.saturating_sub(data.len());
+        if !matches!(parts.form, Form::Rows(_)) && empty > EMPTY_ROWS {
+            let reason = format!(
+                "the matrix has {rows} rows for {} entries, of which at most {EMPTY_ROWS} may be empty",
+                data.len()
+            );
+            return Err(malformed(path, reason));
+        }
         let weight = match parts.form {
             Form::Rows([indptr, columns]) => {
                 let indptr = indices(archive.read(indptr)?)?;

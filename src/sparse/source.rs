@@ -27,6 +27,8 @@ impl<T: Element> SparseWeight<T> {
                 right_device: Device::Cpu.to_string(),
             });
         };
+        pattern.starts = try_with_capacity(WHAT, matrix.rows() + 1)?;
+        pattern.starts.push(0);
         pattern.columns = try_with_capacity(WHAT, columns.len())?;
         let mut columns = columns.iter();
         for row in 1..=matrix.rows() {

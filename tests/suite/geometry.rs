@@ -1,4 +1,7 @@
-use convmat::{AxisMap, Conv, Error, Geometry, Layout, Padding, PaddingMode, Result, with_axes};
+use convmat::{
+    Algorithm, AxisMap, Conv, Device, Error, Geometry, Layout, Padding, PaddingMode, PlanOptions,
+    Result, Tensor, with_axes,
+};
 use proptest::prelude::*;
 
 use crate::catalogue::{cases, conv};
@@ -177,4 +180,29 @@ fn names_round_trip() {
     assert!(error.contains("\"wrap\""), "{error}");
     let conv = Conv::new([3, 2]).padding([(0, 1), (2, 3)]).groups(4).layout(Layout::ChannelsLast);
     assert_eq!(conv.to_string(), "3×2, padding 0:1×2:3, groups 4, channels-last");
+}
+
+/// A stride may be far longer than the input, which then has one output: nothing counts up to it.
+#[test]
+fn strides_far_beyond_the_input_are_no_work() {
+    let (near, far) = (Conv::new([3]).stride([9]), Conv::new([3]).stride([1 << 59]));
+    let tensor = |shape: &[usize]| crate::catalogue::tensor::<f64>(shape, &[1., 2., 3., 4., 5.]);
+    let (x, dy) =
+        (tensor(&[1, 1, 5]), Tensor::from_vec(&Device::Cpu, &[1, 1, 1], vec![2.]).unwrap());
+    let w = Tensor::from_vec(&Device::Cpu, &[1, 1, 3], vec![1., -1., 2.]).unwrap();
+    assert_eq!(far.unfold(&x).unwrap(), near.unfold(&x).unwrap());
+    assert_eq!(far.forward(&x, &w, None).unwrap(), near.forward(&x, &w, None).unwrap());
+    for algorithm in Algorithm::GENERAL {
+        let gradient = |conv: Conv<1>| {
+            let options = PlanOptions::new().algorithm(algorithm);
+            let plan = conv
+                .plan_backward_input::<f64>(&Device::Cpu, dy.shape(), w.shape(), [5], options)
+                .unwrap();
+            let mut dx = Tensor::zeros(&Device::Cpu, plan.result_shape()).unwrap();
+            plan.run(&dy, &w, &mut dx, &mut plan.make_workspace().unwrap()).unwrap();
+            dx
+        };
+        assert_eq!(gradient(far), gradient(near), "{algorithm}");
+    }
+    assert_eq!(far.matrix(&w, None, [5]).unwrap(), near.matrix(&w, None, [5]).unwrap());
 }

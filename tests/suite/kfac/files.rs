@@ -113,3 +113,31 @@ fn files_of_others_are_refused() {
     assert!(saved.save(folder.path().join("none/state.safetensors")).is_err());
     assert_eq!(fs::read(&path).unwrap(), whole);
 }
+
+/// A file may count any number of steps and examples; the next ones are none too many.
+#[test]
+fn counters_of_files_do_not_overflow() {
+    let (layer, x, dy) = small();
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("state.safetensors");
+    let new = || KfacState::<f64, 1>::new(&Device::Cpu, layer, KfacOptions::new()).unwrap();
+    let mut state = new();
+    state.step(&x, &dy).unwrap();
+    state.save(&path).unwrap();
+    let whole = fs::read(&path).unwrap();
+    let (length, rest) = whole.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
+    let (header, data) = rest.split_at(length);
+    let mut header = std::str::from_utf8(header).unwrap().trim_end().to_string();
+    for (key, found) in [("steps", 1), ("factor_examples", 5)] {
+        let at = format!(r#"\"{key}\":{found}"#);
+        assert!(header.contains(&at), "{header}");
+        header = header.replace(&at, &format!(r#"\"{key}\":{}"#, u64::MAX));
+    }
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(&path, [&length, header.as_bytes(), data].concat()).unwrap();
+    let mut loaded = new();
+    loaded.load(&path).unwrap();
+    loaded.step(&x, &dy).unwrap();
+    assert_eq!((loaded.steps(), loaded.examples()), (u64::MAX, u64::MAX));
+}

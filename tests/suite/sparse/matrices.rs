@@ -151,4 +151,22 @@ mod files {
         let other = archive(Some(b"coo"), &[("shape", &[2, 3]), row, col], data);
         assert!(matches!(load(&other), Err(Error::Shape { .. })));
     }
+
+    /// Rows cost memory, and a few triplets could ask for any number of them.
+    #[test]
+    fn triplets_do_not_ask_for_more_rows_than_a_file_accounts_for() {
+        const EMPTY: i64 = 1 << 18;
+        let (row, col, data) = (("row", &[1i64][..]), ("col", &[1i64][..]), ("data", &[1f32][..]));
+        let of = |rows| load(&archive(Some(b"coo"), &[("shape", &[rows, 4]), row, col], data));
+        assert_eq!(of(EMPTY + 1).unwrap().shape(), [EMPTY as usize + 1, 4]);
+        for rows in [EMPTY + 2, i64::from(i32::MAX), i64::MAX] {
+            let Err(Error::Format { reason, .. }) = of(rows) else { panic!("{rows} rows") };
+            assert_eq!(
+                reason,
+                format!(
+                    "the matrix has {rows} rows for 1 entries, of which at most 262144 may be empty"
+                )
+            );
+        }
+    }
 }
