@@ -43,8 +43,6 @@ pub(super) struct Correlation {
     /// Where outputs are in the target, on each axis.
     places: [Place; 3],
     weight: Weight,
-    /// Whether factors are packed elements.
-    packs: bool,
     areas: Vec<Area>,
 }
 
@@ -128,18 +126,11 @@ impl Correlation {
         self.areas.iter().any(|area| matches!(area.by, By::Lines(_)))
     }
 
-    /// The plan, and whom it takes.
-    pub fn new<T: Element>(layer: Layer, by_lines: bool) -> Result<(Self, Workers)> {
-        if layer.packs::<T>() {
-            Self::by::<T, T::Packed>(layer, by_lines)
-        } else {
-            Self::by::<T, T::Acc>(layer, by_lines)
-        }
-    }
-
-    /// By factors of this type.
-    fn by<T: Element, F: FactorOf<T>>(layer: Layer, by_lines: bool) -> Result<(Self, Workers)> {
-        let packs = layer.packs::<T>();
+    /// The plan for factors of this type, and whom it takes.
+    pub fn new<T: Element, F: FactorOf<T>>(
+        layer: Layer,
+        by_lines: bool,
+    ) -> Result<(Self, Workers)> {
         let Layer { axes, weight, channels, .. } = &layer;
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let taps = weight.taps.len();
@@ -195,7 +186,6 @@ impl Correlation {
             target_extents,
             places,
             weight,
-            packs,
             areas,
         };
         let common = Room::default().and::<F>(correlation.packed_len::<T, F>());
@@ -208,11 +198,10 @@ impl Correlation {
     }
 
     /// What is done, for people.
-    pub fn explain<T: Element>(&self, which: &str) -> Pass {
+    pub fn explain<T: Element, F: FactorOf<T>>(&self, which: &str) -> Pass {
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
-        let by_lines = self.areas.iter().any(|area| matches!(area.by, By::Lines(_)));
-        let kernel = if by_lines { "multiply lines" } else { "multiply from slabs" };
-        let widened = if self.packs {
+        let kernel = if self.by_lines() { "multiply lines" } else { "multiply from slabs" };
+        let widened = if F::CHANNELS > 1 {
             ", channels in pairs".to_string()
         } else if widens::<T>() {
             format!(", weights widened to {}", <T::Acc as Element>::DTYPE)
@@ -225,24 +214,8 @@ impl Correlation {
             .with_tile([self.rows.longest(), columns])
     }
 
-    pub fn run<T: Element>(
-        &self,
-        workers: &Workers,
-        source: &[T],
-        weight: &[T],
-        bias: Option<&[T]>,
-        target: &Shared<T>,
-        memory: &mut [u8],
-    ) -> Result<()> {
-        if self.packs {
-            self.run_by::<T, T::Packed>(workers, source, weight, bias, target, memory)
-        } else {
-            self.run_by::<T, T::Acc>(workers, source, weight, bias, target, memory)
-        }
-    }
-
     /// By factors of the type that it was planned for.
-    fn run_by<T: Element, F: FactorOf<T>>(
+    pub fn run<T: Element, F: FactorOf<T>>(
         &self,
         workers: &Workers,
         source: &[T],

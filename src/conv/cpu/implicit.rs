@@ -18,6 +18,7 @@ use crate::element::Element;
 use crate::error::Result;
 use crate::geometry::{AdjointPhase, Axes, Layout, Strides, ravel};
 use crate::plan::Pass;
+use crate::product::cpu::FactorOf;
 use crate::workers::{Room, Shared, Workers};
 
 /// Channels of a result that fill vectors well enough to be the columns of tiles.
@@ -33,9 +34,17 @@ pub(crate) struct Correlations {
     each: Vec<Each>,
 }
 
-/// A correlation, by what is in the rows of register tiles.
+/// A correlation.
 #[derive(Debug)]
-enum Each {
+struct Each {
+    /// Whether factors are packed elements.
+    packs: bool,
+    by: By,
+}
+
+/// What is in the rows of register tiles.
+#[derive(Debug)]
+enum By {
     Rows(Correlation),
     Pixels(Pixels),
 }
@@ -142,22 +151,71 @@ impl Each {
         which: &str,
         passes: &mut Vec<Pass>,
     ) -> Result<(Self, Workers)> {
-        if layout == Layout::ChannelsLast && layer.rows >= LEAST_ROWS {
-            let pixels = Pixels::new::<T>(layer);
-            let workers = pixels.workers::<T>();
-            passes.push(pixels.explain::<T>(which));
-            return Ok((Each::Pixels(pixels), workers));
+        let packs = layer.packs::<T>();
+        let (by, workers) = if packs {
+            By::new::<T, T::Packed>(layer, layout, by_lines, which, passes)?
+        } else {
+            By::new::<T, T::Acc>(layer, layout, by_lines, which, passes)?
+        };
+        Ok((Each { packs, by }, workers))
+    }
+
+    fn run<T: Element>(
+        &self,
+        workers: &Workers,
+        source: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        target: &Shared<T>,
+        memory: &mut [u8],
+    ) -> Result<()> {
+        if self.packs {
+            self.by.run::<T, T::Packed>(workers, source, weight, bias, target, memory)
+        } else {
+            self.by.run::<T, T::Acc>(workers, source, weight, bias, target, memory)
         }
-        let (correlation, workers) = Correlation::new::<T>(layer, by_lines)?;
-        passes.push(correlation.explain::<T>(which));
-        Ok((Each::Rows(correlation), workers))
+    }
+}
+
+impl By {
+    fn new<T: Element, F: FactorOf<T>>(
+        layer: Layer,
+        layout: Layout,
+        by_lines: bool,
+        which: &str,
+        passes: &mut Vec<Pass>,
+    ) -> Result<(Self, Workers)> {
+        if layout == Layout::ChannelsLast && layer.rows >= LEAST_ROWS {
+            let pixels = Pixels::new::<T, F>(layer);
+            let workers = pixels.workers::<T, F>();
+            passes.push(pixels.explain::<T, F>(which));
+            return Ok((By::Pixels(pixels), workers));
+        }
+        let (correlation, workers) = Correlation::new::<T, F>(layer, by_lines)?;
+        passes.push(correlation.explain::<T, F>(which));
+        Ok((By::Rows(correlation), workers))
+    }
+
+    fn run<T: Element, F: FactorOf<T>>(
+        &self,
+        workers: &Workers,
+        source: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        target: &Shared<T>,
+        memory: &mut [u8],
+    ) -> Result<()> {
+        match self {
+            By::Rows(rows) => rows.run::<T, F>(workers, source, weight, bias, target, memory),
+            By::Pixels(pixels) => pixels.run::<T, F>(workers, source, weight, bias, target, memory),
+        }
     }
 }
 
 impl Correlations {
     /// Whether any box is computed by lines.
     pub fn by_lines(&self) -> bool {
-        self.each.iter().any(|each| matches!(each, Each::Rows(rows) if rows.by_lines()))
+        self.each.iter().any(|each| matches!(&each.by, By::Rows(rows) if rows.by_lines()))
     }
 
     pub fn run<T: Element>(
@@ -177,10 +235,9 @@ impl Correlations {
             })?;
         }
         let target = Shared::new(target);
-        self.each.iter().try_for_each(|each| match each {
-            Each::Rows(rows) => rows.run(workers, source, weight, bias, &target, memory),
-            Each::Pixels(pixels) => pixels.run(workers, source, weight, bias, &target, memory),
-        })
+        self.each
+            .iter()
+            .try_for_each(|each| each.run(workers, source, weight, bias, &target, memory))
     }
 }
 

@@ -32,8 +32,6 @@ const PACKED: usize = 64;
 pub(super) struct Pixels {
     layer: Layer,
     lines: PaddedLines,
-    /// Whether factors are packed elements.
-    packs: bool,
     /// Distance between the weights of neighbouring terms, where they are packed.
     pitch: Option<usize>,
     /// Whether the lines of a plane are multiplied as one, with the outputs between their ends that there are not.
@@ -43,16 +41,8 @@ pub(super) struct Pixels {
 }
 
 impl Pixels {
-    pub fn new<T: Element>(layer: Layer) -> Self {
-        if layer.packs::<T>() {
-            Self::by::<T, T::Packed>(layer)
-        } else {
-            Self::by::<T, T::Acc>(layer)
-        }
-    }
-
-    /// By factors of this type.
-    fn by<T: Element, F: FactorOf<T>>(layer: Layer) -> Self {
+    /// The plan for factors of this type.
+    pub fn new<T: Element, F: FactorOf<T>>(layer: Layer) -> Self {
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let [_, h, w] = &*layer.axes;
         let outputs = layer.axes.outputs() * layer.batch * layer.groups;
@@ -80,7 +70,7 @@ impl Pixels {
             && w.stride() == 1
             && !filled(w.outputs())
             && lines.width() < w.outputs().next_multiple_of(ROWS) + ROWS / 2;
-        Pixels { packs: layer.packs::<T>(), layer, lines, pitch, joined, steps }
+        Pixels { layer, lines, pitch, joined, steps }
     }
 
     pub fn tasks(&self) -> usize {
@@ -88,25 +78,20 @@ impl Pixels {
     }
 
     /// Whom it takes.
-    pub fn workers<T: Element>(&self) -> Workers {
+    pub fn workers<T: Element, F: FactorOf<T>>(&self) -> Workers {
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let lines = if self.joined { self.lines.longest() } else { 1 };
         let sums = self.rows(lines) * self.layer.rows.next_multiple_of(lanes);
-        let room = Room::default().and::<T::Acc>(sums);
-        let (copied, packed) = (self.lines.copy_len(), self.packed_len());
-        let (room, common) = if self.packs {
-            (room.and::<T::Packed>(copied), Room::default().and::<T::Packed>(packed))
-        } else {
-            (room.and::<T::Acc>(copied), Room::default().and::<T::Acc>(packed))
-        };
+        let room = Room::default().and::<T::Acc>(sums).and::<F>(self.lines.copy_len());
+        let common = Room::default().and::<F>(self.packed_len());
         Workers::new(self.tasks(), room).with_common(common)
     }
 
     /// What is done, for people.
-    pub fn explain<T: Element>(&self, which: &str) -> Pass {
+    pub fn explain<T: Element, F: FactorOf<T>>(&self, which: &str) -> Pass {
         let lanes = <T::Acc as RegisterTiles>::best_tiles().lanes;
         let packed = match self.pitch {
-            _ if self.packs => ", channels in pairs",
+            _ if F::CHANNELS > 1 => ", channels in pairs",
             Some(_) => ", packed weights",
             None => "",
         };
@@ -125,24 +110,8 @@ impl Pixels {
         if self.joined { lines.saturating_sub(1) * self.lines.width() + width } else { width }
     }
 
-    pub fn run<T: Element>(
-        &self,
-        workers: &Workers,
-        source: &[T],
-        weight: &[T],
-        bias: Option<&[T]>,
-        target: &Shared<T>,
-        memory: &mut [u8],
-    ) -> Result<()> {
-        if self.packs {
-            self.run_by::<T, T::Packed>(workers, source, weight, bias, target, memory)
-        } else {
-            self.run_by::<T, T::Acc>(workers, source, weight, bias, target, memory)
-        }
-    }
-
     /// By factors of the type that it was planned for.
-    fn run_by<T: Element, F: FactorOf<T>>(
+    pub fn run<T: Element, F: FactorOf<T>>(
         &self,
         workers: &Workers,
         source: &[T],
