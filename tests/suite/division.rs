@@ -1,6 +1,7 @@
 //! How the work of the CPU is divided: on a machine with many cores none of them waits long for another.
 
-use convmat::{Conv, Device, Explanation, PlanOptions, Result, with_axes};
+use convmat::{Conv, Device, Element, Explanation, PlanOptions, Result, with_axes};
+use half::{bf16, f16};
 
 use rayon::prelude::*;
 
@@ -91,5 +92,38 @@ fn calls_run_inside_tasks() {
         rayon_pool(threads).install(|| {
             (0..12).into_par_iter().for_each(|_| assert!(results() == expected));
         });
+    }
+}
+
+/// Planes are divided where there are few of them; that is not seen in their sums, nor in gradients of half types.
+#[test]
+fn divided_planes_have_the_same_sums() {
+    fn check<T: Element>(conv: &Conv<2>, size: [usize; 2], batch: usize) {
+        let x =
+            tensor::<T>(&[batch, 3, size[0], size[1]], &randoms(batch * 3 * size[0] * size[1], 3));
+        let w = tensor::<T>(&[4, 3, 3, 3], &randoms(108, 4));
+        let on = |threads| {
+            rayon_pool(threads).install(|| {
+                let patches = conv.unfold(&x).unwrap();
+                let y = conv.forward(&x, &w, None).unwrap();
+                let dw = conv.backward_weight(&x, &y).unwrap();
+                let dx = conv.backward_input(&y, &w, size).unwrap();
+                let folded = conv.fold(&patches, size).unwrap();
+                let average = conv.fold_average(&patches, size).unwrap();
+                [patches, y, dw, dx, folded, average].map(|of| values(&of))
+            })
+        };
+        let one = on(1);
+        for threads in [2, 7, THREADS] {
+            assert!(on(threads) == one, "{} threads, {} of {conv}", threads, T::DTYPE);
+        }
+    }
+    let conv = Conv::new([3, 3]).padding([1, 1]);
+    for conv in [conv, conv.stride([2, 1]).padding([(0, 2), (2, 1)]), conv.dilation([2, 3])] {
+        for (size, batch) in [([211, 199], 1), ([101, 64], 2), ([13, 13], 0)] {
+            check::<f32>(&conv, size, batch);
+            check::<bf16>(&conv, size, batch);
+            check::<f16>(&conv, size, batch);
+        }
     }
 }
